@@ -1,0 +1,1 @@
+"""From a checkpoint to ONNX and engines, with a parity gate (torch, onnx)."""

@@ -1,0 +1,1 @@
+"""Super-resolve whole MR volumes tile by tile, without torch."""

@@ -1,0 +1,1 @@
+"""Networks, degradation, data, training and evaluation (torch)."""
