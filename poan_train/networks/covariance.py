@@ -1,0 +1,114 @@
+"""Channel attention of POAN: covariance pooling by eigen-decomposition (NCAB, Eq. 6).
+
+Sources: POAN (ICIP 2021); SAN (CVPR 2019) for the mean over rows; gradient of a matrix function
+through its eigen-decomposition by divided differences (Daleckii-Krein), which stays finite for
+repeated and for zero eigenvalues where the textbook gradient of eigh does not.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from poan_train.networks.attention import at_least_float32
+from poan_train.networks.config import POANConfig
+
+
+def covariance(x: torch.Tensor, eps: float, floor: float) -> torch.Tensor:
+    """Regularised channel covariance of x (B, C, h, w): (B, C, C), symmetric, positive definite.
+
+    ``Sigma + (eps tr(Sigma) / C + floor) I`` with Sigma = X_c X_c^T / (h w). The mean is taken off
+    before the product: E[x^2] - mu^2 loses most digits where the mean is large.
+    """
+    flat = x.flatten(2)  # (B, C, hw)
+    flat = flat - flat.mean(dim=2, keepdim=True)
+    sigma = flat @ flat.transpose(1, 2) / flat.shape[2]
+    c = sigma.shape[1]
+    eye = torch.eye(c, dtype=sigma.dtype, device=sigma.device)
+    trace = (sigma * eye).sum(dim=(1, 2), keepdim=True)
+    return sigma + (eps / c * trace + floor) * eye
+
+
+class _SymmetricPower(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: torch.Tensor, alpha: float) -> torch.Tensor:
+        values, u = torch.linalg.eigh(a)
+        values = values.clamp_min(torch.finfo(a.dtype).tiny)
+        powers = values**alpha
+        ctx.save_for_backward(values, powers, u)
+        ctx.alpha = alpha
+        return (u * powers[..., None, :]) @ u.mT
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+        values, powers, u = ctx.saved_tensors
+        alpha = ctx.alpha
+        if alpha == 0.5:  # (sqrt a - sqrt b) / (a - b), with nothing to cancel
+            slope = 1 / (powers[..., :, None] + powers[..., None, :])
+        else:
+            gap = values[..., :, None] - values[..., None, :]
+            mean = (values[..., :, None] + values[..., None, :]) / 2
+            close = gap.abs() <= 1e-3 * mean  # a second-order error of 1e-7 there
+            rise = powers[..., :, None] - powers[..., None, :]
+            slope = torch.where(
+                close, alpha * mean ** (alpha - 1), rise / torch.where(close, 1.0, gap)
+            )
+        inner = u.mT @ (grad + grad.mT) @ u / 2
+        return u @ (slope * inner) @ u.mT, None
+
+
+class EighPower(nn.Module):
+    """Sigma^alpha = U Lambda^alpha U^T for (B, C, C) symmetric positive definite matrices."""
+
+    def __init__(self, alpha: float) -> None:
+        super().__init__()
+        self.alpha = alpha
+
+    def forward(self, sigma: torch.Tensor) -> torch.Tensor:
+        return _SymmetricPower.apply(sigma, self.alpha)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class CovariancePooling(nn.Module):
+    """z: the mean over the rows of Sigma^alpha. (B, C, h, w) -> (B, C), in at least float32."""
+
+    def __init__(self, config: POANConfig) -> None:
+        super().__init__()
+        self.eps, self.floor = config.eps, config.floor
+        self.power: nn.Module = EighPower(config.alpha)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            sigma = covariance(at_least_float32(x), self.eps, self.floor)
+            return self.power(sigma).mean(dim=1)  # type: ignore[no-any-return]
+
+
+class NCAB(nn.Module):
+    """Non-reduction channel attention: x scaled by softmax(F_S ReLU(F_E z)), both C -> C."""
+
+    def __init__(self, config: POANConfig) -> None:
+        super().__init__()
+        c = config.channels
+        self.pool = CovariancePooling(config)
+        self.expand = nn.Linear(c, c)
+        self.squeeze = nn.Linear(c, c)
+        self.gate = config.gate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.pool(x).to(x.dtype)
+        logits = self.squeeze(torch.relu(self.expand(z)))  # (B, C)
+        weights = torch.softmax(logits, 1) if self.gate == "softmax" else torch.sigmoid(logits)
+        return x * weights[:, :, None, None].to(x.dtype)
+
+
+class CAB(nn.Module):
+    """First-order channel attention with a sixteenfold reduction (arXiv:1807.02758), for Fig. 4."""
+
+    def __init__(self, config: POANConfig) -> None:
+        super().__init__()
+        c = config.channels
+        self.squeeze = nn.Conv2d(c, max(1, c // 16), 1)
+        self.expand = nn.Conv2d(max(1, c // 16), c, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = x.mean(dim=(2, 3), keepdim=True)
+        return x * torch.sigmoid(self.expand(torch.relu(self.squeeze(pooled))))
