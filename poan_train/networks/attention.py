@@ -45,7 +45,7 @@ class _DiagonalBox(torch.autograd.Function):
         return _diagonal_sum(_diagonal_sum(m, 1, 3), 2, 4)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
         return _diagonal_sum(_diagonal_sum(grad, 1, 3), 2, 4)
 
 

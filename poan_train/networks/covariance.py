@@ -40,7 +40,7 @@ class _SymmetricPower(torch.autograd.Function):
         return (u * powers[..., None, :]) @ u.mT
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         values, powers, u = ctx.saved_tensors
         alpha = ctx.alpha
         if alpha == 0.5:  # (sqrt a - sqrt b) / (a - b), with nothing to cancel

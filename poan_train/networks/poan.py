@@ -49,11 +49,15 @@ class POAB(nn.Module):
         channel = {"ncab": NCAB, "cab": CAB, "none": None}[config.channel]
         self.channel = channel(config) if channel else None
         self.out = nn.Conv2d(c, c, 1)
+        self.bypass = False
+        """Return the input unchanged: the trainer's way to let the backbone learn first."""
         if config.zero_start:
-            nn.init.zeros_(self.out.weight)
-            nn.init.zeros_(self.out.bias)
+            for parameter in self.out.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.bypass:
+            return x
         x_p = self.project(self.spatial(x))
         x_s = x_p if self.channel is None else self.channel(x_p) + x_p
         return self.out(x_s) + x  # type: ignore[no-any-return]

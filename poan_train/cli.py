@@ -1,0 +1,130 @@
+"""poan-train: from a folder of NIfTI volumes to a checkpoint."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from poan_runtime.errors import PoanError
+from poan_runtime.intensity import PERCENTILE
+from poan_train import networks
+from poan_train.checkpoint import Facts, save_checkpoint
+from poan_train.data import CONTRASTS, Source, find_sources, load_pairs, split_by_subject
+from poan_train.degrade import GRID
+from poan_train.train import TrainConfig, train
+
+LITE_TRAINING = {"batch": 16, "patch": 24, "lr": 1e-3, "schedule": "cosine", "warmup": 100}
+LITE_TRAINING |= {"clip": 1.0, "ema": 0.999, "steps": 20_000, "attention_from": 0.5}
+"""What a small network learns fastest with on a CPU; the rest keeps the paper's settings."""
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="poan-train", description=__doc__)
+    p.add_argument("--data", type=Path, help="folder of NIfTI volumes (with --steps 0 not needed)")
+    p.add_argument("--contrast", choices=(*CONTRASTS, "all"), default="T2")
+    p.add_argument("--scale", type=int, choices=networks.SCALES, required=True)
+    p.add_argument("--out", type=Path, required=True, help="checkpoint to write, NAME.pt")
+    p.add_argument("--arch", choices=tuple(networks.ARCHITECTURES), default="poan-lite")
+    p.add_argument("--degradation", choices=tuple(GRID), default="bicubic")
+    p.add_argument(
+        "--val", type=Path, help="folder of validation volumes; else subjects are held out"
+    )
+    p.add_argument("--val-share", type=float, default=0.1, help="share of subjects held out")
+    p.add_argument("--table", type=Path, help="TSV with file, contrast, subject")
+    p.add_argument("--axis", help="slice axis: 0, 1, 2, sagittal, coronal or axial")
+    p.add_argument("--cache", type=Path, help="folder of decoded volumes")
+    p.add_argument("--licence", default="", help="licence of the data, recorded in the checkpoint")
+    p.add_argument("--resume", action="store_true", help="go on from --out where it left off")
+    p.add_argument("--init", type=Path, help="checkpoint whose fitting tensors to start from")
+    t = p.add_argument_group("training (default: the paper's for poan, a CPU's for the others)")
+    t.add_argument("--steps", type=int)
+    t.add_argument("--minutes", type=float)
+    t.add_argument("--batch", type=int)
+    t.add_argument("--patch", type=int, help="side of an LR patch")
+    t.add_argument("--lr", type=float)
+    t.add_argument("--schedule", choices=("paper", "cosine"))
+    t.add_argument("--warmup", type=int)
+    t.add_argument("--clip", type=float)
+    t.add_argument("--ema", type=float)
+    t.add_argument("--attention-from", type=float, help="share of the run before POAB joins")
+    t.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"))
+    t.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=None)
+    t.add_argument("--compile", action="store_true", default=None)
+    t.add_argument("--seed", type=int)
+    t.add_argument("--log-every", type=int)
+    t.add_argument("--validate-every", type=int)
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        run(args)
+    except PoanError as error:
+        print(f"poan-train: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train as the arguments say, or write fresh weights for ``--steps 0``."""
+    config = train_config(args)
+    network_config = networks.make_config(args.arch, args.scale)
+    facts = Facts(
+        arch=args.arch,
+        network=networks.config_to_json(network_config),
+        contrast=args.contrast,
+        degradation={"method": args.degradation, "scale": args.scale},
+        intensity={"rule": "percentile-nonzero", "percentile": PERCENTILE},
+        training={"data": [], "licence": args.licence, "steps": 0},
+    )
+    if config.steps == 0 and config.minutes is None:
+        write_untrained(facts, config, args.out)
+        return
+    if args.data is None:
+        raise PoanError("--data is needed to train (only --steps 0 goes without)")
+    sources = find_sources(args.data, args.contrast, args.table)
+    if args.val:
+        training, held_out = sources, find_sources(args.val, args.contrast, args.table)
+    else:
+        training, held_out = split_by_subject(sources, args.val_share)
+    same = {s.subject for s in training} & {s.subject for s in held_out}
+    if same:
+        raise PoanError(f"subjects {sorted(same)} are both in --data and in --val")
+    pairs, validation = (
+        list(load_pairs(part, args.scale, args.degradation, args.axis, args.cache))
+        for part in (training, held_out)
+    )
+    facts.training.update(data=describe(training), held_out=describe(held_out))
+    if args.init:
+        facts.training["init"] = args.init.name
+    train(facts, config, pairs, validation, args.out, resume=args.resume, init=args.init)
+
+
+def describe(sources: Sequence[Source]) -> list[str]:
+    return [s.path.name for s in sources]
+
+
+def train_config(args: argparse.Namespace) -> TrainConfig:
+    """The preset of the architecture, changed by the options that were given."""
+    preset = {} if args.arch == "poan" else LITE_TRAINING
+    fields = asdict(TrainConfig())
+    given = {k: v for k, v in vars(args).items() if k in fields and v is not None}
+    config = TrainConfig(**{**preset, **given})  # type: ignore[arg-type]
+    for name in ("batch", "patch", "lr", "log_every", "validate_every"):
+        if getattr(config, name) <= 0:
+            raise PoanError(
+                f"--{name.replace('_', '-')} must be positive, got {getattr(config, name)}"
+            )
+    if config.steps < 0 or not 0 <= config.ema < 1:
+        raise PoanError(f"need --steps >= 0 and 0 <= --ema < 1, got {config.steps}, {config.ema}")
+    return config
+
+
+def write_untrained(facts: Facts, config: TrainConfig, out: Path) -> None:
+    import torch
+
+    torch.manual_seed(config.seed)
+    network_config = networks.config_from_json(facts.arch, facts.network)
+    save_checkpoint(out, facts, networks.build(facts.arch, network_config).state_dict())

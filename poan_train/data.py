@@ -1,0 +1,286 @@
+"""Training data: a folder of NIfTI volumes, decoded once into a memory-mapped cache.
+
+A step never waits for gzip: each volume becomes two arrays of slices, HR (S, H, W) and its LR
+(S, H / s, W / s), float32, divided by the LR volume's intensity scale, as the runtime will do.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poan_runtime.errors import PoanError
+from poan_runtime.geometry import slice_axis
+from poan_runtime.intensity import PERCENTILE, intensity_scale
+from poan_train.degrade import Array, Degradation, crop_to_multiple, degrade, to_true_resolution
+from poan_train.volumes import read_array
+
+CACHE_VERSION = 3
+CONTRASTS = ("T1", "T2", "PD", "FLAIR")
+FOREGROUND = 0.05
+"""A voxel above this share of the intensity scale is not background."""
+SLICE_FOREGROUND, PATCH_FOREGROUND = 0.05, 0.2
+"""Least share of foreground in a slice, and in a training patch."""
+IXI_NAME = re.compile(r"^(IXI\d+)-(Guys|HH|IOP)-\d+-(T1|T2|PD)$")
+IXI_CROP = (240, 240, 96)
+"""In-plane rows and columns, and slices (POAN, Sec. 3.1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One file of the training folder."""
+
+    path: Path
+    contrast: str
+    subject: str
+
+    @property
+    def is_ixi(self) -> bool:
+        return IXI_NAME.match(stem(self.path)) is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """HR (S, H, W) and LR (S, H / s, W / s) slices of one volume, memory-mapped float32."""
+
+    source: Source
+    hr: Array
+    lr: Array
+    cutoff: float
+    """Zero-fill cutoff that was found and undone, 1.0 for none."""
+
+
+def stem(path: Path) -> str:
+    """File name without .nii or .nii.gz."""
+    return re.sub(r"\.nii(\.gz)?$", "", path.name)
+
+
+def contrast_of(name: str) -> str | None:
+    """The word T1, T2, PD or FLAIR in a file name, at a word boundary or beside ``_`` or ``-``.
+
+    >>> contrast_of("IXI002-Guys-0828-T2.nii.gz"), contrast_of("sub-1_T1w.nii"), contrast_of("ST1")
+    ('T2', 'T1', None)
+    """
+    found = re.search(
+        r"(?:^|[\W_])(FLAIR|PD|T[12])(?![0-9])(?:W|w)?(?=$|[\W_])", name, re.IGNORECASE
+    )
+    return found[1].upper() if found else None
+
+
+def subject_of(name: str) -> str:
+    """Who was scanned, from a file name: BIDS ``sub-``, IXI, patientNN or subjNN, else the stem.
+
+    >>> subject_of("T1_openms_patient01_study2.nii.gz"), subject_of("T1_ds002748_sub-37.nii.gz")
+    ('patient01', 'sub-37')
+    """
+    found = re.search(r"(sub-[A-Za-z0-9]+|IXI\d+|(?:patient|subject|subj)[-_]?\d+)", name)
+    return found[1] if found else stem(Path(name))
+
+
+def find_sources(folder: Path, contrast: str, table: Path | None = None) -> list[Source]:
+    """The folder's volumes of one contrast (``all``: of every one), sorted by name.
+
+    A TSV with the columns file, contrast and subject overrides what the names say. Raises
+    PoanError if the folder has none.
+    """
+    if not folder.is_dir():
+        raise PoanError(f"{folder}: no such folder of training volumes")
+    named = _read_table(table) if table else {}
+    sources = []
+    for path in sorted(p for p in folder.rglob("*.nii*") if re.search(r"\.nii(\.gz)?$", p.name)):
+        row = named.get(path.name) or named.get(str(path.relative_to(folder))) or {}
+        has = row.get("contrast") or contrast_of(stem(path))
+        if has and contrast in (has, "all"):
+            who = row.get("subject") or subject_of(path.name)
+            sources.append(Source(path=path, contrast=has, subject=who))
+    if not sources:
+        raise PoanError(
+            f"{folder}: no NIfTI volume of contrast {contrast}; its name must contain that word, "
+            "or --table must list it"
+        )
+    return sources
+
+
+def _read_table(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        with path.open(newline="") as stream:
+            rows = list(csv.DictReader(stream, delimiter="\t"))
+    except OSError as error:
+        raise PoanError(f"{path}: {error.strerror}") from None
+    missing = {"file", "contrast", "subject"} - set(rows[0] if rows else ())
+    if missing:
+        raise PoanError(
+            f"{path}: needs tab-separated columns file, contrast, subject; no {missing}"
+        )
+    return {row["file"]: row for row in rows}
+
+
+def split_by_subject(
+    sources: Sequence[Source], share: float, seed: int = 0
+) -> tuple[list[Source], list[Source]]:
+    """(train, validation), no subject in both.
+
+    IXI's own split where all files are IXI and there are enough: 500 subjects in order of their
+    number train, the next 70 test, the last 6 validate. Otherwise ``share`` of the subjects, at
+    least one if there are two, drawn by a hash of name and seed.
+    """
+    subjects = sorted({s.subject for s in sources})
+    if all(s.is_ixi for s in sources) and len(subjects) > 570:
+        held_out, train = set(subjects[570:576]), set(subjects[:500])
+    else:
+        count = min(len(subjects) - 1, max(1, round(share * len(subjects)))) if share else 0
+        order = sorted(subjects, key=lambda s: hashlib.sha256(f"{seed}:{s}".encode()).digest())
+        held_out = set(order[:count])
+        train = set(subjects) - held_out
+    return [s for s in sources if s.subject in train], [s for s in sources if s.subject in held_out]
+
+
+def hr_slices(source: Source, axis: str | int | None = None) -> tuple[Array, float]:
+    """(slices (S, H, W) float32 in the file's units, zero-fill cutoff that was undone).
+
+    Not-finite values become zero. IXI volumes are cropped to 240x240x96 about their centre;
+    T1 of IXI is stacked sagittally, which its largest spacing says already.
+    """
+    volume, affine = read_array(source.path)
+    across = slice_axis(affine, volume.shape, axis)
+    slices = np.moveaxis(volume, across, 0)
+    if source.is_ixi:
+        slices = centre_crop(slices, (IXI_CROP[2], *IXI_CROP[:2]))
+    return to_true_resolution(np.nan_to_num(slices, posinf=0.0, neginf=0.0))
+
+
+def centre_crop(x: Array, shape: Sequence[int]) -> Array:
+    """x without what lies outside ``shape`` about its centre; shorter axes stay as they are."""
+    starts = [max(0, (have - want) // 2) for have, want in zip(x.shape, shape, strict=True)]
+    return x[tuple(slice(a, a + want) for a, want in zip(starts, shape, strict=True))]
+
+
+def make_pair(source: Source, scale: int, method: Degradation, axis: str | int | None) -> Pair:
+    """Read, undo zero-filling, degrade, divide by the LR's intensity scale, drop background."""
+    hr, cutoff = hr_slices(source, axis)
+    try:
+        hr = crop_to_multiple(hr, scale)
+    except ValueError as error:
+        raise PoanError(f"{source.path}: {error}") from None
+    lr = degrade(hr, scale, method)
+    unit = intensity_scale(lr)
+    hr, lr = hr / np.float32(unit), lr / np.float32(unit)
+    keep = (lr > FOREGROUND).mean(axis=(1, 2)) >= SLICE_FOREGROUND
+    return Pair(source=source, hr=hr[keep], lr=lr[keep], cutoff=cutoff)
+
+
+def default_cache() -> Path:
+    """$POAN_CACHE, else poan/ in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    return Path(os.environ.get("POAN_CACHE", str(Path(base) / "poan")))
+
+
+def cached_pair(
+    source: Source, scale: int, method: Degradation, axis: str | int | None, cache: Path
+) -> Pair:
+    """:func:`make_pair`, from the cache where the same file was prepared the same way before."""
+    status = source.path.stat()
+    key = [CACHE_VERSION, str(source.path.resolve()), status.st_size, status.st_mtime_ns]
+    key += [scale, method, axis, PERCENTILE, FOREGROUND, SLICE_FOREGROUND]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
+    folder = cache / f"{stem(source.path)}-{digest}"
+    if not folder.is_dir():
+        pair = make_pair(source, scale, method, axis)
+        cache.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=cache, prefix=".tmp-"))
+        np.save(temporary / "hr.npy", pair.hr)
+        np.save(temporary / "lr.npy", pair.lr)
+        (temporary / "facts.json").write_text(json.dumps({"cutoff": pair.cutoff}))
+        try:
+            temporary.rename(folder)
+        except OSError:  # another process was faster with the same content
+            if not folder.is_dir():
+                raise
+    facts = json.loads((folder / "facts.json").read_text())
+    return Pair(
+        source=source,
+        hr=np.load(folder / "hr.npy", mmap_mode="r"),
+        lr=np.load(folder / "lr.npy", mmap_mode="r"),
+        cutoff=facts["cutoff"],
+    )
+
+
+def load_pairs(
+    sources: Sequence[Source],
+    scale: int,
+    method: Degradation,
+    axis: str | int | None = None,
+    cache: Path | None = None,
+) -> Iterator[Pair]:
+    """The cached pairs that keep at least one slice."""
+    for source in sources:
+        pair = cached_pair(source, scale, method, axis, cache or default_cache())
+        if len(pair.hr):
+            yield pair
+
+
+class PatchSampler:
+    """Random patches as a function of seed and step, so that resuming repeats nothing.
+
+    ``batch(step)`` returns LR (N, 1, p, p) and HR (N, 1, s p, s p), float32, flipped and rotated
+    at random. A volume is drawn in proportion to its slices; a patch that shows mostly background
+    is drawn again, up to eight times. ``patch`` is clamped to the smallest slice.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        scale: int,
+        patch: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+    ) -> None:
+        if not pairs:
+            raise PoanError("no slice with anything but background to train on")
+        self.pairs, self.scale, self.batch_size = list(pairs), scale, batch_size
+        self.patch = min(patch, *(min(p.lr.shape[1:]) for p in pairs))
+        counts = np.array([len(p.lr) for p in pairs], dtype=float)
+        self.odds = counts / counts.sum()
+        self.seed, self.rank = seed, rank
+
+    def batch(self, step: int) -> tuple[Array, Array]:
+        rng = np.random.default_rng([self.seed, self.rank, step])
+        lr, hr = zip(*(self._patch(rng) for _ in range(self.batch_size)), strict=True)
+        return np.stack(lr)[:, None], np.stack(hr)[:, None]
+
+    def _patch(self, rng: np.random.Generator) -> tuple[Array, Array]:
+        s, p = self.scale, self.patch
+        pair = self.pairs[int(rng.choice(len(self.pairs), p=self.odds))]
+        for _ in range(8):
+            z = int(rng.integers(len(pair.lr)))
+            y, x = (int(rng.integers(n - p + 1)) for n in pair.lr.shape[1:])
+            lr = pair.lr[z, y : y + p, x : x + p]
+            if (lr > FOREGROUND).mean() >= PATCH_FOREGROUND:
+                break
+        hr = pair.hr[z, s * y : s * (y + p), s * x : s * (x + p)]
+        turns, flip = int(rng.integers(4)), bool(rng.integers(2))
+        return turned(lr, turns, flip), turned(hr, turns, flip)
+
+
+def turned(x: Array, turns: int, flip: bool) -> Array:
+    """x (H, W) turned by quarter circles, then mirrored."""
+    x = np.rot90(x, turns)
+    return np.ascontiguousarray(x[:, ::-1] if flip else x)
+
+
+def fixed_tiles(pairs: Sequence[Pair], scale: int, size: int, count: int) -> tuple[Array, Array]:
+    """The same ``count`` tiles every time, spread over the pairs: LR and HR as in a batch."""
+    sampler = PatchSampler(pairs, scale, size, 1, seed=2021)
+    sampler.odds = np.full(len(pairs), 1 / len(pairs))
+    drawn: list[Any] = [sampler.batch(i) for i in range(count)]
+    lr, hr = zip(*drawn, strict=True)
+    return np.concatenate(lr), np.concatenate(hr)

@@ -1,0 +1,340 @@
+"""The training loop: L1, Adam, EMA, mixed precision, exact resume."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from poan_runtime.errors import PoanError
+from poan_train import networks
+from poan_train.checkpoint import Facts, read_checkpoint, save_checkpoint
+from poan_train.data import Pair, PatchSampler, fixed_tiles
+from poan_train.metrics import psnr
+from poan_train.networks.poan import POAB
+from poan_train.resample import cubic_matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train. The defaults are the paper's where it says (POAN, Sec. 3.1)."""
+
+    steps: int = 200_000
+    minutes: float | None = None
+    """Stop after this many minutes; the schedule then follows the clock, not the steps."""
+    batch: int = 96
+    patch: int = 64
+    """Side of an LR patch, clamped to the smallest slice."""
+    lr: float = 1e-4
+    schedule: Literal["paper", "cosine"] = "paper"
+    """Halved every fifth of the run (200 of 1000 epochs), or a cosine to zero."""
+    warmup: int = 0
+    clip: float | None = None
+    """Largest norm of the gradient."""
+    ema: float = 0.0
+    """Decay of the exponential moving average of the weights; 0 for none."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    attention_from: float = 0.0
+    """Share of the run before POAB joins: the backbone's steps cost less than half of the whole's.
+    For networks with ``zero_start``, which are the same with and without it at that moment."""
+    channels_last: bool = True
+    compile: bool = False
+    seed: int = 0
+    log_every: int = 50
+    validate_every: int = 1000
+
+
+def learning_rate(config: TrainConfig, step: int, progress: float) -> float:
+    """Learning rate at ``step`` (0-based), with ``progress`` in [0, 1) of the run behind it.
+
+    >>> learning_rate(TrainConfig(lr=8.0), 0, 0.45)
+    2.0
+    """
+    warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    if config.schedule == "paper":
+        return config.lr * warm * 0.5 ** math.floor(min(progress, 0.999) * 5)
+    return config.lr * warm * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def autocast_type(precision: str, device: str) -> torch.dtype | None:
+    """The half type to compute in: ``auto`` takes bf16 where the device computes in it."""
+    if precision == "auto":
+        fast = (
+            torch.cuda.is_bf16_supported()
+            if device == "cuda"
+            else torch.backends.mkldnn.is_available() and _cpu_has_bf16()
+        )
+        return torch.bfloat16 if fast else None
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def _cpu_has_bf16() -> bool:
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return capabilities.startswith("AVX512") and "avx512_bf16" in flags
+
+
+@contextmanager
+def data_parallel() -> Iterator[tuple[int, int, str]]:
+    """(rank, world size, device), with a process group where torchrun started several."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if world == 1:
+        yield 0, 1, device
+        return
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield torch.distributed.get_rank(), world, device
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@dataclass(kw_only=True)
+class Run:
+    """Everything that changes while training; ``state`` and ``restore`` round-trip it exactly."""
+
+    network: nn.Module
+    average: nn.Module
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0
+    seconds: float = 0.0
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+
+    def restore(self, average: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(average)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def bypass_attention(self, bypass: bool) -> None:
+        for module in (*self.network.modules(), *self.average.modules()):
+            if isinstance(module, POAB):
+                module.bypass = bypass
+
+    @torch.no_grad()
+    def update_average(self, decay: float) -> None:
+        decay = min(decay, (1 + self.step) / (10 + self.step))
+        weights = self.network.state_dict()
+        for name, mean in self.average.state_dict().items():
+            mean.lerp_(weights[name], 1 - decay)
+
+
+def train(
+    facts: Facts,
+    config: TrainConfig,
+    pairs: list[Pair],
+    validation: list[Pair],
+    out: Path,
+    *,
+    resume: bool = False,
+    init: Path | None = None,
+) -> Facts:
+    """Train the network that ``facts`` describes on ``pairs`` and write the checkpoint ``out``.
+
+    Metrics go to ``out`` with the suffix .jsonl and to a TensorBoard folder beside it. Raises
+    PoanError when the loss stops being finite; the checkpoint of the last validation is kept.
+    """
+    torch.set_flush_denormal(True)  # or a step takes ten times longer once weights die out
+    with data_parallel() as (rank, world, device):
+        run = _start(facts, config, device, resume and out.is_file(), out, init)
+        stepper = _stepper(run, config, device, world)
+        sampler = PatchSampler(pairs, facts.scale, config.patch, config.batch, config.seed, rank)
+        check = _validation(facts, validation or pairs, sampler.patch, device)
+        with _Log(out, quiet=rank > 0, total=config.steps, start=run.step) as log:
+            began, before = time.monotonic(), run.seconds
+            while True:
+                run.seconds = before + time.monotonic() - began
+                progress = _progress(config, run)
+                if progress >= 1:
+                    break
+                rate = learning_rate(config, run.step, progress)
+                for group in run.optimiser.param_groups:
+                    group["lr"] = rate
+                run.bypass_attention(progress < config.attention_from)
+                loss = stepper(*(torch.from_numpy(a).to(device) for a in sampler.batch(run.step)))
+                run.step += 1
+                run.update_average(config.ema)
+                if run.step % config.log_every == 0 or run.step == 1:
+                    log.write(run, loss=float(loss), lr=rate, progress=progress)
+                if not math.isfinite(float(loss)):
+                    kept = (
+                        f"{out} keeps step {read_checkpoint(out)[2]['step']}"
+                        if out.is_file()
+                        else "no checkpoint was written yet"
+                    )  # type: ignore[index]
+                    raise PoanError(
+                        f"the loss is {float(loss)} at step {run.step}; {kept}; "
+                        "try a smaller --lr, --clip 1, or --precision fp32"
+                    )
+                if run.step % config.validate_every == 0 and rank == 0:
+                    facts = _save(facts, config, run, check, log, out)
+            if rank == 0:
+                facts = _save(facts, config, run, check, log, out)
+    return facts
+
+
+def _progress(config: TrainConfig, run: Run) -> float:
+    if config.minutes is not None:
+        return run.seconds / (60 * config.minutes)
+    return run.step / config.steps if config.steps else 1.0
+
+
+def _start(
+    facts: Facts, config: TrainConfig, device: str, resume: bool, out: Path, init: Path | None
+) -> Run:
+    torch.manual_seed(config.seed)
+    network_config = networks.config_from_json(facts.arch, facts.network)
+    network = networks.build(facts.arch, network_config)
+    if init:
+        load_matching(network, read_checkpoint(init)[1], init)
+    average = networks.build(facts.arch, network_config)
+    average.load_state_dict(network.state_dict())
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
+    average = average.to(device, memory_format=layout).eval()  # type: ignore[call-overload]
+    optimiser = torch.optim.Adam(network.parameters(), lr=config.lr, betas=(0.9, 0.999), eps=1e-8)
+    use_scaler = autocast_type(config.precision, device) is torch.float16
+    scaler = torch.amp.GradScaler(device, enabled=use_scaler)
+    run = Run(network=network, average=average, optimiser=optimiser, scaler=scaler)
+    if resume:
+        saved, weights, state = read_checkpoint(out)
+        if (saved.arch, saved.network) != (facts.arch, facts.network):
+            raise PoanError(f"{out}: holds {saved.arch} x{saved.scale} of another configuration")
+        if state is None:
+            raise PoanError(f"{out}: has no training state to resume from")
+        run.restore(weights, state)
+    return run
+
+
+def load_matching(network: nn.Module, weights: dict[str, torch.Tensor], source: Path) -> int:
+    """Start from another checkpoint: copy every tensor whose name and shape agree.
+
+    Returns how many were copied, so a tail of another scale starts fresh. Raises PoanError when
+    nothing fits.
+    """
+    own = network.state_dict()
+    fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
+    if not fitting:
+        raise PoanError(f"{source}: not one tensor fits this network")
+    network.load_state_dict(fitting, strict=False)
+    return len(fitting)
+
+
+def _stepper(
+    run: Run, config: TrainConfig, device: str, world: int
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    half = autocast_type(config.precision, device)
+    model: nn.Module = run.network
+    if world > 1:
+        model = DistributedDataParallel(model, find_unused_parameters=config.attention_from > 0)
+    forward: Callable[[torch.Tensor], torch.Tensor] = (
+        torch.compile(model) if config.compile else model
+    )
+
+    def step(lr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        if config.channels_last:
+            lr = lr.to(memory_format=torch.channels_last)
+        with torch.autocast(device, half or torch.bfloat16, enabled=half is not None):
+            sr = forward(lr)
+        loss = (sr.float() - hr).abs().mean()
+        run.optimiser.zero_grad(set_to_none=True)
+        run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        run.scaler.unscale_(run.optimiser)
+        if config.clip:
+            nn.utils.clip_grad_norm_(run.network.parameters(), config.clip)
+        run.scaler.step(run.optimiser)
+        run.scaler.update()
+        return loss.detach()
+
+    return step
+
+
+def _validation(
+    facts: Facts, pairs: list[Pair], patch: int, device: str
+) -> Callable[[nn.Module], dict[str, float]]:
+    """A function from a network to its PSNR on 24 fixed tiles, beside bicubic's."""
+    lr, hr = fixed_tiles(pairs, facts.scale, patch, 24)
+    grid = "kspace" if facts.degradation["method"] == "kspace" else "centre"
+    up = cubic_matrix(lr.shape[-1], hr.shape[-1], grid=grid)  # type: ignore[arg-type]
+    bicubic = psnr(hr[:, 0], (up @ lr[:, 0] @ up.T).astype(np.float32), "slice")
+
+    @torch.no_grad()
+    def check(network: nn.Module) -> dict[str, float]:
+        parts = [network(part.to(device)).cpu() for part in torch.from_numpy(lr).split(8)]
+        sr = torch.cat(parts).numpy()[:, 0]
+        return {"tile_psnr": psnr(hr[:, 0], sr, "slice"), "tile_psnr_bicubic": bicubic}
+
+    return check
+
+
+def _save(facts: Facts, config: TrainConfig, run: Run, check: Any, log: "_Log", out: Path) -> Facts:
+    metrics = check(run.average)
+    log.write(run, **metrics)
+    training = {
+        **facts.training,
+        **asdict(config),
+        "steps": run.step,
+        "seconds": round(run.seconds, 1),
+    }
+    facts = replace(facts, training=training, metrics=metrics)
+    save_checkpoint(out, facts, run.average.state_dict(), run.state())
+    return facts
+
+
+class _Log:
+    """Progress bar with an ETA, a JSON line and TensorBoard scalars per record."""
+
+    def __init__(self, out: Path, *, quiet: bool, total: int, start: int) -> None:
+        self.quiet = quiet
+        if quiet:
+            return
+        out.parent.mkdir(parents=True, exist_ok=True)
+        self.lines = out.with_suffix(".jsonl").open("a" if start else "w")
+        self.board = SummaryWriter(str(out.with_suffix("")) + "_tensorboard", purge_step=start)  # type: ignore[no-untyped-call]
+        self.bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, disable=None)
+
+    def __enter__(self) -> "_Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.quiet:
+            self.bar.close()
+            self.board.close()  # type: ignore[no-untyped-call]
+            self.lines.close()
+
+    def write(self, run: Run, **values: float) -> None:
+        if self.quiet:
+            return
+        record = {"step": run.step, "seconds": round(run.seconds, 1), **values}
+        self.lines.write(json.dumps(record) + "\n")
+        self.lines.flush()
+        for name, value in values.items():
+            self.board.add_scalar(name, value, run.step)  # type: ignore[no-untyped-call]
+        self.bar.update(run.step - self.bar.n)
+        self.bar.set_postfix({k: f"{v:.4g}" for k, v in values.items() if k != "progress"})
