@@ -22,6 +22,16 @@ NEARLY_EQUAL = 1.1
 WORLD_AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 
 
+def spatial_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """The three spatial extents of a shape of 2 to 7 axes; a 2D image has one slice.
+
+    >>> spatial_shape((144, 160)), spatial_shape((64, 64, 30, 200))
+    ((144, 160, 1), (64, 64, 30))
+    """
+    x, y, z = [*shape[:3], 1][:3]
+    return x, y, z
+
+
 def spacing(affine: Affine) -> NDArray[np.float64]:
     """Length of one voxel step along each of the three axes, (3,), in the affine's unit.
 
@@ -152,8 +162,7 @@ def corners(affine: Affine, shape: Sequence[int]) -> NDArray[np.float64]:
     >>> corners(np.eye(4), (2, 2, 2)).min(axis=0).tolist()
     [-0.5, -0.5, -0.5]
     """
-    extents = [*shape[:3], 1][:3]
-    index = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in extents], indexing="ij"))
+    index = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in spatial_shape(shape)], indexing="ij"))
     index = index.reshape(3, 8)  # (3, 2, 2, 2) -> (3, 8)
     matrix = np.asarray(affine, np.float64)
     return np.asarray((matrix[:3, :3] @ index).T + matrix[:3, 3])

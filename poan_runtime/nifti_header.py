@@ -49,8 +49,7 @@ class ScanHeader:
     @property
     def volume_shape(self) -> tuple[int, int, int]:
         """The three spatial extents; the third is 1 for a 2D image."""
-        x, y, z = [*self.shape[:3], 1][:3]
-        return x, y, z
+        return geometry.spatial_shape(self.shape)
 
     @property
     def volumes(self) -> int:

@@ -224,7 +224,7 @@ def _unpack(
     if known.offset + known.voxel_bytes > packed_size * LARGEST_RATIO:
         _check_size(path, known, packed_size, " compressed")
     left = known.offset + known.voxel_bytes
-    unpacked = _temporary_file(scratch)
+    unpacked = temporary_file(scratch)
     try:
         for chunk in _resume(start, chunks, path):
             with writing(scratch):
@@ -248,7 +248,8 @@ def _resume(start: bytes, chunks: Iterator[bytes], path: Path) -> Iterator[bytes
         yield chunk
 
 
-def _temporary_file(scratch: Path | None) -> BinaryIO:
+def temporary_file(scratch: Path | None) -> BinaryIO:
+    """A nameless file that vanishes when it is closed or the process ends."""
     with writing(scratch):
         return tempfile.TemporaryFile(dir=scratch, prefix="poan-")
 

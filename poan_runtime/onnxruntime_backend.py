@@ -1,0 +1,106 @@
+"""ONNX Runtime on its CPU, CUDA and TensorRT providers."""
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from poan_runtime.backend import BackendOptions, OpenedBackend, check_shapes
+from poan_runtime.errors import PoanError
+from poan_runtime.model import ONLY_PORT, Model
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+ERRORS_ONLY = 3
+
+
+class OnnxRuntimeBackend:
+    """One session."""
+
+    def __init__(self, session: Any, input_name: str, output_name: str) -> None:
+        self._session = session
+        self._input = input_name
+        self._output = output_name
+
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Backend.run`."""
+        (out,) = self._session.run([self._output], {self._input: batch})
+        return np.asarray(out, np.float32)
+
+
+def open_backend(model: Model, options: BackendOptions) -> OpenedBackend:
+    """A session on the GPU where one can be reached and was not declined, else on the CPU.
+
+    As ``onnxruntime-tensorrt`` it runs on the TensorRT provider or not at all.
+    """
+    available = onnxruntime.get_available_providers()
+    wanted = _providers(options, available)
+    session = _session(model, options, wanted)
+    used = session.get_providers()[0]
+    notices = []
+    if used != wanted[0]:
+        if options.device == "cuda" or wanted[0] == TENSORRT:
+            raise PoanError(f"{wanted[0]} did not start; onnxruntime says why above")
+        notices.append(f"{wanted[0]} did not start; running on {used}")
+    names = _names(model, session)
+    return OpenedBackend(
+        backend=OnnxRuntimeBackend(session, *names),
+        name=options.backend if options.backend != "auto" else "onnxruntime",
+        device="cpu" if used == CPU else "cuda",
+        version=onnxruntime.__version__,
+        reason=f"{used} is the first provider that started",
+        notices=tuple(notices),
+    )
+
+
+def _providers(options: BackendOptions, available: list[str]) -> list[str]:
+    """Providers to try in order; the first is the one that is wanted."""
+    if options.backend == "onnxruntime-tensorrt":
+        wanted = [TENSORRT, CUDA, CPU]
+    elif options.device == "cpu":
+        wanted = [CPU]
+    elif options.device == "cuda":
+        wanted = [CUDA, CPU]
+    else:
+        return [name for name in (CUDA, CPU) if name in available]
+    if wanted[0] not in available:
+        raise PoanError(
+            f"this onnxruntime has no {wanted[0]}; run: "
+            "pip uninstall onnxruntime && pip install 'poan[gpu]'"
+        )
+    return wanted
+
+
+def _session(model: Model, options: BackendOptions, providers: list[str]) -> Any:
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = ERRORS_ONLY
+    if options.threads is not None:
+        settings.intra_op_num_threads = options.threads
+    try:
+        return onnxruntime.InferenceSession(str(model.path), settings, providers=providers)
+    except Exception as error:
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise PoanError(f"{model.path}: onnxruntime cannot load it: {reason}") from None
+
+
+def _names(model: Model, session: Any) -> tuple[str, str]:
+    """Names of the graph's input and output, whose shapes must fit the manifest."""
+    source = _port(model, "input", session.get_inputs(), model.manifest.input_name)
+    target = _port(model, "output", session.get_outputs(), model.manifest.output_name)
+    check_shapes(model, source.shape, target.shape)
+    return source.name, target.name
+
+
+def _port(model: Model, what: str, ports: list[Any], name: str) -> Any:
+    if name == ONLY_PORT and len(ports) == 1:
+        return ports[0]
+    found = [port for port in ports if port.name == name]
+    if not found:
+        names = [port.name for port in ports]
+        wanted = f"an {what} named {name}" if name else f"one {what}"
+        raise PoanError(f"{model.path}: expected {wanted}, got {names}")
+    return found[0]
