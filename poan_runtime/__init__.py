@@ -1,1 +1,44 @@
-"""Super-resolve whole MR volumes tile by tile, without torch."""
+"""Super-resolve whole MR volumes tile by tile, without torch.
+
+`upscale`, `load_network`, `read_volume` and the types they use are imported when first asked
+for, so that ``poan-run --help`` loads neither numpy nor nibabel.
+"""
+
+import importlib
+
+from poan_runtime.errors import PoanError
+
+TYPE_CHECKING = False  # what type checkers take for True, without loading typing
+if TYPE_CHECKING:
+    from poan_runtime.backend import BackendOptions
+    from poan_runtime.network import Network, Settings, load_network
+    from poan_runtime.scan import Volume, read_volume
+    from poan_runtime.super_resolve import upscale
+
+__all__ = [
+    "BackendOptions",
+    "Network",
+    "PoanError",
+    "Settings",
+    "Volume",
+    "load_network",
+    "read_volume",
+    "upscale",
+]
+
+_HOMES = {
+    "BackendOptions": "backend",
+    "Network": "network",
+    "Settings": "network",
+    "Volume": "scan",
+    "load_network": "network",
+    "read_volume": "scan",
+    "upscale": "super_resolve",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+    return vars(home)[name]

@@ -115,7 +115,7 @@ def open_scan(path: str | Path, scratch: Path | None = None) -> Scan:
     Compression is told by content, not by name.
     """
     path = Path(path)
-    header_path, voxel_path = _parts(path)
+    header_path, voxel_path = scan_files(path)
     with contextlib.ExitStack() as stack:
         header = None if voxel_path == header_path else _detached_header(header_path)
         with reading(voxel_path):
@@ -146,14 +146,14 @@ def read_volume(path: str | Path, volume: int = 0) -> Volume:
 def sha256_of_scan(path: str | Path) -> dict[str, str]:
     """SHA-256 of each file that makes up the scan, by file name."""
     hashes = {}
-    for part in dict.fromkeys(_parts(Path(path))):
+    for part in dict.fromkeys(scan_files(Path(path))):
         with reading(part), part.open("rb") as file:
             hashes[part.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes
 
 
-def _parts(path: Path) -> tuple[Path, Path]:
-    """Where header and voxels lie: the same file, or the two files of a pair."""
+def scan_files(path: Path) -> tuple[Path, Path]:
+    """Where header and voxels lie: the same file twice, or the two files of a pair."""
     if not path.exists():
         raise PoanError(f"{path}: no such file")
     if not path.is_file():
