@@ -111,7 +111,7 @@ def train_config(args: argparse.Namespace) -> TrainConfig:
     preset = {} if args.arch == "poan" else LITE_TRAINING
     fields = asdict(TrainConfig())
     given = {k: v for k, v in vars(args).items() if k in fields and v is not None}
-    config = TrainConfig(**{**preset, **given})  # type: ignore[arg-type]
+    config = TrainConfig(**{**preset, **given})
     for name in ("batch", "patch", "lr", "log_every", "validate_every"):
         if getattr(config, name) <= 0:
             raise PoanError(

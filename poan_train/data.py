@@ -13,15 +13,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from poan_runtime.errors import PoanError
 from poan_runtime.geometry import slice_axis
 from poan_runtime.intensity import PERCENTILE, intensity_scale
+from poan_runtime.scan import read_volume
 from poan_train.degrade import Array, Degradation, crop_to_multiple, degrade, to_true_resolution
-from poan_train.volumes import read_array
+from poan_train.resample import Grid
 
 CACHE_VERSION = 3
 CONTRASTS = ("T1", "T2", "PD", "FLAIR")
@@ -149,9 +149,11 @@ def hr_slices(source: Source, axis: str | int | None = None) -> tuple[Array, flo
     Not-finite values become zero. IXI volumes are cropped to 240x240x96 about their centre;
     T1 of IXI is stacked sagittally, which its largest spacing says already.
     """
-    volume, affine = read_array(source.path)
-    across = slice_axis(affine, volume.shape, axis)
-    slices = np.moveaxis(volume, across, 0)
+    volume = read_volume(source.path)
+    if volume.data.ndim != 3:
+        raise PoanError(f"{source.path}: expected a 3D volume, got shape {volume.data.shape}")
+    across = slice_axis(volume.affine, volume.data.shape, axis)
+    slices = np.moveaxis(volume.data, across, 0)
     if source.is_ixi:
         slices = centre_crop(slices, (IXI_CROP[2], *IXI_CROP[:2]))
     return to_true_resolution(np.nan_to_num(slices, posinf=0.0, neginf=0.0))
@@ -230,9 +232,10 @@ def load_pairs(
 class PatchSampler:
     """Random patches as a function of seed and step, so that resuming repeats nothing.
 
-    ``batch(step)`` returns LR (N, 1, p, p) and HR (N, 1, s p, s p), float32, flipped and rotated
-    at random. A volume is drawn in proportion to its slices; a patch that shows mostly background
-    is drawn again, up to eight times. ``patch`` is clamped to the smallest slice.
+    ``batch(step)`` returns LR (N, 1, p, p) and HR (N, 1, s p, s p), float32, flipped and transposed
+    at random; on the k-space grid transposed only, for a flip would move LR against HR by s - 1 HR
+    voxels. A volume is drawn in proportion to its slices; a patch that shows mostly background is
+    drawn again, up to eight times. ``patch`` is clamped to the smallest slice.
     """
 
     def __init__(
@@ -242,7 +245,9 @@ class PatchSampler:
         patch: int,
         batch_size: int,
         seed: int,
+        *,
         rank: int = 0,
+        grid: Grid = "centre",
     ) -> None:
         if not pairs:
             raise PoanError("no slice with anything but background to train on")
@@ -250,7 +255,7 @@ class PatchSampler:
         self.patch = min(patch, *(min(p.lr.shape[1:]) for p in pairs))
         counts = np.array([len(p.lr) for p in pairs], dtype=float)
         self.odds = counts / counts.sum()
-        self.seed, self.rank = seed, rank
+        self.seed, self.rank, self.flips = seed, rank, grid == "centre"
 
     def batch(self, step: int) -> tuple[Array, Array]:
         rng = np.random.default_rng([self.seed, self.rank, step])
@@ -267,20 +272,20 @@ class PatchSampler:
             if (lr > FOREGROUND).mean() >= PATCH_FOREGROUND:
                 break
         hr = pair.hr[z, s * y : s * (y + p), s * x : s * (x + p)]
-        turns, flip = int(rng.integers(4)), bool(rng.integers(2))
-        return turned(lr, turns, flip), turned(hr, turns, flip)
+        transpose, *flips = (bool(rng.integers(2)) for _ in range(3))
+        if self.flips:
+            lr, hr = flipped(lr, *flips), flipped(hr, *flips)
+        return (lr.T, hr.T) if transpose else (lr, hr)
 
 
-def turned(x: Array, turns: int, flip: bool) -> Array:
-    """x (H, W) turned by quarter circles, then mirrored."""
-    x = np.rot90(x, turns)
-    return np.ascontiguousarray(x[:, ::-1] if flip else x)
+def flipped(x: Array, rows: bool, columns: bool) -> Array:
+    """x (H, W) with its rows, its columns or both in reverse order."""
+    return x[:: -1 if rows else 1, :: -1 if columns else 1]
 
 
 def fixed_tiles(pairs: Sequence[Pair], scale: int, size: int, count: int) -> tuple[Array, Array]:
-    """The same ``count`` tiles every time, spread over the pairs: LR and HR as in a batch."""
-    sampler = PatchSampler(pairs, scale, size, 1, seed=2021)
-    sampler.odds = np.full(len(pairs), 1 / len(pairs))
-    drawn: list[Any] = [sampler.batch(i) for i in range(count)]
+    """The same ``count`` tiles every time, as many of each pair: LR and HR as in a batch."""
+    samplers = [PatchSampler([pair], scale, size, 1, seed=2021, grid="kspace") for pair in pairs]
+    drawn = [samplers[i % len(samplers)].batch(i) for i in range(count)]
     lr, hr = zip(*drawn, strict=True)
     return np.concatenate(lr), np.concatenate(hr)

@@ -21,7 +21,7 @@ def crop_to_multiple(hr: Array, scale: int) -> Array:
     h, w = hr.shape[-2] // scale * scale, hr.shape[-1] // scale * scale
     if not h or not w:
         raise ValueError(f"a slice of {hr.shape[-2]}x{hr.shape[-1]} is smaller than x{scale}")
-    return hr[..., :h, :w]
+    return np.asarray(hr[..., :h, :w])
 
 
 def degrade(hr: Array, scale: int, method: Degradation) -> Array:
@@ -49,7 +49,7 @@ def fourier_resize(x: Array, shape: tuple[int, int]) -> Array:
     for axis, size in zip((-2, -1), shape, strict=True):
         x = _fourier_resize_axis(np.moveaxis(x, axis, -1), size)
         x = np.moveaxis(x, -1, axis)
-    return x.astype(np.float32)
+    return np.asarray(x, np.float32)
 
 
 def _fourier_resize_axis(x: Array, size: int) -> Array:
@@ -57,11 +57,11 @@ def _fourier_resize_axis(x: Array, size: int) -> Array:
     if not 0 < size <= n:
         raise ValueError(f"can only crop the spectrum: {n} samples to {size}")
     if size == n:
-        return x
+        return np.asarray(x)
     spectrum = np.fft.rfft(x, axis=-1)[..., : size // 2 + 1]
     if size % 2 == 0:  # irfft counts the Nyquist coefficient once: half of it from each side
         spectrum[..., -1] = spectrum[..., -1].real
-    return np.fft.irfft(spectrum, n=size, axis=-1) * (size / n)
+    return np.asarray(np.fft.irfft(spectrum, n=size, axis=-1) * (size / n))
 
 
 def zero_fill_cutoff(slices: Array, axis: int) -> float:
@@ -106,4 +106,4 @@ def to_true_resolution(slices: Array) -> tuple[Array, float]:
         return slices.astype(np.float32), cutoff
     h, w = (max(1, round(n * cutoff)) for n in slices.shape[1:])
     out = fourier_resize(slices, (h, w))
-    return (np.maximum(out, 0) if slices.min() >= 0 else out), cutoff
+    return (np.asarray(np.maximum(out, 0)) if slices.min() >= 0 else out), cutoff

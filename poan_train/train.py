@@ -21,6 +21,7 @@ from poan_runtime.errors import PoanError
 from poan_train import networks
 from poan_train.checkpoint import Facts, read_checkpoint, save_checkpoint
 from poan_train.data import Pair, PatchSampler, fixed_tiles
+from poan_train.degrade import GRID
 from poan_train.metrics import psnr
 from poan_train.networks.poan import POAB
 from poan_train.resample import cubic_matrix
@@ -70,11 +71,7 @@ def learning_rate(config: TrainConfig, step: int, progress: float) -> float:
 def autocast_type(precision: str, device: str) -> torch.dtype | None:
     """The half type to compute in: ``auto`` takes bf16 where the device computes in it."""
     if precision == "auto":
-        fast = (
-            torch.cuda.is_bf16_supported()
-            if device == "cuda"
-            else torch.backends.mkldnn.is_available() and _cpu_has_bf16()
-        )
+        fast = torch.cuda.is_bf16_supported() if device == "cuda" else _cpu_has_bf16()
         return torch.bfloat16 if fast else None
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
@@ -164,7 +161,15 @@ def train(
     with data_parallel() as (rank, world, device):
         run = _start(facts, config, device, resume and out.is_file(), out, init)
         stepper = _stepper(run, config, device, world)
-        sampler = PatchSampler(pairs, facts.scale, config.patch, config.batch, config.seed, rank)
+        sampler = PatchSampler(
+            pairs,
+            facts.scale,
+            config.patch,
+            config.batch,
+            config.seed,
+            rank=rank,
+            grid=GRID[facts.degradation["method"]],
+        )
         check = _validation(facts, validation or pairs, sampler.patch, device)
         with _Log(out, quiet=rank > 0, total=config.steps, start=run.step) as log:
             began, before = time.monotonic(), run.seconds
@@ -183,20 +188,18 @@ def train(
                 if run.step % config.log_every == 0 or run.step == 1:
                     log.write(run, loss=float(loss), lr=rate, progress=progress)
                 if not math.isfinite(float(loss)):
-                    kept = (
-                        f"{out} keeps step {read_checkpoint(out)[2]['step']}"
-                        if out.is_file()
-                        else "no checkpoint was written yet"
-                    )  # type: ignore[index]
-                    raise PoanError(
-                        f"the loss is {float(loss)} at step {run.step}; {kept}; "
-                        "try a smaller --lr, --clip 1, or --precision fp32"
-                    )
+                    raise PoanError(_diverged(float(loss), run.step, out))
                 if run.step % config.validate_every == 0 and rank == 0:
                     facts = _save(facts, config, run, check, log, out)
             if rank == 0:
                 facts = _save(facts, config, run, check, log, out)
     return facts
+
+
+def _diverged(loss: float, step: int, out: Path) -> str:
+    kept = f"{out} is that of the last validation" if out.is_file() else "no checkpoint yet"
+    advice = "try a smaller --lr, --clip 1, or --precision fp32"
+    return f"the loss is {loss} at step {step}; {kept}; {advice}"
 
 
 def _progress(config: TrainConfig, run: Run) -> float:
@@ -280,13 +283,12 @@ def _validation(
 ) -> Callable[[nn.Module], dict[str, float]]:
     """A function from a network to its PSNR on 24 fixed tiles, beside bicubic's."""
     lr, hr = fixed_tiles(pairs, facts.scale, patch, 24)
-    grid = "kspace" if facts.degradation["method"] == "kspace" else "centre"
-    up = cubic_matrix(lr.shape[-1], hr.shape[-1], grid=grid)  # type: ignore[arg-type]
+    up = cubic_matrix(lr.shape[-1], hr.shape[-1], grid=GRID[facts.degradation["method"]])
     bicubic = psnr(hr[:, 0], (up @ lr[:, 0] @ up.T).astype(np.float32), "slice")
 
     @torch.no_grad()
     def check(network: nn.Module) -> dict[str, float]:
-        parts = [network(part.to(device)).cpu() for part in torch.from_numpy(lr).split(8)]
+        parts = [network(part.to(device)).cpu() for part in torch.split(torch.from_numpy(lr), 8)]
         sr = torch.cat(parts).numpy()[:, 0]
         return {"tile_psnr": psnr(hr[:, 0], sr, "slice"), "tile_psnr_bicubic": bicubic}
 
@@ -316,7 +318,7 @@ class _Log:
             return
         out.parent.mkdir(parents=True, exist_ok=True)
         self.lines = out.with_suffix(".jsonl").open("a" if start else "w")
-        self.board = SummaryWriter(str(out.with_suffix("")) + "_tensorboard", purge_step=start)  # type: ignore[no-untyped-call]
+        self.board = SummaryWriter(str(out.with_suffix("")) + "_tensorboard", purge_step=start)
         self.bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, disable=None)
 
     def __enter__(self) -> "_Log":
@@ -325,7 +327,7 @@ class _Log:
     def __exit__(self, *_: object) -> None:
         if not self.quiet:
             self.bar.close()
-            self.board.close()  # type: ignore[no-untyped-call]
+            self.board.close()
             self.lines.close()
 
     def write(self, run: Run, **values: float) -> None:
@@ -335,6 +337,6 @@ class _Log:
         self.lines.write(json.dumps(record) + "\n")
         self.lines.flush()
         for name, value in values.items():
-            self.board.add_scalar(name, value, run.step)  # type: ignore[no-untyped-call]
+            self.board.add_scalar(name, value, run.step)
         self.bar.update(run.step - self.bar.n)
         self.bar.set_postfix({k: f"{v:.4g}" for k, v in values.items() if k != "progress"})

@@ -37,7 +37,8 @@ class _SymmetricPower(torch.autograd.Function):
         powers = values**alpha
         ctx.save_for_backward(values, powers, u)
         ctx.alpha = alpha
-        return (u * powers[..., None, :]) @ u.mT
+        root: torch.Tensor = (u * powers[..., None, :]) @ u.mT
+        return root
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:

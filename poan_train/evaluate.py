@@ -1,0 +1,215 @@
+"""poan-eval: PSNR and SSIM of a checkpoint against bicubic, per volume, with a picture."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from torch import nn
+
+from poan_runtime.ensemble import SelfEnsemble
+from poan_runtime.errors import PoanError
+from poan_runtime.pipeline import SliceRunner, Stages
+from poan_runtime.tiling import plan_slices
+from poan_train.checkpoint import load_network
+from poan_train.data import CONTRASTS, Pair, cached_pair, default_cache, find_sources
+from poan_train.degrade import GRID, Array
+from poan_train.metrics import psnr, ssim
+from poan_train.resample import Grid, cubic_matrix
+
+DEFAULT_TILE = {"poan-lite": 48}
+OVERLAP = 8
+MEASURES = ("psnr_volume_peak", "psnr_slice_peak", "ssim_volume_peak", "ssim_slice_peak")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchBackend:
+    """The runtime's Backend over a network in eval mode."""
+
+    network: nn.Module
+    device: str
+
+    @torch.inference_mode()
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        x = torch.from_numpy(np.ascontiguousarray(batch)).to(self.device)
+        out: NDArray[np.float32] = self.network(x).float().cpu().numpy()
+        return out
+
+
+def super_resolve(
+    network: nn.Module, lr: Array, scale: int, grid: Grid, tile: int, *, self_ensemble: bool = False
+) -> Array:
+    """SR (S, s h, s w) of slices (S, h, w) in units of the intensity scale, tiled as poan-run does.
+
+    ``tile`` 0 runs whole slices.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    whole = tile == 0
+    backend: Any = TorchBackend(network=network.to(device), device=device)
+    if self_ensemble and (not whole or lr.shape[1] == lr.shape[2]):
+        backend = SelfEnsemble(backend, scale, grid)
+    if whole:
+        return np.concatenate([backend.run(part[None, None])[0] for part in lr])
+    plan = plan_slices(
+        lr.shape[1],
+        lr.shape[2],
+        len(lr),
+        tile=tile,
+        scale=scale,
+        halo=0,
+        overlap=min(OVERLAP, tile // 2),
+        batch=8,
+        best_batch=8,
+        most_batch=8,
+    )
+    runner = SliceRunner(backend=backend, plan=plan, skip=True, stages=Stages())
+    return runner.run(np.ascontiguousarray(lr), 1.0, lambda _: None)
+
+
+def bicubic(lr: Array, scale: int, grid: Grid) -> Array:
+    """Cubic interpolation (a = -0.5) of slices (S, h, w) to (S, s h, s w) on the given grid."""
+    h, w = lr.shape[1:]
+    rows = cubic_matrix(h, scale * h, grid=grid).astype(np.float32)
+    columns = cubic_matrix(w, scale * w, grid=grid).astype(np.float32)
+    return np.asarray(rows @ lr @ columns.T)
+
+
+def measure(hr: Array, estimate: Array) -> dict[str, float]:
+    """PSNR (dB) and SSIM under both peak conventions, see :mod:`poan_train.metrics`."""
+    return {
+        "psnr_volume_peak": psnr(hr, estimate, "volume"),
+        "psnr_slice_peak": psnr(hr, estimate, "slice"),
+        "ssim_volume_peak": ssim(hr, estimate, "volume"),
+        "ssim_slice_peak": ssim(hr, estimate, "slice"),
+    }
+
+
+def evaluate_pair(
+    network: nn.Module, pair: Pair, scale: int, grid: Grid, tile: int, every: int, ensemble: bool
+) -> tuple[dict[str, Any], list[Array]]:
+    """(the volume's row, its middle slice as [LR, bicubic, SR, HR])."""
+    lr, hr = np.asarray(pair.lr[::every]), np.asarray(pair.hr[::every])
+    sr = super_resolve(network, lr, scale, grid, tile, self_ensemble=ensemble)
+    up = bicubic(lr, scale, grid)
+    row = {"volume": pair.source.path.name, "contrast": pair.source.contrast, "slices": len(lr)}
+    row |= {"zero_fill_cutoff": pair.cutoff, "bicubic": measure(hr, up), "sr": measure(hr, sr)}
+    middle = len(lr) // 2
+    return row, [lr[middle], up[middle], sr[middle], hr[middle]]
+
+
+def mean_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The mean over volumes of every measure."""
+    return {
+        "volume": "mean",
+        **{
+            w: {m: float(np.mean([r[w][m] for r in rows])) for m in MEASURES}
+            for w in ("bicubic", "sr")
+        },
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Plain-text table: PSNR and SSIM by the volume's peak, PSNR by the slice's."""
+    head = f"{'volume':44} {'bicubic':>15} {'SR':>15} {'gain dB':>8}   slice peak: bicubic      SR"
+    lines = [head]
+    for row in rows:
+        b, s = row["bicubic"], row["sr"]
+        lines.append(
+            f"{row['volume'][:44]:44} "
+            f"{b['psnr_volume_peak']:7.2f}/{b['ssim_volume_peak']:.4f}"
+            f" {s['psnr_volume_peak']:8.2f}/{s['ssim_volume_peak']:.4f}"
+            f" {s['psnr_volume_peak'] - b['psnr_volume_peak']:+8.2f}"
+            f" {b['psnr_slice_peak']:20.2f} {s['psnr_slice_peak']:7.2f}"
+        )
+    return "\n".join(lines)
+
+
+def picture(panels: Sequence[tuple[str, Sequence[Array]]], size: int = 160) -> Image.Image:
+    """One row per volume: crops of LR, bicubic, SR, HR, and both errors five times enlarged."""
+    names = ("LR", "bicubic", "SR", "HR", "error of bicubic x5", "error of SR x5")
+    cell = 2 * size
+    sheet = Image.new("L", (cell * len(names), (cell + 16) * len(panels)), 0)
+    draw = ImageDraw.Draw(sheet)
+    for r, (title, (lr, up, sr, hr)) in enumerate(panels):
+        scale = hr.shape[0] // lr.shape[0]
+        views = [np.kron(lr, np.ones((scale, scale))), up, sr, hr]
+        views += [5 * np.abs(up - hr), 5 * np.abs(sr - hr)]
+        top, left = ((n - min(size, n)) // 2 for n in hr.shape)
+        white = float(np.percentile(hr, 99.8)) or 1.0
+        for c, (name, view) in enumerate(zip(names, views, strict=True)):
+            crop = view[top : top + size, left : left + size]
+            grey = Image.fromarray(np.uint8(np.clip(crop / white, 0, 1) * 255))
+            sheet.paste(
+                grey.resize((cell, cell), Image.Resampling.NEAREST),
+                (c * cell, r * (cell + 16) + 16),
+            )
+            label = f"{name}  {title}" if c == 0 else name
+            draw.text((c * cell + 4, r * (cell + 16) + 2), label, fill=255)
+    return sheet
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="poan-eval", description=__doc__)
+    p.add_argument("--ckpt", type=Path, required=True)
+    p.add_argument("--data", type=Path, required=True, help="folder of HR NIfTI volumes")
+    p.add_argument("--contrast", choices=(*CONTRASTS, "all"), help="default: the checkpoint's")
+    p.add_argument("--table", type=Path, help="TSV with file, contrast, subject")
+    p.add_argument("--axis", help="slice axis: 0, 1, 2, sagittal, coronal or axial")
+    p.add_argument("--tile", type=int, help="LR tile, 0 for whole slices; default: the export's")
+    p.add_argument("--every", type=int, default=1, help="evaluate every N-th slice")
+    p.add_argument("--self-ensemble", action="store_true", help="POAN+: mean of eight orientations")
+    p.add_argument("--cache", type=Path)
+    p.add_argument("--json", type=Path)
+    p.add_argument("--png", type=Path)
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        run(args)
+    except PoanError as error:
+        print(f"poan-eval: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate every volume, print the table, write what was asked for."""
+    network, facts = load_network(args.ckpt)
+    method = facts.degradation["method"]
+    grid = GRID[method]
+    tile = DEFAULT_TILE.get(facts.arch, 64) if args.tile is None else args.tile
+    if tile < 0 or args.every < 1:
+        raise PoanError(f"need --tile >= 0 and --every >= 1, got {tile} and {args.every}")
+    rows, panels = [], []
+    for source in find_sources(args.data, args.contrast or facts.contrast, args.table):
+        cache = args.cache or default_cache()
+        pair = cached_pair(source, facts.scale, method, args.axis, cache)
+        if not len(pair.hr):
+            print(f"{source.path.name}: nothing but background, left out", file=sys.stderr)
+            continue
+        row, panel = evaluate_pair(
+            network, pair, facts.scale, grid, tile, args.every, args.self_ensemble
+        )
+        rows.append(row)
+        panels.append((source.path.name, panel))
+    if not rows:
+        raise PoanError(f"{args.data}: no volume with anything but background")
+    summary = mean_row(rows)
+    print(table([*rows, summary]))
+    if args.json:
+        content = {"checkpoint": args.ckpt.name, "tile": tile, "self_ensemble": args.self_ensemble}
+        content |= {"every": args.every, "volumes": rows, "mean": summary}
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(content, indent=1) + "\n")
+    if args.png:
+        args.png.parent.mkdir(parents=True, exist_ok=True)
+        picture(panels).save(args.png)
