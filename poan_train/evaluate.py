@@ -38,7 +38,7 @@ class TorchBackend:
 
     @torch.inference_mode()
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        x = torch.from_numpy(np.ascontiguousarray(batch)).to(self.device)
+        x = torch.tensor(batch, device=self.device)
         out: NDArray[np.float32] = self.network(x).float().cpu().numpy()
         return out
 

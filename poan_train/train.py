@@ -227,7 +227,8 @@ def _start(
     run = Run(network=network, average=average, optimiser=optimiser, scaler=scaler)
     if resume:
         saved, weights, state = read_checkpoint(out)
-        if (saved.arch, saved.network) != (facts.arch, facts.network):
+        same = networks.config_from_json(saved.arch, saved.network) == network_config
+        if saved.arch != facts.arch or not same:
             raise PoanError(f"{out}: holds {saved.arch} x{saved.scale} of another configuration")
         if state is None:
             raise PoanError(f"{out}: has no training state to resume from")

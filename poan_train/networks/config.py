@@ -53,8 +53,6 @@ class POANConfig:
             raise ValueError(
                 f"need 0 <= poab_after <= blocks, got {self.poab_after}, {self.blocks}"
             )
-        if self.has_poab and not (self.point or self.levels):
-            raise ValueError("POAB needs a point or a patch branch; set channel='none' as well")
 
     @property
     def levels(self) -> tuple[float, ...]:

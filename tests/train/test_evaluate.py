@@ -1,0 +1,83 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from poan_train import evaluate, networks
+from poan_train.checkpoint import Facts, save_checkpoint
+from poan_train.metrics import psnr, ssim
+
+
+@pytest.fixture
+def bicubic_checkpoint(tmp_path):
+    """A poan-lite whose tail is zero: it is bicubic interpolation, tile by tile."""
+    config = networks.make_config("poan-lite", 2, channels=4, blocks=1, poab_after=1, embedding=2)
+    network = networks.build("poan-lite", config)
+    for parameter in network.tail[-1].parameters():
+        torch.nn.init.zeros_(parameter)
+    path = tmp_path / "bicubic.pt"
+    facts = Facts(
+        arch="poan-lite",
+        network=networks.config_to_json(config),
+        contrast="T2",
+        degradation={"method": "bicubic", "scale": 2},
+        intensity={},
+    )
+    save_checkpoint(path, facts, network.state_dict())
+    return path
+
+
+@pytest.mark.parametrize("extra", [[], ["--self-ensemble"], ["--tile", "0"], ["--every", "2"]])
+def test_a_network_that_is_bicubic_gains_nothing_over_bicubic(
+    bicubic_checkpoint, scan_folder, tmp_path, capsys, extra
+):
+    out, picture = tmp_path / "e.json", tmp_path / "e.png"
+    arguments = ["--ckpt", bicubic_checkpoint, "--data", scan_folder, "--tile", 20, "--json", out]
+    assert evaluate.main([*map(str, [*arguments, "--png", picture]), *extra]) == 0
+    content = json.loads(out.read_text())
+    assert [row["volume"] for row in content["volumes"]] == ["sub-1_T2w.nii.gz", "sub-2_T2w.nii.gz"]
+    for row in [*content["volumes"], content["mean"]]:
+        for name, value in row["bicubic"].items():
+            # tile borders inside a slice clamp where the whole slice sees its neighbour, and the
+            # blend leaves a little of it
+            assert row["sr"][name] == pytest.approx(value, rel=2e-3), name
+    assert "mean" in capsys.readouterr().out
+    with Image.open(picture) as sheet:
+        assert sheet.size == (6 * 320, 2 * 336)
+
+
+def test_a_missing_checkpoint_is_one_line_and_exit_2(tmp_path, capsys):
+    code = evaluate.main(["--ckpt", str(tmp_path / "no.pt"), "--data", str(tmp_path)])
+    assert code == 2
+    assert capsys.readouterr().err == f"poan-eval: {tmp_path / 'no.pt'}: no such checkpoint\n"
+
+
+def images():
+    rng = np.random.default_rng(0)
+    reference = rng.random((3, 32, 30)) * np.array([1.0, 3.0, 2.0])[:, None, None]
+    return reference, reference + rng.normal(0, 0.05, reference.shape)
+
+
+@pytest.mark.parametrize("peak", ["volume", "slice"])
+def test_psnr_and_ssim_are_scikit_images(peak):
+    reference, estimate = images()
+    tops = [reference.max() if peak == "volume" else r.max() for r in reference]
+    rows = list(zip(reference, estimate, tops, strict=True))
+    expected = np.mean([peak_signal_noise_ratio(r, e, data_range=t) for r, e, t in rows])
+    assert psnr(reference, estimate, peak) == pytest.approx(expected, abs=1e-9)
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    expected = np.mean([structural_similarity(r, e, data_range=t, **options) for r, e, t in rows])
+    assert ssim(reference, estimate, peak) == pytest.approx(expected, abs=1e-9)
+
+
+def test_slices_without_signal_are_left_out_of_the_mean():
+    reference, estimate = images()
+    padded = [np.concatenate([x, np.zeros((1, 32, 30))]) for x in (reference, estimate)]
+    padded[1][-1] = 0.1
+    assert psnr(*padded, "slice") == psnr(reference, estimate, "slice")
+    assert ssim(*padded, "slice") == ssim(reference, estimate, "slice")
+    assert psnr(reference, reference) == float("inf")
+    assert np.isnan(ssim(np.zeros((1, 32, 30)), np.zeros((1, 32, 30))))

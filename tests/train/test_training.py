@@ -1,0 +1,229 @@
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from poan_runtime.errors import PoanError
+from poan_train import checkpoint, cli, networks, train
+from poan_train.checkpoint import load_network, read_checkpoint
+from poan_train.train import TrainConfig, learning_rate, load_matching
+
+SMALL = {"channels": 4, "blocks": 1, "poab_after": 1, "embedding": 2}
+QUICK = ["--contrast", "T2", "--scale", "2", "--batch", "2", "--patch", "8", "--log-every", "1"]
+QUICK += ["--precision", "fp32"]
+
+
+@pytest.fixture(autouse=True)
+def _small_networks(monkeypatch):
+    """poan-lite made small, so that a step takes milliseconds."""
+    for name, value in SMALL.items():
+        monkeypatch.setitem(networks.LITE, name, value)
+
+
+def run(*arguments):
+    return cli.main([str(a) for a in arguments])
+
+
+def test_training_lowers_the_loss_and_writes_metrics_and_checkpoint(scan_folder, tmp_path):
+    out = tmp_path / "a.pt"
+    assert (
+        run("--data", scan_folder, "--out", out, *QUICK, "--steps", 60, "--validate-every", 30) == 0
+    )
+    records = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
+    losses = [r["loss"] for r in records if "loss" in r]
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+    assert [r["step"] for r in records if "tile_psnr" in r] == [30, 60, 60]
+    _, facts = load_network(out)
+    assert facts.training["steps"] == 60
+    assert set(facts.training["data"] + facts.training["held_out"]) == {
+        "sub-1_T2w.nii.gz",
+        "sub-2_T2w.nii.gz",
+    }
+    assert any((tmp_path / "a_tensorboard").iterdir())
+
+
+def test_resuming_continues_bit_for_bit(scan_folder, tmp_path, monkeypatch):
+    whole, halves = tmp_path / "whole.pt", tmp_path / "halves.pt"
+    arguments = ["--data", scan_folder, *QUICK, "--steps", 8, "--validate-every", 4]
+    assert run(*arguments, "--out", whole) == 0
+
+    save = train.save_checkpoint
+
+    def save_then_die(*args, **kwargs):
+        save(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "save_checkpoint", save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        run(*arguments, "--out", halves)
+    monkeypatch.setattr(train, "save_checkpoint", save)
+    assert read_checkpoint(halves)[2]["step"] == 4
+    assert run(*arguments, "--out", halves, "--resume") == 0
+
+    (_, a, state_a), (_, b, state_b) = read_checkpoint(whole), read_checkpoint(halves)
+    assert state_b["step"] == 8
+    for left, right in ((a, b), (state_a["network"], state_b["network"])):
+        assert all(torch.equal(left[k], right[k]) for k in left)
+    moments = [s["optimiser"]["state"] for s in (state_a, state_b)]
+    assert all(torch.equal(moments[0][i]["exp_avg"], moments[1][i]["exp_avg"]) for i in moments[0])
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_clear_word(scan_folder, tmp_path, capsys):
+    out = tmp_path / "a.pt"
+    code = run(
+        "--data", scan_folder, "--out", out, *QUICK, "--steps", 50, "--lr", 1e30, "--clip", 1e30
+    )
+    assert code == 2
+    message = capsys.readouterr().err
+    assert "the loss is" in message
+    assert "no checkpoint yet; try a smaller --lr" in message
+    assert not out.exists()
+
+
+def test_minutes_stop_a_run_and_anneal_it(scan_folder, tmp_path):
+    out = tmp_path / "a.pt"
+    assert run("--data", scan_folder, "--out", out, *QUICK, "--minutes", 0.03) == 0
+    records = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
+    rates = [r["lr"] for r in records if "lr" in r]
+    assert rates[-1] < 0.1 * max(rates)
+    assert records[-1]["seconds"] < 10
+
+
+def test_steps_0_writes_a_seeded_checkpoint_without_data(tmp_path):
+    a, b, c = (tmp_path / f"{n}.pt" for n in "abc")
+    for path, seed in ((a, 1), (b, 1), (c, 2)):
+        assert run("--scale", 3, "--steps", 0, "--seed", seed, "--out", path) == 0
+    weights = [read_checkpoint(p)[1]["head.weight"] for p in (a, b, c)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    network, facts = load_network(a)
+    assert facts.scale == 3
+    assert network(torch.rand(1, 1, 6, 6)).shape == (1, 1, 18, 18)
+
+
+def test_init_copies_what_fits_and_leaves_another_scales_tail(tmp_path):
+    first = networks.build("poan-lite", networks.make_config("poan-lite", 2))
+    torch.manual_seed(9)
+    second = networks.build("poan-lite", networks.make_config("poan-lite", 4))
+    fresh_tail = second.tail[2].weight.clone()
+    copied = load_matching(second, first.state_dict(), tmp_path / "first.pt")
+    assert 0 < copied < len(second.state_dict())
+    assert torch.equal(second.head.weight, first.head.weight)
+    assert torch.equal(second.tail[2].weight, fresh_tail)
+    with pytest.raises(PoanError, match="not one tensor fits"):
+        load_matching(second, {"other": torch.zeros(1)}, tmp_path / "first.pt")
+
+
+@pytest.mark.parametrize(
+    ("progress", "paper"), [(0.0, 1.0), (0.19, 1.0), (0.2, 0.5), (0.55, 0.25), (1.0, 0.0625)]
+)
+def test_the_papers_schedule_halves_every_fifth_of_the_run(progress, paper):
+    assert learning_rate(TrainConfig(lr=1.0), 10, progress) == paper
+
+
+def test_the_cosine_schedule_warms_up_and_ends_at_zero():
+    config = TrainConfig(lr=1.0, schedule="cosine", warmup=10)
+    assert learning_rate(config, 0, 0.0) == pytest.approx(0.1)
+    assert learning_rate(config, 50, 0.5) == pytest.approx(0.5)
+    assert learning_rate(config, 99, 1.0) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_attention_joins_after_its_share_of_the_run(scan_folder, tmp_path):
+    out = tmp_path / "a.pt"
+    arguments = ["--data", scan_folder, *QUICK, "--steps", 4, "--out", out]
+    assert run(*arguments, "--attention-from", 1.0) == 0
+    assert read_checkpoint(out)[1]["body.1.out.weight"].abs().max() == 0
+    assert run(*arguments, "--attention-from", 0.5) == 0
+    assert read_checkpoint(out)[1]["body.1.out.weight"].abs().max() > 0
+
+
+def test_a_checkpoint_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "a.pt"
+    run("--scale", 2, "--steps", 0, "--out", path)
+    before = path.read_bytes()
+    monkeypatch.setattr(checkpoint.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        run("--scale", 2, "--steps", 0, "--out", path, "--seed", 4)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_that_are_no_checkpoint_are_one_line(tmp_path):
+    path = tmp_path / "a.pt"
+    with pytest.raises(PoanError, match="no such checkpoint"):
+        read_checkpoint(path)
+    path.write_text("nonsense")
+    with pytest.raises(PoanError, match="not a poan checkpoint"):
+        read_checkpoint(path)
+    torch.save({"weights": {}}, path)
+    with pytest.raises(PoanError, match="not a poan checkpoint"):
+        read_checkpoint(path)
+    torch.save({"facts": '{"format": 99}', "weights": {}, "state": None}, path)
+    with pytest.raises(PoanError, match="checkpoint format 99"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scale", "2"], "--data is needed"),
+        (["--scale", "2", "--data", "absent"], "no such folder"),
+        (["--scale", "2", "--data", "SCANS", "--batch", "0"], "--batch must be positive, got 0"),
+        (["--scale", "2", "--data", "SCANS", "--ema", "1"], "0 <= --ema < 1"),
+        (["--scale", "2", "--data", "SCANS", "--contrast", "PD"], "contrast PD"),
+        (["--scale", "2", "--data", "SCANS", "--val", "SCANS"], "are both in --data and in --val"),
+        (["--scale", "2", "--data", "SCANS", "--init", "absent.pt"], "no such checkpoint"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_exit_2(
+    arguments, message, scan_folder, tmp_path, capsys
+):
+    named = [str(scan_folder) if a == "SCANS" else a for a in arguments]
+    assert run(*named, "--out", tmp_path / "a.pt", "--steps", 2) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("poan-train: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_resume_onto_another_network_is_refused(scan_folder, tmp_path, capsys):
+    out = tmp_path / "a.pt"
+    assert run("--data", scan_folder, "--out", out, *QUICK, "--steps", 2) == 0
+    code = run("--data", scan_folder, "--out", out, *QUICK, "--steps", 3, "--resume", "--scale", 4)
+    assert code == 2
+    assert "another configuration" in capsys.readouterr().err
+
+
+def test_bf16_autocast_trains_to_a_finite_loss(scan_folder, tmp_path):
+    out = tmp_path / "a.pt"
+    arguments = ["--data", scan_folder, "--out", out, *QUICK, "--steps", 3, "--precision", "bf16"]
+    assert run(*arguments) == 0
+    records = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
+    assert all(math.isfinite(r["loss"]) for r in records if "loss" in r)
+
+
+def test_two_processes_train_one_network(scan_folder, tmp_path):
+    """torchrun: both ranks end with the gradient of both batches, and one of them writes."""
+    out = tmp_path / "a.pt"
+    script = tmp_path / "go.py"
+    script.write_text(
+        "import sys\nfrom poan_train import cli, networks\n"
+        f"networks.LITE.update({SMALL!r})\nsys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--master-addr", "127.0.0.1", "--master-port", "29517", str(script)]
+    command += ["--data", str(scan_folder), "--out", str(out), *QUICK, "--steps", "3"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = out.with_suffix(".jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 3]
+    alone = tmp_path / "alone.pt"
+    assert run("--data", scan_folder, "--out", alone, *QUICK, "--steps", 3) == 0
+    together, single = (read_checkpoint(p)[1]["head.weight"] for p in (out, alone))
+    assert not torch.equal(together, single)
