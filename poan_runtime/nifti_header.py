@@ -235,8 +235,7 @@ def upscaled_header(
 ) -> bytes:
     """Header, extension and padding of the finer volume: all bytes before its voxels.
 
-    sform and qform are each refined and keep their code. Slope and intercept stay where both
-    types are integers. ``note`` goes into the description if it fits. ``path`` names the
+    sform and qform are each refined and keep their code. ``note`` goes into the description if it fits. ``path`` names the
     output in errors.
     """
     struct = header.struct.copy()
@@ -248,8 +247,8 @@ def upscaled_header(
     _refine(struct, scale, axis, grid)
     if dtype != header.dtype:
         struct.set_data_dtype(dtype)
-        if not (dtype.kind in "iu" and header.dtype.kind in "iu"):
-            struct["scl_slope"], struct["scl_inter"] = 1, 0
+    if not keeps_scaling(header, dtype):
+        struct["scl_slope"], struct["scl_inter"] = 1, 0
     description = bytes(struct["descrip"].item())
     longer = description + (b"; " if description else b"") + note.encode("ascii", "replace")
     if len(longer) <= 79:
@@ -259,6 +258,16 @@ def upscaled_header(
     struct["vox_offset"] = offset
     start = struct.binaryblock + header.extension
     return bytes(start) + bytes(offset - end)
+
+
+def keeps_scaling(header: ScanHeader, dtype: np.dtype[Any]) -> bool:
+    """Whether slope and intercept stay: for a type that holds all that the input's can store.
+
+    Else real values themselves are stored.
+    """
+    return header.dtype.kind == dtype.kind == "f" or (
+        dtype.kind in "iu" and np.can_cast(header.dtype, dtype)
+    )
 
 
 def _refine(struct: Any, scale: int, axis: int, grid: geometry.Grid) -> None:

@@ -180,6 +180,9 @@ def _detached_header(path: Path) -> nifti_header.ScanHeader:
             file.seek(0)
             content = b"".join(_first_bytes(inflate(file, path), LONGEST_EXTENSION))
     header = nifti_header.parse_header(content, path, detached=True)
+    if header.analyze and path.with_name(f"{path.name.split('.')[0]}.mat").exists():
+        remark = "SPM's .mat file beside it is not read; the geometry is the header's"
+        header = dataclasses.replace(header, warnings=(*header.warnings, remark))
     extension = content[header.struct.sizeof_hdr :]
     if header.analyze or len(extension) < 4 or extension[0] == 0:
         return header

@@ -13,7 +13,7 @@ from poan_runtime import geometry
 from poan_runtime.errors import PoanError
 from poan_runtime.intensity import StreamedScale, streamed_intensity_scale
 from poan_runtime.network import Network, Settings, load_network
-from poan_runtime.nifti_header import parse_dtype, upscaled_header
+from poan_runtime.nifti_header import keeps_scaling, parse_dtype, upscaled_header
 from poan_runtime.output import VolumeWriter
 from poan_runtime.pipeline import Slab, SliceRunner, Stages, run_volume
 from poan_runtime.progress import Progress
@@ -123,8 +123,7 @@ def upscale_file(
     header, manifest = scan.header, network.model.manifest
     axis = geometry.slice_axis(header.affine, header.shape, settings.axis)
     voxel_type = header.dtype if dtype is None else parse_dtype(dtype, header)
-    both_integer = voxel_type.kind in "iu" and header.dtype.kind in "iu"
-    keeps_scaling = voxel_type == header.dtype or both_integer
+    scaled = keeps_scaling(header, voxel_type)
     prefix = upscaled_header(
         header,
         scale=manifest.scale,
@@ -141,8 +140,8 @@ def upscale_file(
         shape=(x, y, z),
         axis=axis,
         dtype=voxel_type,
-        slope=header.slope if keeps_scaling else 1.0,
-        inter=header.inter if keeps_scaling else 0.0,
+        slope=header.slope if scaled else 1.0,
+        inter=header.inter if scaled else 0.0,
         scratch=scratch,
         threads=settings.threads or os.cpu_count() or 1,
     )

@@ -1,0 +1,484 @@
+"""`poan-run` as it is typed."""
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from poan_runtime import cli, geometry
+
+ROOT = Path(cli.__file__).resolve().parents[1]
+REFUSED = {
+    "bad_crc.nii.gz": "damaged gzip stream",
+    "dtype_rgb24.nii.gz": "got RGB",
+    "empty.nii.gz": "empty",
+    "huge_dims_lie.nii": "54000000000000 bytes",
+    "text_not_nifti.nii": "starts with",
+    "truncated_gz.nii.gz": "ends early",
+    "truncated_plain.nii": "the file holds 386966",
+    "unknown_datatype.nii": "9999",
+}
+ACCEPTED = [
+    "all_zero.nii.gz",
+    "big_endian.nii",
+    "dtype_float64.nii.gz",
+    "dtype_uint8.nii.gz",
+    "flipped_left_handed.nii.gz",
+    "made_4d_3vol.nii.gz",
+    "nan_inf_float32.nii.gz",
+    "negative_values.nii.gz",
+    "nifti2.nii.gz",
+    "no_sform_no_qform.nii.gz",
+    "not_gzipped_but_named.nii.gz",
+    "oblique_rotated.nii.gz",
+    "odd_sized_141x157.nii.gz",
+    "real_2d_IXI002_T2.nii.gz",
+    "real_2d_IXI002_T2_lowres.nii.gz",
+    "real_float64_oblique_epi.nii.gz",
+    "real_oblique_fmri_pitch.nii.gz",
+    "ref_plain_int16.nii.gz",
+    "scl_slope_inter.nii.gz",
+    "scl_slope_zero.nii.gz",
+    "sform_qform_disagree.nii.gz",
+    "single_slice_2d.nii.gz",
+    "units_micron.nii.gz",
+    "with_header_extension.nii.gz",
+]
+
+
+def poan_run(*arguments: object) -> int:
+    return cli.main([str(argument) for argument in arguments])
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "poan_runtime.cli", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def repeated(data: np.ndarray, axes: Sequence[int] = (0, 1), scale: int = 2) -> np.ndarray:
+    for axis in axes:
+        data = data.repeat(scale, axis)
+    return data
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    error = capsys.readouterr().err
+    assert error.startswith("poan-run: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_the_odd_folder_is_known(shared_data: Path) -> None:
+    assert {path.name for path in (shared_data / "odd").iterdir()} == {*REFUSED, *ACCEPTED}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_odd_file_that_cannot_be_read_is_one_line_and_exit_2(
+    name: str,
+    shared_data: Path,
+    nearest_x2: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert poan_run(nearest_x2, shared_data / "odd" / name, "-o", tmp_path / "out.nii.gz") == 2
+    assert REFUSED[name] in one_line(capsys)
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_an_odd_file_that_can_be_read_gives_the_right_volume(
+    name: str, shared_data: Path, make_model: Any, tmp_path: Path
+) -> None:
+    model = make_model(tile=48, halo=2, overlap=6)
+    scan, out = shared_data / "odd" / name, tmp_path / "out.nii.gz"
+    assert poan_run(model, scan, "-o", out, "--backend", "onnxruntime") == 0
+    if name == "not_gzipped_but_named.nii.gz":
+        scan = tmp_path / "plain.nii"
+        scan.write_bytes((shared_data / "odd" / name).read_bytes())
+    before, after = nib.load(scan), nib.load(out)
+    values = np.nan_to_num(np.asarray(before.dataobj), nan=0, posinf=0, neginf=0)
+    # Integers come back exactly; floats pass through float32 and at most 8 roundings.
+    tolerance = 8 * 6e-8 * np.abs(values).max() if values.dtype.kind == "f" else 0
+    np.testing.assert_allclose(np.asarray(after.dataobj), repeated(values), rtol=0, atol=tolerance)
+    assert after.get_data_dtype() == before.get_data_dtype()
+    assert type(after.header) is type(before.header)
+    for field in ("xyzt_units", "qform_code", "sform_code", "intent_code"):
+        assert after.header[field] == before.header[field]
+    np.testing.assert_allclose(
+        geometry.corners(after.affine, after.shape),
+        geometry.corners(before.affine, before.shape),
+        rtol=1e-6,  # the header's own float32
+        atol=1e-3,
+    )
+
+
+def test_sform_and_qform_are_each_refined_and_keep_their_code(
+    nearest_x2: Path, make_scan: Any, tmp_path: Path
+) -> None:
+    scan = make_scan("scan.nii")
+    image = nib.load(scan)
+    turned = np.eye(4)
+    turned[:2, :2] = [[0.6, -0.8], [0.8, 0.6]]
+    image.set_qform(turned @ np.diag([0.9, 0.9, 4, 1]), code=1)
+    image.set_sform(np.diag([-0.9, 0.9, 4, 1]), code=4)
+    nib.save(image, tmp_path / "both.nii")
+    assert poan_run(nearest_x2, tmp_path / "both.nii") == 0
+    before = nib.load(tmp_path / "both.nii").header
+    after = nib.load(tmp_path / "both_desc-sr.nii.gz").header
+    assert (after["sform_code"], after["qform_code"]) == (4, 1)
+    for name in ("get_sform", "get_qform"):
+        expected = geometry.upscaled_affine(getattr(before, name)(), 2, 2, "centre")
+        np.testing.assert_allclose(getattr(after, name)(), expected, atol=1e-6)
+    np.testing.assert_allclose(after.get_zooms(), (0.45, 0.45, 4), rtol=1e-6)
+
+
+def test_header_extension_description_and_time_step_are_kept(
+    nearest_x2: Path, make_scan: Any, tmp_path: Path
+) -> None:
+    image = nib.load(make_scan("scan.nii", shape=(20, 18, 5, 2)))
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"keep me"))
+    image.header["descrip"] = b"scanner text"
+    image.header["pixdim"][4] = 2.5
+    image.header.set_xyzt_units("mm", "sec")
+    scan = tmp_path / "ext.nii"
+    nib.save(image, scan)
+    assert poan_run(nearest_x2, scan) == 0
+    after = nib.load(tmp_path / "ext_desc-sr.nii.gz").header
+    assert after.extensions[0].get_content() == b"keep me"
+    assert after["descrip"].item() == b"scanner text; poan tiny_x2"
+    assert after.get_zooms()[3] == 2.5
+    assert after.get_xyzt_units() == ("mm", "sec")
+
+
+def test_a_scan_with_an_empty_description_is_told_who_made_it(
+    nearest_x2: Path, make_scan: Any, tmp_path: Path
+) -> None:
+    assert poan_run(nearest_x2, make_scan()) == 0
+    out = nib.load(tmp_path / "scan_desc-sr.nii.gz")
+    assert out.header["descrip"].item() == b"poan tiny_x2"
+
+
+@pytest.mark.parametrize("axis", ["0", "1", "2"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_any_slice_axis_gives_the_right_volume(
+    axis: str, kind: Any, nearest_x2: Path, make_scan: Any, tmp_path: Path
+) -> None:
+    scan = make_scan(shape=(9, 20, 7, 2), dtype=">i4", kind=kind)
+    assert poan_run(nearest_x2, scan, "--axis", axis, "--no-skip", "--batch", "3") == 0
+    before, after = nib.load(scan), nib.load(tmp_path / "scan_desc-sr.nii.gz")
+    in_plane = geometry.in_plane_axes(int(axis))
+    assert np.array_equal(np.asarray(after.dataobj), repeated(np.asarray(before.dataobj), in_plane))
+    np.testing.assert_allclose(
+        after.affine, geometry.upscaled_affine(before.affine, 2, int(axis), "centre"), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 1, 1), (2, 1, 3), (1, 40, 3), (3, 5, 1, 2, 2)])
+def test_tiny_scans_work(
+    shape: tuple[int, ...], nearest_x2: Path, make_scan: Any, tmp_path: Path
+) -> None:
+    scan = make_scan(shape=shape)
+    assert poan_run(nearest_x2, scan, "--axis", "2") == 0
+    out = np.asarray(nib.load(tmp_path / "scan_desc-sr.nii.gz").dataobj)
+    assert np.array_equal(out, repeated(np.asarray(nib.load(scan).dataobj)))
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_skipping_constant_tiles_changes_no_bit_of_the_file(
+    backend: str, make_model: Any, make_scan: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip(backend)
+    data = np.random.default_rng(0).integers(0, 900, (50, 60, 3)).astype(np.float32)
+    data[:, :30] = 0
+    data[30:] = 7
+    scan = make_scan("scan.nii", data=data, dtype="<f4")
+    model = make_model(smooth=True)
+    options = ["--backend", backend, "--report", tmp_path / "report.json"]
+    assert poan_run(model, scan, "-o", tmp_path / "skip.nii", *options) == 0
+    tiles = json.loads((tmp_path / "report.json").read_text())["scans"][0]["tiles"]
+    assert tiles["skipped"] > 0
+    assert poan_run(model, scan, "-o", tmp_path / "all.nii", *options, "--no-skip") == 0
+    assert (tmp_path / "skip.nii").read_bytes() == (tmp_path / "all.nii").read_bytes()
+
+
+def test_volumes_of_a_series_run_as_they_would_alone(
+    make_model: Any, make_scan: Any, tmp_path: Path
+) -> None:
+    data = np.random.default_rng(0).integers(0, 900, (20, 20, 3, 2)).astype(np.int16)
+    data[..., 1] //= 7
+    model = make_model(smooth=True)
+    assert poan_run(model, make_scan("series.nii", data=data)) == 0
+    assert poan_run(model, make_scan("alone.nii", data=data[..., 1])) == 0
+    series = np.asarray(nib.load(tmp_path / "series_desc-sr.nii.gz").dataobj)
+    alone = np.asarray(nib.load(tmp_path / "alone_desc-sr.nii.gz").dataobj)
+    assert np.array_equal(series[..., 1], alone)
+
+
+def test_real_values_of_another_type_are_rounded_and_saturate(
+    nearest_x2: Path, make_scan: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ramp = np.arange(-50, 50, dtype=np.float32).reshape(10, 10, 1) * 10.4
+    scan = make_scan(data=ramp, dtype="<f4")
+    assert poan_run(nearest_x2, scan, "--dtype", "uint8") == 0
+    out = nib.load(tmp_path / "scan_desc-sr.nii.gz")
+    assert out.get_data_dtype() == np.uint8
+    expected = repeated(np.clip(np.rint(ramp), 0, 255))
+    assert np.array_equal(np.asarray(out.dataobj), expected)
+    assert "voxels saturated" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("dtype", "slope"), [("int32", 0.5), ("uint8", 1), ("float32", 1)])
+def test_slope_and_intercept_stay_for_a_type_that_holds_the_inputs(
+    dtype: str, slope: float, nearest_x2: Path, make_scan: Any, tmp_path: Path
+) -> None:
+    scan = tmp_path / "scaled.nii"
+    image = nib.load(make_scan("scan.nii"))
+    image.header.set_slope_inter(0.5, 10)
+    nib.save(image, scan)
+    assert poan_run(nearest_x2, scan, "--dtype", dtype) == 0
+    out = nib.load(tmp_path / "scaled_desc-sr.nii.gz")
+    assert (out.dataobj.slope, out.dataobj.inter) == (slope, 10 if slope == 0.5 else 0)
+    values = repeated(np.asarray(nib.load(scan).dataobj))
+    expected = np.rint(values) if dtype == "uint8" else values
+    # The float case passes through up to 8 roundings of values below 60.
+    np.testing.assert_allclose(np.asarray(out.dataobj), expected, rtol=0, atol=3e-5)
+
+
+def test_several_scans_go_into_a_folder_and_a_bad_one_stops_no_other(
+    nearest_x2: Path, make_scan: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans = [make_scan("a.nii"), tmp_path / "missing.nii", make_scan("b.hdr", kind=nib.Nifti1Pair)]
+    out = tmp_path / "out"
+    report = tmp_path / "report.json"
+    assert poan_run(nearest_x2, *scans, "-o", out, "--report", report, "--preview", out) == 2
+    assert "missing.nii: no such file" in one_line(capsys)
+    names = ["a_desc-sr.nii.gz", "a_desc-sr.png", "b_desc-sr.nii.gz", "b_desc-sr.png"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert len(json.loads(report.read_text())["scans"]) == 2
+
+
+def test_report_and_preview_tell_what_was_done(
+    nearest_x2: Path, make_scan: Any, tmp_path: Path
+) -> None:
+    scan = make_scan(data=np.array([[[np.nan], [1.0]], [[2.0], [3.0]]], np.float32), dtype="<f4")
+    report, preview = tmp_path / "r.json", tmp_path / "p.png"
+    assert poan_run(nearest_x2, scan, "--report", report, "--preview", preview) == 0
+    document = json.loads(report.read_text())
+    (part,) = document["scans"]
+    assert part["warnings"] == ["1 voxels are not finite; taken as 0"]
+    assert part["intensity_scales"] == [3.0]
+    assert re.fullmatch("[0-9a-f]{64}", part["input"]["sha256"]["scan.nii.gz"])
+    assert document["model"]["sha256"] in (nearest_x2 / "manifest.json").read_text()
+    stages = {"load_model", "open_and_unpack", "intensity", "read", "tile", "inference"}
+    assert stages | {"blend", "write", "scan_total"} == set(part["seconds"])
+    assert all(seconds >= 0 for seconds in part["seconds"].values())
+    assert document["backend"]["reason"]
+    picture = Image.open(preview)
+    assert picture.width == 3 * 420 + 2 * 6
+    levels = np.asarray(picture)[30:420]
+    assert levels.min() == 0
+    assert levels.max() == 255
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{model}", "{scan}", "-o", "{scan}"], "would replace an input"),
+        (["{model}", "{scan}", "-o", "{tmp}/nowhere/out.nii"], "there is no folder"),
+        (["{model}", "{scan}", "-o", "{tmp}/out.mgz"], "expected a name that ends in .nii"),
+        (["{model}", "{scan}", "--preview", "p.jpg"], "ends in .png"),
+        (["{model}", "{scan}", "{scan}", "-o", "{tmp}/o"], "two scans would be written to it"),
+        (["{model}", "{scan}", "--axis", "up"], "slice axis: expected 0, 1, 2"),
+        (["{model}", "{scan}", "--dtype", "int12"], "--dtype: expected one of uint8"),
+        (["{model}", "{scan}", "--batch", "33"], "--batch: this model takes 1 to 32"),
+        (["{model}", "{scan}", "--overlap", "14"], "below the tile of 16"),
+        (["{model}", "{scan}", "--backend", "abacus"], "--backend: expected auto or one of"),
+        (["{model}", "{scan}", "--backend", "openvino", "--device", "cuda"], "--device: openvino"),
+        (["{tmp}/nothing", "{scan}"], "nor a shipped model"),
+        (["{model}/manifest.txt", "{scan}"], "nor a shipped model"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_writes_nothing(
+    arguments: list[str],
+    message: str,
+    nearest_x2: Path,
+    make_scan: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scan = make_scan()
+    before = scan.read_bytes()
+    places = {"model": nearest_x2, "scan": scan, "tmp": tmp_path}
+    assert poan_run(*[argument.format(**places) for argument in arguments]) == 2
+    assert message in one_line(capsys)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [scan]
+    assert scan.read_bytes() == before
+
+
+def test_a_model_that_its_manifest_does_not_vouch_for_is_refused(
+    make_model: Any, make_scan: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, scan = make_model(), make_scan()
+    bare = model / "bare"
+    bare.mkdir()
+    graph = bare / "model.onnx"
+    graph.write_bytes((model / "model.onnx").read_bytes())
+    assert poan_run(graph, scan) == 2
+    assert "--trust --scale S --tile T" in one_line(capsys)
+    assert poan_run(graph, scan, "--trust", "--scale", "2") == 2
+    assert "--scale and --tile" in one_line(capsys)
+    assert poan_run(graph, scan, "--trust", "--scale", "2", "--tile", "20") == 2
+    assert "expected input shape (N, 1, 20, 20)" in one_line(capsys)
+    assert poan_run(graph, scan, "--trust", "--scale", "2", "--tile", "16") == 0
+    assert "nothing vouches for it" in one_line(capsys)
+
+    (model / "other.onnx").write_bytes(b"")
+    assert poan_run(model / "other.onnx", scan) == 2
+    assert "a file that the manifest lists (model.onnx)" in one_line(capsys)
+    (model / "model.onnx").write_bytes(graph.read_bytes() + b"\0")
+    for name in (model, model / "model.onnx", model / "manifest.json"):
+        assert poan_run(name, scan) == 2
+        assert "expected sha256" in one_line(capsys)
+    (model / "model.onnx").unlink()
+    assert poan_run(model, scan) == 2
+    assert "no such file" in one_line(capsys)
+
+
+def test_a_failed_verdict_is_refused_and_a_pending_one_is_told(
+    make_model: Any, make_scan: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = make_scan()
+    assert poan_run(make_model(parity={"verdict": "fail", "checks": []}), scan) == 2
+    assert "parity verdict is fail" in one_line(capsys)
+    assert poan_run(make_model(parity={"verdict": "pending", "checks": []}), scan) == 0
+    assert "parity pending" in one_line(capsys)
+
+
+def test_a_graph_that_is_no_graph_is_one_line(
+    make_scan: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "junk.onnx").write_bytes(b"junk")
+    scan = make_scan()
+    for backend in ("onnxruntime", "openvino"):
+        pytest.importorskip(backend)
+        trust = ["--trust", "--scale", "2", "--tile", "16", "--backend", backend]
+        assert poan_run(tmp_path / "junk.onnx", scan, *trust) == 2
+        assert "cannot load it" in one_line(capsys)
+
+
+def test_list_names_the_shipped_models(
+    make_model: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_model()
+    monkeypatch.setattr("poan_runtime.model.MODELS", folder.parent)
+    assert poan_run("--list") == 0
+    assert f"{folder.name} " in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_shipped_model_is_found_by_name(
+    make_model: Any, make_scan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_model()
+    monkeypatch.setattr("poan_runtime.model.MODELS", folder.parent)
+    assert poan_run(folder.name, make_scan()) == 0
+
+
+def test_no_scan_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        poan_run("model")
+    assert "expected a model and at least one scan" in capsys.readouterr().err
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from poan_runtime import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print('LOADED', *sorted(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert "Super-resolve MR scans" in result.stdout
+    loaded = set(result.stdout.split("LOADED")[1].split())
+    assert "poan_runtime.cli" in loaded
+    heavy = {"torch", "onnx", "onnxruntime", "openvino", "matplotlib", "numpy", "nibabel", "PIL"}
+    assert loaded & heavy == set()
+
+
+def test_a_run_loads_neither_torch_nor_onnx(nearest_x2: Path, make_scan: Any) -> None:
+    code = (
+        "import sys; from poan_runtime import cli\n"
+        f"code = cli.main([{str(nearest_x2)!r}, {str(make_scan())!r}])\n"
+        "print('LOADED', code, *sorted(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    code_and_modules = result.stdout.split("LOADED")[1].split()
+    assert code_and_modules[0] == "0"
+    assert {"torch", "onnx", "matplotlib"} & set(code_and_modules) == set()
+
+
+def test_a_file_size_limit_is_one_line_and_leaves_nothing(
+    nearest_x2: Path, make_scan: Any, tmp_path: Path
+) -> None:
+    data = np.random.default_rng(0).integers(0, 30000, (64, 64, 30)).astype(np.int16)
+    scan = make_scan("scan.nii", data=data)
+    result = subprocess.run(
+        command(nearest_x2, scan),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)),
+    )
+    assert result.returncode == 2
+    assert "cannot be written: File too large" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert [*tmp_path.iterdir()] == [scan]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_killed_process_leaves_no_output(
+    number: signal.Signals, nearest_x2: Path, make_scan: Any, tmp_path: Path
+) -> None:
+    data = np.random.default_rng(0).integers(0, 30000, (160, 160, 200)).astype(np.int16)
+    scan = make_scan("scan.nii.gz", data=data)
+    out = tmp_path / "out"
+    out.mkdir()
+    process = subprocess.Popen(
+        command(nearest_x2, scan, "-o", out / "sr.nii.gz", "--batch", "1"),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not [*out.iterdir()] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    left = [path.name for path in out.iterdir()]
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+        (name,) = left
+        assert re.fullmatch(r"\.sr\.nii\.gz\.[0-9a-f]{8}\.poan-partial", name)
+    else:
+        assert process.returncode == (143 if number == signal.SIGTERM else 130)
+        assert left == []
+        assert error in (b"", b"poan-run: interrupted\n")

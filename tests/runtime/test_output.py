@@ -1,0 +1,148 @@
+"""Outputs that appear whole or not at all."""
+
+import errno
+import gzip
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poan_runtime import deflate
+from poan_runtime.deflate import GzipWriter
+from poan_runtime.errors import PoanError
+from poan_runtime.output import VolumeWriter, WholeFile, to_stored
+
+
+@given(
+    st.lists(st.binary(max_size=3000), max_size=5), st.integers(1, 3), st.sampled_from([0, 1, 9])
+)
+def test_any_reader_gets_the_bytes_back(parts: list[bytes], threads: int, level: int) -> None:
+    file = io.BytesIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deflate, "BLOCK", 700)
+        writer = GzipWriter(file, level=level, threads=threads)
+        for part in parts:
+            writer.write(part)
+        writer.close()
+    assert gzip.decompress(file.getvalue()) == b"".join(parts)
+
+
+def test_a_file_gets_its_name_once_it_is_complete(tmp_path: Path) -> None:
+    target = tmp_path / "out.nii"
+    with WholeFile(target) as file:
+        file.write(b"abc")
+        assert not target.exists()
+        (partial,) = tmp_path.iterdir()
+        assert partial.name.startswith(".out.nii.")
+        assert partial.name.endswith(".poan-partial")
+    assert target.read_bytes() == b"abc"
+    assert [*tmp_path.iterdir()] == [target]
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
+def test_an_error_leaves_what_was_there_before(tmp_path: Path, error: type[BaseException]) -> None:
+    target = tmp_path / "out.nii"
+    target.write_bytes(b"before")
+
+    def write_half() -> None:
+        with WholeFile(target) as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert [*tmp_path.iterdir()] == [target]
+    assert target.read_bytes() == b"before"
+
+
+class FullDisk(io.BytesIO):
+    """Takes some bytes, then has no space left."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def write(self, data: Any) -> int:
+        self.room -= len(data)
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)
+
+
+def writer(target: Path, axis: int = 2, dtype: str = "<i2", **changes: Any) -> VolumeWriter:
+    return VolumeWriter(
+        target, b"header", shape=(4, 6, 5), axis=axis, dtype=np.dtype(dtype), **changes
+    )
+
+
+@pytest.mark.parametrize("room", [0, 20, 100])
+@pytest.mark.parametrize("name", ["out.nii", "out.nii.gz"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, room: int
+) -> None:
+    real_open = Path.open
+
+    def opened(path: Path, mode: str = "r") -> Any:
+        real_open(path, mode).close()
+        return FullDisk(room)
+
+    monkeypatch.setattr(Path, "open", opened)
+    noise = np.random.default_rng(0).normal(0, 9999, (5, 4, 6)).astype(np.float32)
+    message = rf"{name}: cannot be written: No space left"
+    with pytest.raises(PoanError, match=message), writer(tmp_path / name) as out:
+        out.write(noise)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_full_temporary_folder_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("poan_runtime.output.temporary_file", lambda scratch: FullDisk(10))
+    message = "cannot write a temporary file: No space left"
+    with pytest.raises(PoanError, match=message), writer(tmp_path / "out.nii", axis=0) as out:
+        out.write(np.zeros((4, 6, 5), np.float32))
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("dtype", ["<i2", ">i2", "<f4", ">f8", "u1"])
+def test_slabs_across_any_axis_end_up_in_file_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, axis: int, dtype: str
+) -> None:
+    monkeypatch.setattr("poan_runtime.output.ASSEMBLY_BYTES", 100)
+    volumes = np.random.default_rng(0).integers(0, 200, (2, 4, 6, 5)).astype(np.float32)
+    with writer(tmp_path / "out.nii.gz", axis, dtype) as out:
+        for volume in volumes:
+            slices = np.moveaxis(volume, axis, 0)
+            out.write(slices[:3])
+            out.write(slices[3:])
+    content = gzip.decompress((tmp_path / "out.nii.gz").read_bytes())
+    expected = b"".join(volume.astype(dtype).tobytes("F") for volume in volumes)
+    assert content == b"header" + expected
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8"])
+@pytest.mark.parametrize("slope", [1.0, 0.5])
+def test_integers_round_and_saturate_in_stored_units(dtype: str, slope: float) -> None:
+    info = np.iinfo(dtype)
+    real = np.float32([-1e30, -1e30, 0.2, 2.6, 1e30]) * np.float32(slope)
+    stored, saturated = to_stored(real, np.dtype(dtype), slope, 0.0)
+    assert saturated == 3
+    assert stored[:4].tolist() == [info.min, info.min, 0, 3]
+    # 64-bit ends are not float64 values; the nearest one inside is taken.
+    assert info.max - int(stored[4]) <= (2048 if info.bits == 64 else 0)
+
+
+def test_slope_and_intercept_are_undone() -> None:
+    real = np.float32([-12.5, 0.45, 24.5])
+    stored, saturated = to_stored(real, np.dtype("i2"), 0.37, -12.5)
+    assert (stored.tolist(), saturated) == ([0, 35, 100], 0)
+
+
+def test_a_folder_as_the_target_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PoanError, match="got a folder"), WholeFile(tmp_path):
+        pass
