@@ -1,0 +1,34 @@
+# Two commands are everything: make demo, make test.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+demo: .venv-demo/ready
+	.venv-demo/bin/python -m poan_runtime.demo --out demo
+
+# The plain install: numpy, nibabel, pillow, onnxruntime. No torch.
+.venv-demo/ready: pyproject.toml $(shell find poan_runtime -name '*.py' -o -name '*.onnx' -o -name '*.json')
+	$(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps .
+	.venv-demo/bin/pip install --quiet --disable-pip-version-check '.[cpu]'
+	touch $@
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# torch is pinned, and installed first: a range would fetch a build with CUDA.
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,openvino,tensorrt-rtx,classical,train,export,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .venv-demo demo build *.egg-info
