@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import nibabel.testing
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from poan_runtime import cli
+from poan_runtime.geometry import upscaled_affine
 from poan_runtime.scan import read_volume
 
 SIDE, SLICES, SUPERSAMPLING = 192, 8, 4
@@ -51,9 +53,14 @@ def phantom() -> NDArray[np.float32]:
 
 def resized(volume: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
     """Every slice of (x, y, z) resized in-plane by Pillow's bicubic, antialiased when smaller."""
-    size = (round(volume.shape[1] * factor), round(volume.shape[0] * factor))
+    size = (round(volume.shape[0] * factor), round(volume.shape[1] * factor))
     slices = [Image.fromarray(s).resize(size, Image.Resampling.BICUBIC) for s in volume.T]
     return np.stack([np.asarray(s) for s in slices]).T
+
+
+def _save(volume: NDArray[Any], affine: NDArray[np.float64], path: Path) -> None:
+    image = nibabel.Nifti1Image(volume, affine)  # type: ignore[no-untyped-call]
+    nibabel.save(image, path)
 
 
 def psnr(truth: NDArray[np.float32], estimate: NDArray[np.float32]) -> float:
@@ -75,17 +82,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     truth = 1000 * phantom()
     coarse = resized(truth, 1 / 2)
     lr = np.round(np.clip(coarse, 0, None)).astype(np.int16)
-    nibabel.save(nibabel.Nifti1Image(lr, np.diag([2.0, 2.0, 5.0, 1.0])), out / "phantom.nii.gz")
-    nibabel.save(
-        nibabel.Nifti1Image(truth, np.diag([1.0, 1.0, 5.0, 1.0])), out / "phantom_truth.nii.gz"
-    )
-    scan = Path(nibabel.testing.data_path) / "example4d.nii.gz"
+    _save(lr, np.diag([2.0, 2.0, 5.0, 1.0]), out / "phantom.nii.gz")
+    fine = upscaled_affine(np.diag([2.0, 2.0, 5.0, 1.0]), 2, 2, "centre")
+    _save(truth, fine, out / "phantom_truth.nii.gz")
+    scan = Path(str(nibabel.testing.data_path)) / "example4d.nii.gz"
 
     for name, source in (("phantom", out / "phantom.nii.gz"), ("scan", scan)):
-        code = cli.main(
-            [args.model, str(source), "-o", str(out / f"{name}_desc-sr.nii.gz")]
-            + ["--preview", str(out / f"{name}.png"), "--report", str(out / f"{name}.json")]
-        )
+        outputs = ["-o", f"{name}_desc-sr.nii.gz", "--preview", f"{name}.png"]
+        outputs += ["--report", f"{name}.json"]
+        named = [a if a.startswith("-") else str(out / a) for a in outputs]
+        code = cli.main([args.model, str(source), *named])
         if code:
             return code
     sr = read_volume(out / "phantom_desc-sr.nii.gz").data

@@ -235,8 +235,8 @@ def upscaled_header(
 ) -> bytes:
     """Header, extension and padding of the finer volume: all bytes before its voxels.
 
-    sform and qform are each refined and keep their code. ``note`` goes into the description if it fits. ``path`` names the
-    output in errors.
+    sform and qform are each refined and keep their code. ``note`` goes into the description if
+    it fits. ``path`` names the output in errors.
     """
     struct = header.struct.copy()
     shape = geometry.upscaled_shape(header.shape, scale, axis)

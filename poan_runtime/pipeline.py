@@ -95,7 +95,8 @@ class SliceRunner:
         with self.stages.stage("blend"):
             top, left = s * plan.rows.before, s * plan.columns.before
             inner = fine[:, top : top + s * slab.shape[1], left : left + s * slab.shape[2]]
-            return np.multiply(inner, np.float32(scale), dtype=np.float32)
+            inner *= np.float32(scale)
+            return inner
 
     def _places(self, slices: int) -> Places:
         """Slice, row of tiles and column of tiles of each tile, (tiles, 3), in order."""
