@@ -15,7 +15,7 @@ from poan_runtime.deflate import GzipWriter
 from poan_runtime.errors import PoanError
 from poan_runtime.scan import temporary_file, writing
 
-ASSEMBLY_BYTES = 1 << 25
+ASSEMBLY_BYTES = 1 << 23
 
 
 class WholeFile:

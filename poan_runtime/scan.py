@@ -23,7 +23,7 @@ from poan_runtime.errors import PoanError
 from poan_runtime.inflate import GZIP_MAGIC, LARGEST_RATIO, inflate
 from poan_runtime.intensity import as_float32
 
-READ_BYTES = 1 << 24
+READ_BYTES = 1 << 22
 LONGEST_EXTENSION = 1 << 26
 
 

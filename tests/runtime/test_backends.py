@@ -1,0 +1,112 @@
+"""Which engine runs a model, and what it says when it cannot."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from poan_runtime import backend
+from poan_runtime.backend import BackendOptions, open_backend
+from poan_runtime.errors import PoanError
+from poan_runtime.model import find_model
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
+    """Let these modules look uninstalled."""
+    real = backend.importlib.util.find_spec
+    monkeypatch.setattr(
+        backend.importlib.util,
+        "find_spec",
+        lambda name: None if name in missing else real(name),
+    )
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_backend_repeats_voxels_in_any_batch(name: str, nearest_x2: Path) -> None:
+    pytest.importorskip(name)
+    opened = open_backend(find_model(nearest_x2), BackendOptions(backend=name, threads=1))
+    assert (opened.name, opened.device) == (name, "cpu")
+    for count in (1, 5, 2):
+        batch = np.random.default_rng(count).normal(size=(count, 1, 16, 16)).astype(np.float32)
+        out = opened.backend.run(batch)
+        assert out.dtype == np.float32
+        assert np.array_equal(out, batch.repeat(2, 2).repeat(2, 3))
+
+
+def test_an_answer_is_not_overwritten_by_the_next_call(nearest_x2: Path) -> None:
+    for name in ("onnxruntime", "openvino"):
+        pytest.importorskip(name)
+        opened = open_backend(find_model(nearest_x2), BackendOptions(backend=name))
+        first = opened.backend.run(np.ones((1, 1, 16, 16), np.float32))
+        opened.backend.run(np.zeros((1, 1, 16, 16), np.float32))
+        assert first.min() == 1
+
+
+def test_auto_takes_openvino_for_attention_in_box_form_alone(make_model: Any) -> None:
+    pytest.importorskip("openvino")
+    for form, name in (("box", "openvino"), ("none", "onnxruntime"), ("unfold", "onnxruntime")):
+        model = find_model(make_model(attention={"form": form}))
+        opened = open_backend(model, BackendOptions(device="cpu"))
+        assert opened.name == name
+        assert opened.reason
+
+
+def test_auto_takes_what_is_installed(make_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    hide(monkeypatch, "openvino")
+    model = find_model(make_model(attention={"form": "box"}))
+    opened = open_backend(model, BackendOptions())
+    assert opened.name == "onnxruntime"
+    assert "only engine installed" in opened.reason
+    hide(monkeypatch, "openvino", "onnxruntime")
+    with pytest.raises(PoanError, match=r"no inference engine .*pip install 'poan\[cpu\]'"):
+        open_backend(model, BackendOptions())
+
+
+def test_a_missing_engine_names_its_pip_command_and_a_broken_one_shows_its_error() -> None:
+    def missing(name: str) -> None:
+        with backend.installed("tensorrt", "tensorrt"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    with pytest.raises(PoanError, match=r"pip install 'poan\[tensorrt\]'"):
+        missing("tensorrt")
+    with pytest.raises(ModuleNotFoundError, match="numpy"):
+        missing("numpy")
+
+
+def test_a_device_that_is_not_there_is_one_line(nearest_x2: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has a CUDA provider")
+    model = find_model(nearest_x2)
+    for options in (
+        BackendOptions(backend="onnxruntime", device="cuda"),
+        BackendOptions(backend="onnxruntime-tensorrt"),
+        BackendOptions(device="cuda"),
+    ):
+        with pytest.raises(PoanError, match=r"has no .*ExecutionProvider; run: pip uninstall"):
+            open_backend(model, options)
+
+
+def test_a_file_that_no_backend_runs_is_one_line(nearest_x2: Path) -> None:
+    model = find_model(nearest_x2)
+    plan = dataclasses.replace(model.file, kind="plan")
+    model = dataclasses.replace(model, file=plan)
+    with pytest.raises(PoanError, match="onnxruntime runs onnx files, this is a plan"):
+        open_backend(model, BackendOptions(backend="onnxruntime"))
+
+
+def test_ports_that_the_graph_lacks_are_one_line(make_model: Any) -> None:
+    model = find_model(make_model(inputs={"name": "image"}))
+    with pytest.raises(PoanError, match=r"an input named image, got \['lr'\]"):
+        open_backend(model, BackendOptions(backend="onnxruntime"))
+
+
+def test_a_tile_that_is_not_the_graphs_is_one_line(make_model: Any) -> None:
+    model = find_model(make_model())
+    wrong = dataclasses.replace(model, manifest=dataclasses.replace(model.manifest, tile=24))
+    for name in ("onnxruntime", "openvino"):
+        pytest.importorskip(name)
+        with pytest.raises(PoanError, match=r"expected input shape \(N, 1, 24, 24\)"):
+            open_backend(wrong, BackendOptions(backend=name))
