@@ -1,0 +1,50 @@
+"""What a builder's verbose log tells about the plan: layers, fused attention, memory."""
+
+import re
+from typing import Any
+
+LAYER = re.compile(r"^Name: (?P<name>[^,]+), LayerType: (?P<kind>[^,]+),", re.MULTILINE)
+ONNX_NAMES = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+CANDIDATE = re.compile(r"Found (\S+) to be part of self-attention pattern")
+NOT_WORK = {"signal", "wait", "shape_call"}
+"""Layers that order work or compute shapes, and do no arithmetic."""
+
+
+def read_build_log(log: str) -> dict[str, Any]:
+    """Figures from the log of a builder with detailed verbosity.
+
+    ``attention`` has an entry for each node that the builder saw in a matmul-softmax-matmul
+    pattern, and whether it became part of a fused kernel; ``fused_attention`` lists those
+    kernels. Bytes are for the largest batch of the profile. A figure that the log does not have
+    is None.
+    """
+    layers = [
+        (match["name"], match["kind"], log[match.start() : log.find("\n", match.start())])
+        for match in LAYER.finditer(log)
+    ]
+    fused = [(name, line) for name, _, line in layers if "mha" in name]
+    inside = {name for _, line in fused for name in ONNX_NAMES.findall(line)}
+    candidates = list(dict.fromkeys(CANDIDATE.findall(log)))
+    kinds: dict[str, int] = {}
+    for _, kind, _ in layers:
+        kinds[kind] = kinds.get(kind, 0) + 1
+    return {
+        "layers": sum(count for kind, count in kinds.items() if kind not in NOT_WORK),
+        "layer_kinds": dict(sorted(kinds.items())),
+        "fused_attention": [name for name, _ in fused],
+        "attention": {name: name in inside for name in candidates},
+        "activation_bytes": _figure(log, r"Total Activation Memory: (\d+) bytes"),
+        "weights_bytes": _figure(log, r"Total Weights Memory: (\d+) bytes"),
+        "engine_generation_s": _seconds(log),
+        "warnings": re.findall(r"^\[WARNING\] (.+)$", log, re.MULTILINE)[:20],
+    }
+
+
+def _figure(log: str, pattern: str) -> int | None:
+    found = re.findall(pattern, log)
+    return int(found[-1]) if found else None
+
+
+def _seconds(log: str) -> float | None:
+    found = re.findall(r"Engine generation completed in ([\d.]+) seconds", log)
+    return float(found[-1]) if found else None
