@@ -51,7 +51,7 @@ class SliceRunner:
     With ``skip``, a tile of one constant value is run once and its answer used again for every
     other tile of that value; the order of all additions stays the same, so the result is the
     one without skipping, bit for bit, as long as the backend answers a tile alike in every
-    batch.
+    batch of one size.
     """
 
     backend: Backend
@@ -114,16 +114,25 @@ class SliceRunner:
         """For each tile the bit pattern of its one value, or None where values differ."""
         if not self.skip:
             return [None] * len(places)
-        values: list[int | None] = []
-        for first in range(0, len(places), LOOK_AT_ONCE):
-            tiles = self._gather(windows, places[first : first + LOOK_AT_ONCE])
+        values: list[int | None] = [None] * len(places)
+        candidates = self._alike_at_probes(windows, places)
+        for first in range(0, len(candidates), LOOK_AT_ONCE):
+            chosen = candidates[first : first + LOOK_AT_ONCE]
+            tiles = self._gather(windows, places[chosen])
             bits = tiles.view(np.int32).reshape(len(tiles), -1)
             same = (bits == bits[:, :1]).all(axis=1)
-            values += [
-                int(value) if is_same else None
-                for value, is_same in zip(bits[:, 0], same, strict=True)
-            ]
+            for index, value in zip(chosen[same], bits[same, 0], strict=True):
+                values[index] = int(value)
         return values
+
+    def _alike_at_probes(self, windows: Slab, places: Places) -> NDArray[np.intp]:
+        """Indices of the tiles that could be constant: alike at corners and middle."""
+        rows = np.asarray(self.plan.rows.starts)[places[:, 1]]
+        columns = np.asarray(self.plan.columns.starts)[places[:, 2]]
+        last, middle = self.plan.tile - 1, self.plan.tile // 2
+        probes = [(0, 0), (0, last), (last, 0), (last, last), (middle, middle)]
+        seen = [windows[places[:, 0], rows, columns, row, column] for row, column in probes]
+        return np.flatnonzero(np.all([one == seen[0] for one in seen[1:]], axis=0))
 
     def _to_run(self, constant: list[int | None]) -> NDArray[np.bool_]:
         """Which tiles must run: all but those whose constant has or will have an answer."""
@@ -137,24 +146,30 @@ class SliceRunner:
         return runs
 
     def _answers(self, windows: Slab, places: Places) -> Iterator[Slab]:
-        """The network's answer (s*tile, s*tile) for each place, in order."""
-        side = self.plan.scale * self.plan.tile
-        for first in range(0, len(places), self.plan.batch):
+        """The network's answer (s*tile, s*tile) for each place, in order.
+
+        A batch that is not full repeats its last tile: engines answer a tile alike in every
+        batch of one size, but not in batches of one and of many.
+        """
+        batch, side = self.plan.batch, self.plan.scale * self.plan.tile
+        for first in range(0, len(places), batch):
+            chosen = places[first : first + batch]
             with self.stages.stage("tile"):
-                tiles = self._gather(windows, places[first : first + self.plan.batch])
+                full = chosen[np.minimum(np.arange(batch), len(chosen) - 1)]
+                tiles = self._gather(windows, full)
             with self.stages.stage("inference"):
                 out = self.backend.run(tiles[:, None])  # (N, tile, tile) -> (N, 1, tile, tile)
-            if out.shape != (len(tiles), 1, side, side):
+            if out.shape != (batch, 1, side, side):
                 raise PoanError(
-                    f"the network answered shape {out.shape} to {len(tiles)} tiles of "
-                    f"{self.plan.tile}; expected {(len(tiles), 1, side, side)}"
+                    f"the network answered shape {out.shape} to {batch} tiles of "
+                    f"{self.plan.tile}; expected {(batch, 1, side, side)}"
                 )
             if not np.isfinite(out).all():
                 raise PoanError(
                     "the network answered NaN or infinity to finite values; nothing was written "
                     "(a half-precision model can overflow: try its fp32 file)"
                 )
-            yield from out[:, 0]
+            yield from out[: len(chosen), 0]
 
     def _add(self, fine: Slab, place: NDArray[np.intp], answer: Slab) -> None:
         plan, s = self.plan, self.plan.scale
