@@ -8,7 +8,13 @@ from torch import nn
 
 from poan_runtime.errors import PoanError
 from poan_train.networks.config import SCALES, POANConfig
+from poan_train.networks.csn import CSN, CSNConfig
+from poan_train.networks.edsr import EDSR, EDSRConfig
 from poan_train.networks.poan import POAN
+from poan_train.networks.rdn import RDN, RDNConfig
+from poan_train.networks.seran import SERAN, SERANConfig
+from poan_train.networks.srcnn import SRCNN, SRCNNConfig
+from poan_train.networks.vdsr import VDSR, VDSRConfig
 
 __all__ = ["ARCHITECTURES", "SCALES", "Architecture", "build", "make_config"]
 
@@ -20,6 +26,8 @@ class Architecture:
     network: Callable[[Any], nn.Module]
     config: Callable[..., Any]
     preset: Mapping[str, Any]
+    small: bool = False
+    """Trains with a CPU's settings by default, not with the paper's."""
 
 
 LITE = {
@@ -32,9 +40,36 @@ LITE = {
     "image_skip": "bicubic",
 }
 
+BASELINE = {"channels": 64, "blocks": 16, "residual_scale": 1.0}
+"""EDSR's own smaller network."""
+# the sizes below have poan-lite's 355,380 parameters at x2 within 2 %
+EDSR_LITE = {"channels": 32, "blocks": 17, "residual_scale": 1.0, "image_skip": "bicubic"}
+RDN_LITE = {"channels": 32, "growth": 16, "blocks": 6, "layers": 5, "image_skip": "bicubic"}
+CSN_LITE = {"channels": 32, "growth": 8, "blocks": 11, "layers": 4, "image_skip": "bicubic"}
+SERAN_LITE = {
+    "channels": 32,
+    "blocks": 16,
+    "attention_every": 8,
+    "relation": 16,
+    "zero_start": True,
+    "image_skip": "bicubic",
+}
+
 ARCHITECTURES: Mapping[str, Architecture] = {
     "poan": Architecture(network=POAN, config=POANConfig, preset={}),
-    "poan-lite": Architecture(network=POAN, config=POANConfig, preset=LITE),
+    "poan-lite": Architecture(network=POAN, config=POANConfig, preset=LITE, small=True),
+    "edsr": Architecture(network=EDSR, config=EDSRConfig, preset={}),
+    "edsr-baseline": Architecture(network=EDSR, config=EDSRConfig, preset=BASELINE),
+    "edsr-lite": Architecture(network=EDSR, config=EDSRConfig, preset=EDSR_LITE, small=True),
+    "rdn": Architecture(network=RDN, config=RDNConfig, preset={}),
+    "rdn-lite": Architecture(network=RDN, config=RDNConfig, preset=RDN_LITE, small=True),
+    "csn": Architecture(network=CSN, config=CSNConfig, preset={}),
+    "csn-lite": Architecture(network=CSN, config=CSNConfig, preset=CSN_LITE, small=True),
+    "seran": Architecture(network=SERAN, config=SERANConfig, preset={}),
+    "seran-lite": Architecture(network=SERAN, config=SERANConfig, preset=SERAN_LITE, small=True),
+    "vdsr": Architecture(network=VDSR, config=VDSRConfig, preset={}),
+    "vdsr-lite": Architecture(network=VDSR, config=VDSRConfig, preset={"channels": 47}, small=True),
+    "srcnn": Architecture(network=SRCNN, config=SRCNNConfig, preset={}, small=True),
 }
 
 
