@@ -215,9 +215,9 @@ def test_serans_softmaxes_run_in_float32_inside_a_half_precision_network():
     block = attention_block().half().eval()
     with torch.no_grad():
         program = torch.export.export(block, (torch.rand(1, 5, 4, 4).half(),))
-    types = [
-        node.meta["val"].dtype for node in program.graph.nodes if "softmax" in str(node.target)
-    ]
+    graphs = [m.graph for m in program.graph_module.modules() if hasattr(m, "graph")]
+    nodes = [node for graph in graphs for node in graph.nodes]
+    types = [node.meta["val"].dtype for node in nodes if "softmax" in str(node.target)]
     assert types == [torch.float32] * 3
 
 
