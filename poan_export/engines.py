@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -30,7 +31,8 @@ SMS_FOR = {
 }
 """Targets that have arithmetic for a precision: SM75 has no bf16, SM75 to 86 no fp8."""
 ALONE = "75"
-"""fp16 for this one does not go together with later ones: a plan of its own, when asked for."""
+"""Built only when asked for, in a plan of its own: for SM75 tensorrt-rtx 1.7 has no fp32 matrix
+product, so that a graph with one (any fp32 POAN, and the fp32 root in an fp16 one) is refused."""
 MOST_SECONDS = 3600.0
 
 
@@ -91,7 +93,7 @@ def targets(precision: str, asked: str | None = None) -> list[tuple[str, ...]]:
     """
     able = SMS_FOR[precision]
     if asked is None:
-        return [able if precision == "fp32" else tuple(sm for sm in able if sm != ALONE)]
+        return [tuple(sm for sm in able if sm != ALONE)]
     names = [name.strip().upper().removeprefix("SM") for name in asked.split(",")]
     for name in names:
         if name not in SMS:
@@ -99,8 +101,6 @@ def targets(precision: str, asked: str | None = None) -> list[tuple[str, ...]]:
         if name not in able:
             raise PoanError(f"--sm: SM{name} has no {precision} arithmetic; leave it out")
     chosen = [sm for sm in SMS if sm in names]
-    if precision == "fp32":
-        return [tuple(chosen)]
     together = tuple(sm for sm in chosen if sm != ALONE)
     return [group for group in (together, (ALONE,) if ALONE in chosen else ()) if group]
 
@@ -217,7 +217,9 @@ def run_builder(command: Sequence[str], plan: Path, error: Path) -> tuple[str, f
         log.unlink()
         return text, seconds
     if error.is_file():
-        raise PoanError(f"{error.read_text('utf-8')} (log: {log})")
+        said = re.findall(r"^\[ERROR\] (.+)$", text, re.MULTILINE)
+        why = f": {said[-1]}" if said else ""
+        raise PoanError(f"{error.read_text('utf-8')}{why} (log: {log})")
     end = text.strip().splitlines()[-1] if text.strip() else "nothing"
     raise PoanError(
         f"{plan}: the builder {_how_it_ended(done.returncode)}; its last words: {end} (log: {log})"

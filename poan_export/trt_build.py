@@ -50,7 +50,7 @@ def build(order: dict[str, Any]) -> None:
     timings = _timing_cache(config, order["timing_cache"])
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise PoanError(f"{order['onnx']}: {order['flavour']} cannot build it; its log says why")
+        raise PoanError(f"{order['onnx']}: {order['flavour']} cannot build it")
     write_whole(Path(order["plan"]), bytes(plan))
     facts = {"version": library.version, "builder_flags": _flags(trt, config)}
     Path(order["facts"]).write_text(json.dumps(facts), "utf-8")

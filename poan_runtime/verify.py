@@ -1,0 +1,149 @@
+"""`poan-run --verify MODEL`: run the stored test vectors here, and write the verdict.
+
+The vectors are a few tiles and what PyTorch, with an eigen-decomposition in float64, answers to
+them. An engine is proven on the machine that runs it: nothing is run in its place.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from poan_runtime.backend import Backend
+from poan_runtime.cache_folder import write_whole
+from poan_runtime.errors import PoanError
+from poan_runtime.manifest import MANIFEST_NAME, Manifest, ModelFile, Parity, sha256_of
+from poan_runtime.model import Model
+
+TOLERANCES = {
+    "fp32": (1e-4, "float32 rounding through the network; the exporter's own bound"),
+    "fp16": (2e-2, "half keeps 11 bits, and its rounding adds up over the layers"),
+    "bf16": (1e-1, "bfloat16 keeps 8 bits, and its rounding adds up over the layers"),
+    "int8": (2e-1, "8-bit convolutions; kept for their PSNR, this only finds a broken engine"),
+    "fp8": (2e-1, "8-bit convolutions; kept for their PSNR, this only finds a broken engine"),
+}
+"""Relative error at the output where the exporter's gate states none for the case."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """Tiles (n, 1, t, t) and the reference answers (n, 1, s*t, s*t)."""
+
+    name: str
+    tiles: NDArray[np.float32]
+    reference: NDArray[np.float32]
+
+
+def read_vectors(manifest: Manifest, folder: Path) -> list[Case]:
+    """The stored vectors of a manifest, checked against their hash and shapes."""
+    if manifest.vectors is None:
+        raise PoanError(f"{folder / MANIFEST_NAME}: it stores no test vectors; export it again")
+    path = folder / manifest.vectors.name
+    if not path.is_file():
+        raise PoanError(f"{path}: listed in the manifest, but there is no such file")
+    if (found := sha256_of(path)) != manifest.vectors.sha256:
+        raise PoanError(
+            f"{path}: expected sha256 {manifest.vectors.sha256[:12]}..., got {found[:12]}...; "
+            "export it again"
+        )
+    tile, fine = manifest.tile, manifest.tile * manifest.scale
+    cases = []
+    with np.load(path, allow_pickle=False) as arrays:
+        for key in sorted(arrays.files):
+            if not key.startswith("input_"):
+                continue
+            name = key.removeprefix("input_")
+            if f"output_{name}" not in arrays.files:
+                raise PoanError(f"{path}: expected output_{name} beside {key}, got none")
+            tiles, reference = arrays[key], arrays[f"output_{name}"]
+            for array, side in ((tiles, tile), (reference, fine)):
+                if array.shape != (len(tiles), 1, side, side):
+                    expected = (len(tiles), 1, side, side)
+                    raise PoanError(f"{path}: {name}: expected {expected}, got {array.shape}")
+            cases.append(
+                Case(
+                    name=name,
+                    tiles=tiles.astype(np.float32),
+                    reference=reference.astype(np.float32),
+                )
+            )
+    if not cases:
+        raise PoanError(f"{path}: expected arrays input_<case>, got {arrays.files}")
+    return cases
+
+
+def relative_error(
+    answer: NDArray[np.float32], reference: NDArray[np.float32], floor: float
+) -> float | None:
+    """The worst tile's max|y - ref| / max(max|ref|, floor); None if anything is not finite."""
+    if not np.isfinite(answer).all():
+        return None
+    worst = 0.0
+    for one, ref in zip(answer.astype(np.float64), reference.astype(np.float64), strict=True):
+        worst = max(worst, float(np.abs(one - ref).max() / max(np.abs(ref).max(), floor)))
+    return worst
+
+
+def verify(model: Model, backend: Backend) -> Parity:
+    """The verdict on a model file, from its stored vectors."""
+    checks = []
+    for case in read_vectors(model.manifest, model.path.parent):
+        answer = _run(backend, case.tiles, model.manifest.batch.max)
+        value = relative_error(answer, case.reference, model.manifest.relative_error_floor)
+        tolerance, reason = _tolerance(model.manifest, model.file, case.name)
+        checks.append(
+            {
+                "file": model.file.name,
+                "stage": "output",
+                "case": case.name,
+                "metric": "relative_error",
+                "value": value,
+                "tolerance": tolerance,
+                "reason": reason,
+            }
+        )
+    good = all(c["value"] is not None and c["value"] <= c["tolerance"] for c in checks)
+    return Parity(verdict="pass" if good else "fail", checks=tuple(checks))
+
+
+def _run(backend: Backend, tiles: NDArray[np.float32], most: int) -> NDArray[np.float32]:
+    parts = [backend.run(tiles[at : at + most]) for at in range(0, len(tiles), most)]
+    return np.concatenate(parts)
+
+
+def _tolerance(manifest: Manifest, file: ModelFile, case: str) -> tuple[float, str]:
+    """The bound of the exporter's gate for the ONNX file of this precision, else the default."""
+    sources = {other.name for other in manifest.files if other.precision == file.precision}
+    gates = [manifest.parity, *(other.parity for other in manifest.files if other.parity)]
+    for check in (check for gate in gates for check in gate.checks):
+        same = check["file"] in sources and check["case"] == case
+        at_output = check["stage"] == "output" and check["metric"] == "relative_error"
+        if same and at_output and check["tolerance"] is not None:
+            return float(check["tolerance"]), str(check["reason"])
+    return TOLERANCES[file.precision]
+
+
+def write_verdict(folder: Path, name: str, parity: Parity) -> None:
+    """Put the verdict on the file ``name`` into the manifest, which changes in nothing else."""
+    path = folder / MANIFEST_NAME
+    document: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    entry = next(entry for entry in document["files"] if entry["name"] == name)
+    entry["parity"] = {"verdict": parity.verdict, "checks": [dict(c) for c in parity.checks]}
+    try:
+        write_whole(path, (json.dumps(document, indent=1) + "\n").encode())
+    except OSError as error:
+        raise PoanError(f"{path}: the verdict cannot be written: {error.strerror}") from None
+
+
+def verdict_lines(model: Model, parity: Parity) -> list[str]:
+    """One line per case and one for the verdict."""
+    lines = []
+    for check in parity.checks:
+        value = "not finite" if check["value"] is None else f"{check['value']:.2e}"
+        lines.append(
+            f"{check['case']:24} relative error {value} (at most {check['tolerance']:.0e})"
+        )
+    return [*lines, f"{model.path}: parity {parity.verdict}"]
