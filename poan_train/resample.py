@@ -27,7 +27,7 @@ def cubic_kernel(distance: FloatArray, a: float) -> FloatArray:
     return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
 
 
-@lru_cache(maxsize=256)
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def cubic_matrix(
     n_in: int,
     n_out: int,
@@ -49,6 +49,13 @@ def cubic_matrix(
     """
     if n_in < 1 or n_out < 1:
         raise ValueError(f"need at least one sample on both sides, got {n_in=}, {n_out=}")
+    return _cubic_matrix(n_in, n_out, a, antialias, grid, edge)
+
+
+@lru_cache(maxsize=256)
+def _cubic_matrix(
+    n_in: int, n_out: int, a: float, antialias: bool, grid: Grid, edge: Edge
+) -> FloatArray:
     step = n_in / n_out
     stretch = max(step, 1.0) if antialias else 1.0
     shift = 0.5 if grid == "centre" else 0.0
