@@ -62,9 +62,7 @@ def residual_convolutions(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     return found
 
 
-def calibrate(
-    model: onnx.ModelProto, tiles: NDArray[np.float32], kind: Kind
-) -> dict[str, float]:
+def calibrate(model: onnx.ModelProto, tiles: NDArray[np.float32], kind: Kind) -> dict[str, float]:
     """Scale of the input of each residual convolution, by the name of the tensor.
 
     Every tile is used, in two passes: the largest magnitudes, then histograms. For int8 the
@@ -85,9 +83,7 @@ def calibrate(
         for name, value in values.items():
             top = largest[name] or 1.0
             counts[name] += np.histogram(np.abs(value), BINS, (0, top))[0]
-    return {
-        name: _scale(largest[name] * _best_clip(counts[name]), kind) for name in names
-    }
+    return {name: _scale(largest[name] * _best_clip(counts[name]), kind) for name in names}
 
 
 def _scale(top: float, kind: Kind) -> float:
@@ -118,9 +114,7 @@ def _activations(
         yield dict(zip(names, outputs, strict=True))
 
 
-def quantise(
-    model: onnx.ModelProto, scales: Sequence[float], kind: Kind
-) -> onnx.ModelProto:
+def quantise(model: onnx.ModelProto, scales: Sequence[float], kind: Kind) -> onnx.ModelProto:
     """A copy with Q/DQ at the input and DQ at the weights of each residual convolution.
 
     ``scales`` in the order of `residual_convolutions`, so that those found with the fp32 graph
@@ -189,9 +183,7 @@ def _quantised_weight(
     )
 
 
-def psnr_loss(
-    model: onnx.ModelProto, quantised: onnx.ModelProto, cases: Sequence[Case]
-) -> Loss:
+def psnr_loss(model: onnx.ModelProto, quantised: onnx.ModelProto, cases: Sequence[Case]) -> Loss:
     """How much PSNR against the truth a quantised graph loses on real tiles."""
     both = [_session(model), _session(quantised)]
     name = model.graph.input[0].name

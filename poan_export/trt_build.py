@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from poan_runtime.cache_folder import write_whole
 from poan_runtime.errors import PoanError
+from poan_runtime.output import WholeFile
 from poan_runtime.tensorrt_library import MODULES, load_library
 
 
@@ -51,11 +51,16 @@ def build(order: dict[str, Any]) -> None:
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise PoanError(f"{order['onnx']}: {order['flavour']} cannot build it")
-    write_whole(Path(order["plan"]), bytes(plan))
+    _write(order["plan"], plan)
     facts = {"version": library.version, "builder_flags": _flags(trt, config)}
     Path(order["facts"]).write_text(json.dumps(facts), "utf-8")
     if timings is not None:
-        write_whole(Path(order["timing_cache"]), bytes(config.get_timing_cache().serialize()))
+        _write(order["timing_cache"], config.get_timing_cache().serialize())
+
+
+def _write(path: str, memory: Any) -> None:
+    with WholeFile(Path(path)) as file:
+        file.write(bytes(memory))
 
 
 def _flags(trt: Any, config: Any) -> list[str]:

@@ -10,17 +10,3 @@ def cache_folder() -> Path:
     folder = (Path(base) if base else Path.home() / ".cache") / "poan"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from poan_runtime import cuda
 from poan_runtime.backend import BackendOptions, OpenedBackend, check_shapes
-from poan_runtime.cache_folder import cache_folder, write_whole
+from poan_runtime.cache_folder import cache_folder
 from poan_runtime.errors import PoanError
 from poan_runtime.model import Model
+from poan_runtime.output import WholeFile
 from poan_runtime.plan_check import (
     check_compute_capability,
     check_header,
@@ -271,12 +272,16 @@ class KernelCache:
         self._settings.set_runtime_cache(self._kernels)
 
     def save(self) -> None:
-        """Write the compiled kernels, if there are new ones."""
+        """Write the compiled kernels, if there are new ones.
+
+        Where the folder cannot be written the next start is slower, and nothing else is lost.
+        """
         if self._kernels is None:
             return
         kernels = bytes(self._kernels.serialize())
         if kernels != self._loaded:
-            write_whole(self.path, kernels)
+            with contextlib.suppress(PoanError), WholeFile(self.path) as file:
+                file.write(kernels)
             self._loaded = kernels
 
 
@@ -300,9 +305,7 @@ def open_backend(model: Model, options: BackendOptions) -> OpenedBackend:
     ports = _ports(model, library, engine)
     cache = KernelCache(library, gpu, model.file.sha256)
     return OpenedBackend(
-        backend=TensorRTBackend(
-            engine, ports, cache, home, graphs=library.flavour == "tensorrt"
-        ),
+        backend=TensorRTBackend(engine, ports, cache, home, graphs=library.flavour == "tensorrt"),
         name=library.flavour,
         device=f"cuda:{gpu.index} ({gpu.name})",
         version=library.version,
@@ -326,8 +329,7 @@ def _ports(model: Model, library: Library, engine: Any) -> Ports:
     if list(names.values()) != expected:
         raise PoanError(f"{model.path}: expected tensors {expected}, got {[*names.values()]}")
     shape_in, shape_out = (
-        list(engine.get_tensor_shape(name))
-        for name in (manifest.input_name, manifest.output_name)
+        list(engine.get_tensor_shape(name)) for name in (manifest.input_name, manifest.output_name)
     )
     check_shapes(model, shape_in, shape_out)
     for name in (manifest.input_name, manifest.output_name):

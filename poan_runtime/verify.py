@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poan_runtime.backend import Backend
-from poan_runtime.cache_folder import write_whole
 from poan_runtime.errors import PoanError
 from poan_runtime.manifest import MANIFEST_NAME, Manifest, ModelFile, Parity, sha256_of
 from poan_runtime.model import Model
+from poan_runtime.output import WholeFile
 
 TOLERANCES = {
     "fp32": (1e-4, "float32 rounding through the network; the exporter's own bound"),
@@ -89,7 +89,7 @@ def relative_error(
 
 def verify(model: Model, backend: Backend) -> Parity:
     """The verdict on a model file, from its stored vectors."""
-    checks = []
+    checks: list[dict[str, Any]] = []
     for case in read_vectors(model.manifest, model.path.parent):
         answer = _run(backend, case.tiles, model.manifest.batch.max)
         value = relative_error(answer, case.reference, model.manifest.relative_error_floor)
@@ -119,7 +119,7 @@ def _tolerance(manifest: Manifest, file: ModelFile, case: str) -> tuple[float, s
     sources = {other.name for other in manifest.files if other.precision == file.precision}
     gates = [manifest.parity, *(other.parity for other in manifest.files if other.parity)]
     for check in (check for gate in gates for check in gate.checks):
-        same = check["file"] in sources and check["case"] == case
+        same = check["file"] in sources and check["case"].replace(" ", "_") == case
         at_output = check["stage"] == "output" and check["metric"] == "relative_error"
         if same and at_output and check["tolerance"] is not None:
             return float(check["tolerance"]), str(check["reason"])
@@ -132,10 +132,8 @@ def write_verdict(folder: Path, name: str, parity: Parity) -> None:
     document: dict[str, Any] = json.loads(path.read_text("utf-8"))
     entry = next(entry for entry in document["files"] if entry["name"] == name)
     entry["parity"] = {"verdict": parity.verdict, "checks": [dict(c) for c in parity.checks]}
-    try:
-        write_whole(path, (json.dumps(document, indent=1) + "\n").encode())
-    except OSError as error:
-        raise PoanError(f"{path}: the verdict cannot be written: {error.strerror}") from None
+    with WholeFile(path) as file:
+        file.write((json.dumps(document, indent=1) + "\n").encode())
 
 
 def verdict_lines(model: Model, parity: Parity) -> list[str]:

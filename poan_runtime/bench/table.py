@@ -1,0 +1,61 @@
+"""A benchmark as a table for the terminal."""
+
+from typing import Any
+
+from poan_runtime.bench.statistics import FIGURES
+
+STAGE_NAMES = {
+    "total": "batch, host to host",
+    "enqueue": "enqueue",
+    "h2d": "H2D",
+    "compute": "compute",
+    "d2h": "D2H",
+}
+
+
+def table(document: dict[str, Any]) -> str:
+    """Latency by stage, whole scan, cold start, memory and ratios, for each model."""
+    parts = [_model(model) for model in document["models"]]
+    for label, ratio in document["ratios_to_first"].items():
+        first = document["models"][0]["label"]
+        parts.append(
+            f"{label} takes {ratio['of_medians']:.3f} times as long as {first} "
+            f"(median of pairs {ratio['median_of_pairs']:.3f})"
+        )
+    return "\n\n".join(parts)
+
+
+def _model(model: dict[str, Any]) -> str:
+    lines = [
+        f"{model['label']}: {model['backend']} {model['backend_version']} on {model['device']}, "
+        f"{model['precision']}, batch {model['batch']} of tile {model['tile']}, "
+        f"sha256 {model['sha256'][:12]}",
+        f"{'ms':24}" + "".join(f"{name:>10}" for name in FIGURES),
+    ]
+    for stage, figures in model["latency_ms"].items():
+        lines.append(_row(STAGE_NAMES[stage], figures))
+    if model["scan_s"]:
+        seconds = {name: 1e3 * value for name, value in model["scan_s"].items()}
+        lines.append(_row("whole scan", seconds))
+    if model["tiles_per_second"]:
+        lines.append(f"{'throughput':24}{model['tiles_per_second']:10.2f} tiles/s")
+    for name, cold in (model["cold_start"] or {}).items():
+        lines.append(_cold(name.replace("_", " "), cold))
+    lines += [f"note: {notice}" for notice in model["notices"]]
+    return "\n".join(lines)
+
+
+def _row(name: str, figures: dict[str, float]) -> str:
+    return f"{name:24}" + "".join(f"{figures[key]:10.3f}" for key in FIGURES)
+
+
+def _cold(name: str, cold: dict[str, Any]) -> str:
+    device = cold["device_bytes"]
+    memory = f"host {cold['peak_host_bytes'] / 2**20:.0f} MiB"
+    if device is not None:
+        memory += f", device {device / 2**20:.0f} MiB"
+    return (
+        f"{'start, ' + name:24}import {cold['import_s']:.2f} s, load {cold['load_s']:.2f}, "
+        f"create {cold['create_s']:.2f}, first batch {cold['first_batch_s']:.2f}, "
+        f"second {cold['second_batch_s']:.2f}; peak {memory}"
+    )
