@@ -1,0 +1,203 @@
+"""POAN's spatial attention as it is exported: two forms, proven equal, and merged 1x1 convolutions.
+
+Exact rewrites of ``POAB.project(POAB.spatial(x))``:
+
+* F_c and the 1x1 convolution behind it are one 1x1 convolution W.
+* W, split over the branches, moves inside them: ``sum over s of attention_s(W_s v_s)``. The
+  concatenation is gone, and each branch yields its own share of the result.
+* The patch attention's 1/4 and the point attention's output convolution move into W_s too.
+
+What a half-precision graph may keep in float32 stands in modules of its own (`*Scores`), so that
+an island has a name.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from poan_train.networks.attention import PDSB, PointAttention, PyramidAttention, shrink
+from poan_train.networks.poan import POAB
+
+Form = Literal["box", "unfold"]
+
+
+def diagonal_box(m: torch.Tensor) -> torch.Tensor:
+    """D[m] for m (B, h, w, h_k, w_k): the sum over the nine joint shifts of both positions."""
+    _, h, w, h_k, w_k = m.shape
+    p = F.pad(m, (0, 0, 1, 1, 0, 0, 1, 1))  # h_k and h, one zero on each side
+    m = p[:, :h, :, :h_k] + m + p[:, 2:, :, 2:]
+    p = F.pad(m, (1, 1, 0, 0, 1, 1))  # w_k and w
+    return p[:, :, :w, :, :w_k] + m + p[:, :, 2:, :, 2:]
+
+
+def shifted_copies(x: torch.Tensor) -> torch.Tensor:
+    """The nine shifts of x (B, C, h, w) along the channels, zero outside: (B, 9 C, h, w)."""
+    h, w = x.shape[-2:]
+    p = F.pad(x, (1, 1, 1, 1))
+    return torch.cat([p[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3)], 1)
+
+
+def overlap_add(x: torch.Tensor) -> torch.Tensor:
+    """The adjoint of :func:`shifted_copies`: (B, 9 C, h, w) -> (B, C, h, w)."""
+    h, w = x.shape[-2:]
+    p = F.pad(x, (1, 1, 1, 1))
+    shifts = p.unflatten(1, (9, x.shape[1] // 9)).unbind(1)
+    return sum(  # type: ignore[return-value]
+        shifts[3 * i + j][:, :, 2 - i : 2 - i + h, 2 - j : 2 - j + w]
+        for i in range(3)
+        for j in range(3)
+    )
+
+
+class PointScores(nn.Module):
+    """softmax(Q K): query (B, P, E), key (B, E, L) -> (B, P, L)."""
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(query @ key, dim=-1)
+
+
+class PatchScores(nn.Module):
+    """Attention of 3x3 patches: query (B, E, h, w), key (B, E, h_k, w_k) -> (B, hw, L).
+
+    In box form the result is already spread over the nine shifts, D[softmax], and is multiplied
+    by single pixels; in unfold form it is the softmax, and is multiplied by patches.
+    """
+
+    def __init__(self, scale: float, form: Form) -> None:
+        super().__init__()
+        self.scale, self.form = scale, form
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        (h, w), (h_k, w_k) = query.shape[-2:], key.shape[-2:]
+        # |patch| = 3 sqrt(mean over the nine), at least 1e-4. (ONNX's AveragePool has no other
+        # divisor than the window; the exporter silently drops `divisor_override`.)
+        mean = F.avg_pool2d(key.square().sum(1, keepdim=True), 3, 1, 1)
+        factor = self.scale / 3 / mean.clamp_min(1e-8 / 9).sqrt()  # (B, 1, h_k, w_k)
+        if self.form == "unfold":
+            q, k = shifted_copies(query), shifted_copies(key) * factor
+            return torch.softmax(q.flatten(2).transpose(1, 2) @ k.flatten(2), dim=-1)
+        pairs = query.flatten(2).transpose(1, 2) @ key.flatten(2)  # (B, hw, L)
+        scores = diagonal_box(pairs.unflatten(1, (h, w)).unflatten(3, (h_k, w_k)))
+        scores = scores * factor[:, :, None]  # (B, h, w, h_k, w_k)
+        attention = torch.softmax(scores.flatten(3), dim=-1)
+        return diagonal_box(attention.unflatten(3, (h_k, w_k))).flatten(3).flatten(1, 2)
+
+
+class Mix(nn.Module):
+    """Values weighted by attention (B, hw, L): value (B, V, h_k, w_k) -> (B, V, h, w)."""
+
+    def __init__(self, form: Form) -> None:
+        super().__init__()
+        self.form = form
+
+    def forward(
+        self, attention: torch.Tensor, value: torch.Tensor, size: tuple[int, int]
+    ) -> torch.Tensor:
+        if self.form == "unfold":
+            value = shifted_copies(value)
+        y = attention @ value.flatten(2).transpose(1, 2)  # (B, hw, V)
+        y = y.transpose(1, 2).unflatten(2, size)  # (B, V, h, w)
+        return overlap_add(y) if self.form == "unfold" else y
+
+
+class PointShare(nn.Module):
+    """What the point branch adds to the block's result. (B, C, h, w) -> (B, C, h, w)."""
+
+    def __init__(self, trained: PointAttention, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.theta, self.phi, self.g = trained.theta, trained.phi, trained.g
+        self.scores = PointScores()
+        self.mix = Mix("box")
+        if isinstance(trained.out, nn.Conv2d):
+            weight = weight @ trained.out.weight.flatten(1)
+        self.out = conv1x1(weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q = self.theta(x).flatten(2).transpose(1, 2)  # (B, hw, E)
+        attention = self.scores(q, self.phi(x).flatten(2))  # (B, hw, hw)
+        h, w = x.shape[-2:]
+        return self.out(self.mix(attention, self.g(x), (h, w)))  # type: ignore[no-any-return]
+
+
+class LevelShare(nn.Module):
+    """What one level of the pyramid adds to the block's result; ``key`` and ``value`` are shared."""
+
+    def __init__(
+        self, trained: PyramidAttention, level: float, weight: torch.Tensor, form: Form
+    ) -> None:
+        super().__init__()
+        self.level = level
+        self.key, self.value = trained.key, trained.value
+        self.project = conv1x1(weight / 4)
+        self.scores = PatchScores(trained.softmax_scale, form)
+        self.mix = Mix(form)
+
+    def forward(self, x: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+        small = shrink(x, self.level)
+        attention = self.scores(query, self.key(small))
+        h, w = x.shape[-2:]
+        return self.mix(attention, self.project(self.value(small)), (h, w))  # type: ignore[no-any-return]
+
+
+class MergedSpatial(nn.Module):
+    """``POAB.project(POAB.spatial(x))`` as a sum of shares. (B, C, h, w) -> (B, C, h, w)."""
+
+    def __init__(self, block: POAB, form: Form) -> None:
+        super().__init__()
+        weight, bias = merged_projection(block)
+        pieces = dict(split_projection(block, weight))
+        self.point: nn.Module | None = None
+        self.query: nn.Module | None = None
+        levels: list[nn.Module] = []
+        assert isinstance(block.spatial, PDSB)
+        for branch in block.spatial.branches:
+            if isinstance(branch, PointAttention):
+                self.point = PointShare(branch, pieces["point"])
+                if isinstance(branch.out, nn.Conv2d) and branch.out.bias is not None:
+                    bias = bias + pieces["point"] @ branch.out.bias
+            elif isinstance(branch, PyramidAttention):
+                self.query = branch.query
+                for level in branch.levels:
+                    levels.append(LevelShare(branch, level, pieces[f"level {level:g}"], form))
+        self.levels = nn.ModuleList(levels)
+        self.bias = nn.Parameter(bias.detach().clone()[:, None, None])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shares = [] if self.point is None else [self.point(x)]
+        if self.query is not None:
+            query = self.query(x)
+            shares += [level(x, query) for level in self.levels]
+        return sum(shares[1:], shares[0] + self.bias)
+
+
+def merged_projection(block: POAB) -> tuple[torch.Tensor, torch.Tensor]:
+    """F_c and the 1x1 convolution behind it as one: weight (C, width) and bias (C,)."""
+    assert isinstance(block.spatial, PDSB)
+    assert isinstance(block.project, nn.Conv2d)
+    fuse, project = block.spatial.fuse, block.project
+    outer = project.weight.detach().flatten(1)
+    assert fuse.bias is not None
+    assert project.bias is not None
+    weight = outer @ fuse.weight.detach().flatten(1)
+    return weight, outer @ fuse.bias.detach() + project.bias.detach()
+
+
+def split_projection(block: POAB, weight: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    """(``point`` or ``level 0.8``, its columns (C, C) of ``weight``) in the order of the branches."""
+    names: list[str] = []
+    assert isinstance(block.spatial, PDSB)
+    for branch in block.spatial.branches:
+        if isinstance(branch, PointAttention):
+            names.append("point")
+        elif isinstance(branch, PyramidAttention):
+            names += [f"level {level:g}" for level in branch.levels]
+    return list(zip(names, weight.split(weight.shape[0], dim=1), strict=True))
+
+
+def conv1x1(weight: torch.Tensor) -> nn.Conv2d:
+    """A 1x1 convolution without bias from weight (C_out, C_in)."""
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=False)
+    conv.weight = nn.Parameter(weight.detach().clone()[:, :, None, None])
+    return conv

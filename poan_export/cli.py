@@ -1,0 +1,89 @@
+"""poan-export: a checkpoint becomes ONNX files, vectors and a manifest, or exit status 3."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from poan_runtime.errors import PoanError
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="poan-export",
+        description="Export a checkpoint to ONNX, prove that it still answers as PyTorch does, and "
+        "write models, test vectors and a manifest. Exit status: 0, 2 for what you can mend, 3 if "
+        "the exported model is not within tolerance (then nothing is written).",
+    )
+    p.add_argument("--ckpt", type=Path, required=True, help="checkpoint of poan-train")
+    p.add_argument("--out", type=Path, help="folder to write (default: the checkpoint's stem)")
+    half = p.add_mutually_exclusive_group()
+    half.add_argument("--fp16", action="store_const", dest="half", const="fp16")
+    half.add_argument("--bf16", action="store_const", dest="half", const="bf16")
+    p.add_argument("--tile", type=positive, help="LR voxels (default: 64; 48 for poan-lite)")
+    p.add_argument("--halo", type=natural, default=2, help="LR voxels (default: 2)")
+    p.add_argument("--overlap", type=natural, default=6, help="LR voxels (default: 6)")
+    p.add_argument("--opset", type=int, choices=range(20, 24), default=20)
+    p.add_argument("--root", choices=("auto", "newton-schulz", "quintic"), default="auto")
+    p.add_argument("--iterations", type=positive, help="instead of the measured choice")
+    p.add_argument(
+        "--attention",
+        choices=("box", "unfold", "auto"),
+        default="box",
+        help="form of the patch attention; auto times both here (default: box)",
+    )
+    p.add_argument("--parity-data", type=Path, help="NIfTI file or folder for the gate's tiles")
+    p.add_argument(
+        "--engine",
+        choices=("auto", "none"),
+        default="auto",
+        help="engine to build beside the ONNX files",
+    )
+    return p
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"need a whole number of at least 1, got {text}")
+    return value
+
+
+def natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"need a whole number of at least 0, got {text}")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    # Torch takes seconds to import: --help and a mistyped option do not wait for it.
+    from poan_export.export import Request, export, to_stderr
+    from poan_export.parity import ParityFailure
+
+    try:
+        request = Request(
+            ckpt=args.ckpt,
+            out=args.out,
+            half=args.half,
+            tile=args.tile,
+            halo=args.halo,
+            overlap=args.overlap,
+            opset=args.opset,
+            root=None if args.root == "auto" else args.root,
+            iterations=args.iterations,
+            attention=args.attention,
+            parity_data=args.parity_data,
+        )
+        folder = export(request, to_stderr)
+        if args.engine == "auto":
+            to_stderr("no engine builder is installed: ONNX alone")
+    except PoanError as error:
+        print(f"poan-export: {error}", file=sys.stderr)
+        return 2
+    except ParityFailure as failure:
+        print(f"poan-export: {failure}", file=sys.stderr)
+        return 3
+    print(folder)
+    return 0

@@ -1,0 +1,103 @@
+"""What an export leaves behind: model files, test vectors and the manifest, whole or not at all."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import onnx
+import torch
+
+from poan_export.parity import Gate
+from poan_export.stages import OUTPUT
+from poan_runtime.errors import PoanError
+from poan_runtime.manifest import MANIFEST_NAME, parse_manifest, sha256_of
+
+VECTORS_NAME = "vectors.npz"
+VECTOR_CASES = ("real 0", "constant", "one bright voxel")
+"""Tiles kept beside the models; the others are made from the same network by the gate alone."""
+
+Json = dict[str, Any]
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the name ``out`` when the block ends without an error.
+
+    An earlier export there is replaced; anything else of that name is refused (PoanError).
+    """
+    if out.exists() and not (out / MANIFEST_NAME).is_file():
+        raise PoanError(f"{out}: exists and is no poan export (no {MANIFEST_NAME}); not replaced")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        folder = work / "new"
+        folder.mkdir()
+        yield folder
+        _flush(folder)
+        if out.exists():
+            out.rename(work / "old")
+        folder.rename(out)
+    finally:
+        shutil.rmtree(work)
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def write_model(folder: Path, name: str, model: onnx.ModelProto, precision: str) -> Json:
+    """Write one ONNX file; its entry for the manifest."""
+    (folder / name).write_bytes(model.SerializeToString(deterministic=True))
+    return {
+        "name": name,
+        "kind": "onnx",
+        "precision": precision,
+        "islands": [],
+        "sha256": sha256_of(folder / name),
+    }
+
+
+def write_vectors(folder: Path, gate: Gate) -> Json:
+    """Write the stored test vectors: inputs and the float64 reference's outputs, as float32."""
+    arrays: dict[str, Any] = {}
+    for i, case in gate.names():
+        if case in VECTOR_CASES:
+            key = case.replace(" ", "_")
+            arrays[f"input_{key}"] = gate.cases.items[i].lr[None].astype(np.float32)
+            arrays[f"output_{key}"] = gate.reference[OUTPUT][i : i + 1].astype(np.float32)
+    np.savez_compressed(folder / VECTORS_NAME, **arrays)
+    return {"name": VECTORS_NAME, "sha256": sha256_of(folder / VECTORS_NAME)}
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Validate against the schema and with the runtime's reader, then write."""
+    schema = json.loads((files("poan_runtime") / "manifest.schema.json").read_text("utf-8"))
+    text = json.dumps(manifest, indent=1, allow_nan=False)
+    jsonschema.validate(json.loads(text), schema)
+    parse_manifest(json.loads(text))
+    (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def created_by() -> Json:
+    """Versions of what made the files."""
+    try:
+        own = version("poan")
+    except PackageNotFoundError:
+        own = "not installed"
+    return {"poan": own, "torch": str(torch.__version__), "onnx": onnx.__version__}
+
+
+def verdict(entries: Sequence[Mapping[str, Any]]) -> Json:
+    """The manifest's parity field; the gate raises on failure, so what is written has passed."""
+    return {"verdict": "pass", "checks": list(entries)}
