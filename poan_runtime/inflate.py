@@ -35,16 +35,12 @@ def inflate(file: BinaryIO, path: Path) -> Iterator[bytes]:
             if chunk:
                 yield chunk
         pending = _after_padding(stream.unused_data, file)
-        if pending and not pending.startswith(GZIP_MAGIC):
-            raise PoanError(f"{path}: damaged gzip stream (other bytes follow it)")
 
 
 def _after_padding(rest: bytes, file: BinaryIO) -> bytes:
-    """What follows the zero bytes after a member; a whole magic number, if it is one."""
-    rest = rest.lstrip(b"\0")
-    while len(rest) < len(GZIP_MAGIC):
-        more = file.read(COMPRESSED_CHUNK)
-        if not more:
+    """What follows the zero bytes after a member: nothing, or the start of the next one."""
+    while not (rest := rest.lstrip(b"\0")):
+        rest = file.read(COMPRESSED_CHUNK)
+        if not rest:
             break
-        rest = (rest + more).lstrip(b"\0")
     return rest

@@ -28,6 +28,11 @@ def test_the_scale_is_the_order_statistic_of_the_non_zero_magnitudes() -> None:
     assert intensity_scale(np.append(values, 3000)) == 1999  # 1998 of 2001 are too few
 
 
+def test_values_with_the_upper_bits_of_zero_are_told_from_zero() -> None:
+    tiny = np.float32([0, 0, 0, 1e-44, 2e-44, 3e-44])
+    assert streamed_intensity_scale(lambda: [tiny], 50.0).scale == tiny[4]
+
+
 def test_values_beyond_float32_count_as_not_finite() -> None:
     assert intensity_scale(np.array([1e300, 2.0, -3.0])) == 3.0
 
