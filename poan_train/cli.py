@@ -9,9 +9,11 @@ from pathlib import Path
 from poan_runtime.errors import PoanError
 from poan_runtime.intensity import PERCENTILE
 from poan_train import networks
+from poan_train.calibrate import calibrate, ixi_test_sources, report
 from poan_train.checkpoint import Facts, save_checkpoint
 from poan_train.data import CONTRASTS, Source, find_sources, load_pairs, split_by_subject
 from poan_train.degrade import GRID
+from poan_train.networks.ablations import ABLATIONS, changes
 from poan_train.train import TrainConfig, train
 
 LITE_TRAINING = {"batch": 16, "patch": 24, "lr": 1e-3, "schedule": "cosine", "warmup": 100}
@@ -23,9 +25,10 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="poan-train", description=__doc__)
     p.add_argument("--data", type=Path, help="folder of NIfTI volumes (with --steps 0 not needed)")
     p.add_argument("--contrast", choices=(*CONTRASTS, "all"), default="T2")
-    p.add_argument("--scale", type=int, choices=networks.SCALES, required=True)
-    p.add_argument("--out", type=Path, required=True, help="checkpoint to write, NAME.pt")
+    p.add_argument("--scale", type=int, choices=networks.SCALES)
+    p.add_argument("--out", type=Path, help="checkpoint to write, NAME.pt")
     p.add_argument("--arch", choices=tuple(networks.ARCHITECTURES), default="poan-lite")
+    p.add_argument("--ablation", choices=tuple(ABLATIONS), help="a row of the paper's tables")
     p.add_argument("--degradation", choices=tuple(GRID), default="bicubic")
     p.add_argument(
         "--val", type=Path, help="folder of validation volumes; else subjects are held out"
@@ -37,7 +40,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--licence", default="", help="licence of the data, recorded in the checkpoint")
     p.add_argument("--resume", action="store_true", help="go on from --out where it left off")
     p.add_argument("--init", type=Path, help="checkpoint whose fitting tensors to start from")
-    t = p.add_argument_group("training (default: the paper's for poan, a CPU's for the others)")
+    c = p.add_argument_group("calibration, instead of training")
+    c.add_argument(
+        "--check-ixi",
+        type=Path,
+        metavar="DIR",
+        help="folder of IXI: which degradation and metric reproduce the paper's bicubic row?",
+    )
+    c.add_argument("--check-volumes", type=int, default=8, metavar="N", help="of each contrast")
+    t = p.add_argument_group("training (default: a CPU's for small networks, else the paper's)")
     t.add_argument("--steps", type=int)
     t.add_argument("--minutes", type=float)
     t.add_argument("--batch", type=int)
@@ -60,17 +71,31 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        run(args)
+        if args.check_ixi:
+            check_ixi(args.check_ixi, args.check_volumes)
+        else:
+            run(args)
     except PoanError as error:
         print(f"poan-train: {error}", file=sys.stderr)
         return 2
     return 0
 
 
+def check_ixi(folder: Path, volumes: int) -> None:
+    """Print which conventions reproduce the paper's bicubic row on up to ``volumes`` volumes."""
+    if volumes < 1:
+        raise PoanError(f"--check-volumes must be positive, got {volumes}")
+    print(report(calibrate(ixi_test_sources(folder, volumes))))
+
+
 def run(args: argparse.Namespace) -> None:
     """Train as the arguments say, or write fresh weights for ``--steps 0``."""
+    if args.scale is None or args.out is None:
+        raise PoanError("--scale and --out are needed to train")
     config = train_config(args)
-    network_config = networks.make_config(args.arch, args.scale)
+    network_config = networks.make_config(
+        args.arch, args.scale, grid=GRID[args.degradation], **changes(args.arch, args.ablation)
+    )
     facts = Facts(
         arch=args.arch,
         network=networks.config_to_json(network_config),
@@ -108,7 +133,7 @@ def describe(sources: Sequence[Source]) -> list[str]:
 
 def train_config(args: argparse.Namespace) -> TrainConfig:
     """The preset of the architecture, changed by the options that were given."""
-    preset = {} if args.arch == "poan" else LITE_TRAINING
+    preset = LITE_TRAINING if networks.ARCHITECTURES[args.arch].small else {}
     fields = asdict(TrainConfig())
     given = {k: v for k, v in vars(args).items() if k in fields and v is not None}
     config = TrainConfig(**{**preset, **given})
