@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +20,19 @@ class Backend(Protocol):
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N, 1, h, w) LR tiles to (N, 1, s*h, s*w) HR tiles, both float32 and C-contiguous."""
         ...
+
+
+def start_batch(backend: Backend, batch: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
+    """Start a batch and return what waits for its answer.
+
+    A backend with a method ``start`` begins at once and may be given a second batch before the
+    first is asked for; any other one runs when it is asked.
+    """
+    start = getattr(backend, "start", None)
+    if start is None:
+        return lambda: backend.run(batch)
+    waits: Callable[[], NDArray[np.float32]] = start(batch)
+    return waits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +96,30 @@ BACKENDS = {
         devices=("cuda",),
         automatic=False,
     ),
+    "onnxruntime-nvtensorrtrtx": BackendKind(
+        module="poan_runtime.onnxruntime_backend",
+        kinds=("onnx",),
+        needs="onnxruntime",
+        extra="gpu",
+        devices=("cuda",),
+        automatic=False,
+    ),
+    "tensorrt": BackendKind(
+        module="poan_runtime.tensorrt_backend",
+        kinds=("plan",),
+        needs="tensorrt",
+        extra="tensorrt",
+        devices=("cuda",),
+        automatic=False,
+    ),
+    "tensorrt-rtx": BackendKind(
+        module="poan_runtime.tensorrt_backend",
+        kinds=("plan",),
+        needs="tensorrt_rtx",
+        extra="tensorrt-rtx",
+        devices=("cuda",),
+        automatic=False,
+    ),
 }
 """Backends by name, in the order in which ``auto`` prefers them on a CPU."""
 
@@ -91,6 +128,8 @@ def open_backend(model: Model, options: BackendOptions) -> OpenedBackend:
     """Load the model into the backend asked for, or into the best one for ``auto``."""
     if options.backend != "auto":
         return _open(options.backend, model, options)
+    if model.file.engine is not None:
+        return _open(model.file.engine.flavour, model, options)
     name, reason = _choose(model, options)
     opened = _open(name, model, options)
     return dataclasses.replace(opened, reason=f"{reason}; {opened.reason}")
@@ -142,7 +181,7 @@ def _open(name: str, model: Model, options: BackendOptions) -> OpenedBackend:
         raise PoanError(
             f"--device: {name} runs on {' and '.join(kind.devices)}, not on {options.device}"
         )
-    with installed(kind.needs, kind.extra):
+    with installed(kind.needs, kind.extra), installed("cuda", kind.extra):
         module: Any = importlib.import_module(kind.module)
     opened: OpenedBackend = module.open_backend(model, options)
     return opened

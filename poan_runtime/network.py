@@ -5,9 +5,10 @@ import time
 from pathlib import Path
 
 from poan_runtime.backend import Backend, BackendOptions, OpenedBackend, open_backend
+from poan_runtime.choice import find_runnable
 from poan_runtime.ensemble import SelfEnsemble
 from poan_runtime.errors import PoanError
-from poan_runtime.model import Model, Trust, find_model
+from poan_runtime.model import Model, Trust
 from poan_runtime.tiling import Plan, plan_slices
 
 
@@ -76,12 +77,9 @@ class Network:
 def load_network(
     name: str | Path, options: BackendOptions | None = None, trust: Trust | None = None
 ) -> Network:
-    """Find, verify and load a model. ``name`` as for `find_model`.
-
-    On a GPU the fp16 file of a folder is preferred, if its parity verdict is pass.
-    """
+    """Find, verify and load a model. ``name`` as for `find_runnable`."""
     start = time.perf_counter()
     options = options or BackendOptions()
-    model = find_model(name, trust, "fp16" if options.device == "cuda" else "fp32")
+    model = find_runnable(name, options, trust)
     opened = open_backend(model, options)
     return Network(model=model, opened=opened, load_s=time.perf_counter() - start)

@@ -10,13 +10,15 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from poan_runtime.backend import Backend
+from poan_runtime.backend import Backend, start_batch
 from poan_runtime.errors import PoanError
 from poan_runtime.tiling import Plan
 
 Slab = NDArray[np.float32]
 Places = NDArray[np.intp]
 
+IN_FLIGHT = 2
+"""Batches begun before the first is waited for: on a GPU, copies and computation overlap."""
 MOST_CONSTANTS = 64
 """How many answers for constant tiles are kept; a volume has few constants beside zero."""
 LOOK_AT_ONCE = 256
@@ -151,25 +153,37 @@ class SliceRunner:
         A batch that is not full repeats its last tile: engines answer a tile alike in every
         batch of one size, but not in batches of one and of many.
         """
-        batch, side = self.plan.batch, self.plan.scale * self.plan.tile
+        batch = self.plan.batch
+        started: collections.deque[tuple[int, Callable[[], Slab]]] = collections.deque()
         for first in range(0, len(places), batch):
             chosen = places[first : first + batch]
             with self.stages.stage("tile"):
                 full = chosen[np.minimum(np.arange(batch), len(chosen) - 1)]
                 tiles = self._gather(windows, full)
             with self.stages.stage("inference"):
-                out = self.backend.run(tiles[:, None])  # (N, tile, tile) -> (N, 1, tile, tile)
-            if out.shape != (batch, 1, side, side):
-                raise PoanError(
-                    f"the network answered shape {out.shape} to {batch} tiles of "
-                    f"{self.plan.tile}; expected {(batch, 1, side, side)}"
-                )
-            if not np.isfinite(out).all():
-                raise PoanError(
-                    "the network answered NaN or infinity to finite values; nothing was written "
-                    "(a half-precision model can overflow: try its fp32 file)"
-                )
-            yield from out[: len(chosen), 0]
+                # (N, tile, tile) -> (N, 1, tile, tile)
+                started.append((len(chosen), start_batch(self.backend, tiles[:, None])))
+            if len(started) == IN_FLIGHT:
+                yield from self._finished(*started.popleft())
+        while started:
+            yield from self._finished(*started.popleft())
+
+    def _finished(self, count: int, wait: Callable[[], Slab]) -> Slab:
+        """The first ``count`` answers (count, s*tile, s*tile) of a batch, all finite."""
+        batch, side = self.plan.batch, self.plan.scale * self.plan.tile
+        with self.stages.stage("inference"):
+            out = wait()
+        if out.shape != (batch, 1, side, side):
+            raise PoanError(
+                f"the network answered shape {out.shape} to {batch} tiles of "
+                f"{self.plan.tile}; expected {(batch, 1, side, side)}"
+            )
+        if not np.isfinite(out).all():
+            raise PoanError(
+                "the network answered NaN or infinity to finite values; nothing was written "
+                "(a half-precision model can overflow: try its fp32 file)"
+            )
+        return out[:count, 0]
 
     def _add(self, fine: Slab, place: NDArray[np.intp], answer: Slab) -> None:
         plan, s = self.plan, self.plan.scale

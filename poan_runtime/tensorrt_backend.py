@@ -12,7 +12,7 @@ import hashlib
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -182,24 +182,26 @@ class TensorRTBackend:
 
     def run(self, batch: Tiles) -> Tiles:
         """See `Backend.run`. More tiles than the plan's largest batch run in several parts."""
-        parts = [
-            batch[first : first + self._ports.most]
-            for first in range(0, len(batch), self._ports.most)
-        ]
-        return np.concatenate(list(self.run_all(parts)))
+        most = self._ports.most
+        started: collections.deque[Callable[[], Tiles]] = collections.deque()
+        answers = []
+        for first in range(0, len(batch), most):
+            if len(started) == LANES:
+                answers.append(started.popleft()())
+            started.append(self.start(batch[first : first + most]))
+        return np.concatenate([*answers, *(wait() for wait in started)])
 
-    def run_all(self, batches: Iterable[Tiles]) -> Iterator[Tiles]:
-        """Answers in order; copies of one batch overlap with the computation of another."""
+    def start(self, batch: Tiles) -> Callable[[], Tiles]:
+        """Begin a batch; what is returned waits for the answer.
+
+        A thread may have two batches under way: copies of one overlap with the computation of
+        the other. The answer to an older one that nobody asked for is lost.
+        """
         lanes = self._own_lanes()
-        waiting: collections.deque[Lane] = collections.deque()
-        for index, batch in enumerate(batches):
-            if len(waiting) == len(lanes):
-                yield waiting.popleft().result()
-            lane = lanes[index % len(lanes)]
-            lane.enqueue(batch)
-            waiting.append(lane)
-        while waiting:
-            yield waiting.popleft().result()
+        lane: Lane = lanes[self._mine.turn % len(lanes)]
+        self._mine.turn += 1
+        lane.enqueue(batch)
+        return lane.result
 
     def timed(self, batch: Tiles) -> tuple[Tiles, StageTimes]:
         """One batch in one lane, with the time of each stage."""
@@ -222,7 +224,7 @@ class TensorRTBackend:
                     raise ValueError("this engine is closed")
                 worker = Worker([self._lane() for _ in range(LANES)], self._home)
                 self._releases.append(worker.release)
-            self._mine.worker = worker
+            self._mine.worker, self._mine.turn = worker, 0
         mine: Worker = self._mine.worker
         return mine.lanes
 
@@ -288,6 +290,11 @@ class KernelCache:
 def open_backend(model: Model, options: BackendOptions) -> OpenedBackend:
     """Check and deserialise a plan on the current GPU; `NoGpuError` where there is none."""
     library = load_library(engine_facts(model).flavour)
+    if options.backend not in ("auto", library.flavour):
+        raise PoanError(
+            f"--backend: expected {library.flavour}, which built {model.path}, "
+            f"got {options.backend}"
+        )
     check_version(model, library)
     check_header(model, library, gpu=False)
     gpu = cuda.find_gpu()
