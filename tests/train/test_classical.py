@@ -24,8 +24,8 @@ def test_non_local_means_beats_bicubic_on_shapes_that_repeat(scale, method):
     sr = nlm(lr, scale, method)
     assert sr.shape == hr.shape
     assert sr.dtype == np.float32
-    # bicubic is 1 to 4 dB behind here; half a dB says that it is no accident
-    assert psnr(hr, sr) > psnr(hr, CLASSICAL["bicubic"](lr, scale, method)) + 0.5
+    # measured: 1.7 to 5 dB; half of the least leaves room for another release of the filter
+    assert psnr(hr, sr) > psnr(hr, CLASSICAL["bicubic"](lr, scale, method)) + 0.85
 
 
 def test_bicubic_is_the_interpolation_of_the_evaluation():

@@ -1,0 +1,143 @@
+"""python -m benchmarks.paper_tables: see the package's docstring and docs/networks.md."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.paper_tables.report import write_tables
+from benchmarks.paper_tables.rows import CLASSICAL, Protocol, plan, run_row
+from poan_runtime.errors import PoanError
+from poan_train import networks
+from poan_train.data import CONTRASTS, Source, find_sources, split_by_subject
+from poan_train.degrade import GRID
+
+DEFAULT = (
+    *("bicubic", "nlm", "srcnn", "vdsr-lite", "rdn-lite"),
+    *("edsr-lite", "csn-lite", "seran-lite", "poan-lite"),
+)
+TEST_SHARE = 0.12
+"""Of the subjects, where IXI is not complete: 70 of 576."""
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m benchmarks.paper_tables",
+        description="Train and evaluate under one budget; write the paper's tables.",
+        epilog="Options of poan-train after -- go to every training, e.g. -- --batch 8.",
+    )
+    p.add_argument("--data", type=Path, help="folder of training volumes")
+    p.add_argument("--val", type=Path, help="folder of test volumes, of other subjects")
+    p.add_argument("--ixi", type=Path, help="folder of IXI, instead of both")
+    p.add_argument("--out", type=Path, required=True, help="folder of rows and tables")
+    p.add_argument("--tables", type=int, nargs="+", choices=(1, 2, 3), default=[1, 2, 3])
+    p.add_argument("--arch", nargs="+", default=DEFAULT, help="of Table 1; NAME+: self-ensemble")
+    p.add_argument("--contrast", nargs="+", choices=CONTRASTS, default=["T1", "T2"])
+    p.add_argument("--scale", type=int, nargs="+", choices=networks.SCALES, default=[2, 4])
+    p.add_argument("--seeds", type=int, nargs="+", default=[0])
+    p.add_argument("--ablated", default="poan-lite", help="network of Tables 2 and 3")
+    p.add_argument("--table2-contrast", choices=CONTRASTS, help="x2; default PD with --ixi, or T2")
+    p.add_argument("--table3-contrast", choices=CONTRASTS, default="T1", help="x4")
+    budget = p.add_mutually_exclusive_group()
+    budget.add_argument("--steps", type=int, help="of every training")
+    budget.add_argument("--minutes", type=float, help="of every training")
+    p.add_argument("--lr", type=float, nargs="+", default=[1e-3], help="rates each network tries")
+    p.add_argument("--degradation", choices=tuple(GRID), default="bicubic")
+    p.add_argument("--tile", type=int, default=48, help="LR tile, 0 for whole slices")
+    p.add_argument("--every", type=int, default=1, help="evaluate every N-th slice")
+    p.add_argument("--peak", choices=("volume", "slice"), default="volume")
+    p.add_argument("--rows", type=int, help="make at most so many rows now")
+    p.add_argument("--report", action="store_true", help="only write the tables from the rows")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    args = parser().parse_args(arguments[:cut])
+    try:
+        if not args.report:
+            make_rows(args, arguments[cut + 1 :])
+        for path in write_tables(args.out, args.peak):
+            print(path)
+    except PoanError as error:
+        print(f"paper_tables: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def make_rows(args: argparse.Namespace, extra: Sequence[str]) -> None:
+    """Run the rows that are not there yet, ``args.rows`` of them at most."""
+    known = {*CLASSICAL, *networks.ARCHITECTURES, *(f"{a}+" for a in networks.ARCHITECTURES)}
+    unknown = sorted({*args.arch, args.ablated} - known)
+    if unknown:
+        raise PoanError(f"no network {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    rows = plan(
+        args.tables,
+        args.arch,
+        args.contrast,
+        args.scale,
+        args.seeds,
+        args.ablated,
+        (args.table2_contrast or ("PD" if args.ixi else "T2"), 2),
+        (args.table3_contrast, 4),
+    )
+    protocol = make_protocol(args, extra)
+    made = 0
+    for i, row in enumerate(rows):
+        if made == args.rows:
+            print(f"{len(rows) - i} rows left")
+            break
+        print(f"{i + 1}/{len(rows)} {row.name}", flush=True)
+        made += run_row(row, protocol)
+
+
+def make_protocol(args: argparse.Namespace, extra: Sequence[str]) -> Protocol:
+    if args.ixi:
+        train, val = link_ixi(args.ixi, args.out / "ixi")
+    elif args.data and args.val:
+        train, val = args.data, args.val
+    else:
+        raise PoanError("need --data and --val, or --ixi")
+    if not (args.steps or args.minutes) or (args.steps or args.minutes) < 0:
+        raise PoanError("state the budget of every training: --steps or --minutes, above zero")
+    budget = ("--steps", str(args.steps)) if args.steps else ("--minutes", f"{args.minutes:g}")
+    return Protocol(
+        train=train,
+        val=val,
+        out=args.out,
+        budget=budget,
+        rates=tuple(args.lr),
+        degradation=args.degradation,
+        tile=args.tile,
+        every=args.every,
+        extra=tuple(extra),
+    )
+
+
+def link_ixi(folder: Path, out: Path) -> tuple[Path, Path]:
+    """(train, test) folders of links: IXI's 500 and 70 subjects, or, where it is not complete, all
+    but a share of the subjects and that share."""
+    sources = [s for s in find_sources(folder, "all") if s.is_ixi]
+    subjects = sorted({s.subject for s in sources})
+    if len(subjects) < 2:
+        raise PoanError(f"{folder}: needs volumes of two subjects named as IXI's at least")
+    if len(subjects) >= 570:
+        train = [s for s in sources if s.subject in subjects[:500]]
+        test = [s for s in sources if s.subject in subjects[500:570]]
+    else:
+        train, test = split_by_subject(sources, TEST_SHARE)
+    return _links(train, out / "train"), _links(test, out / "test")
+
+
+def _links(sources: Sequence[Source], folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in sources:
+        link = folder / source.path.name
+        if not link.is_symlink():
+            link.symlink_to(source.path.resolve())
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""Tables as Markdown, CSV and PNG."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from benchmarks.paper_tables.summary import Cell, agreeing_pairs, cells, read_rows
+from poan_runtime.errors import PoanError
+
+TITLES = {
+    1: "Table 1: contrast x scale x network",
+    2: "Table 2: point, patch and pyramid similarity",
+    3: "Table 3: channel and spatial attention",
+}
+ABLATED = {
+    2: dict(zip("ABCDEFGH", ("none", "point", "patch", "pyramid", "point, patch", "patch, pyramid",
+                             "point, pyramid", "point, patch, pyramid"), strict=True)),
+    3: dict(zip("ABCD", ("none", "channel", "spatial", "channel, spatial"), strict=True)),
+}  # fmt: skip
+NOTES = (
+    "± is the standard deviation over volumes (of each volume's mean over seeds); in brackets over "
+    "seeds. The gain is PSNR over bicubic on the same volumes. The paper's numbers are for IXI, "
+    "its own sizes and 1000 epochs (ablations 400): they are here for the order and the gains, not "
+    "to be subtracted from ours. A scanner's zero-filling is undone here before a slice counts as "
+    "HR; the papers do not say that they do."
+)
+
+
+def write_tables(folder: Path, peak: str = "volume") -> list[Path]:
+    """tableN.md, .csv and .png in ``folder`` from its rows; the paths that were written.
+
+    ``peak`` ("volume" or "slice") is the peak of PSNR and SSIM. Raises PoanError without rows.
+    """
+    rows = read_rows(folder)
+    if not rows:
+        raise PoanError(f"{folder}: holds no rows yet")
+    written = []
+    for table in sorted({row["row"]["table"] for row in rows}):
+        members = [row for row in rows if row["row"]["table"] == table]
+        summary = _ordered(cells(members, peak))
+        stem = folder / f"table{table}"
+        stem.with_suffix(".md").write_text(markdown(table, summary, members, peak))
+        _write_csv(stem.with_suffix(".csv"), summary)
+        _draw(stem.with_suffix(".png"), table, summary)
+        written += [stem.with_suffix(s) for s in (".md", ".csv", ".png")]
+    return written
+
+
+def _ordered(members: Sequence[Cell]) -> list[Cell]:
+    """By contrast and scale; letters in their order, networks by PSNR."""
+    return sorted(
+        members,
+        key=lambda c: (c.contrast, c.scale, c.psnr.mean if c.table == 1 else 0, c.label),
+    )
+
+
+def markdown(table: int, summary: Sequence[Cell], rows: Sequence[dict[str, Any]], peak: str) -> str:
+    """The table as the paper lays it out, every cell with its spread, and the commands."""
+    lines = [f"# {TITLES[table]}", "", _budget(rows, peak), "", NOTES, ""]
+    if table == 1:
+        lines += [*_matrix(summary), ""]
+    lines += _long(table, summary)
+    if table != 1:
+        agree, pairs = agreeing_pairs(summary)
+        lines += ["", f"{agree} of {pairs} pairs of rows stand in the paper's order."]
+    lines += ["", "## Commands", ""]
+    for row in rows:
+        lines += [f"- {row['row']['label']}, {row['row']['contrast']} x{row['row']['scale']}, "
+                  f"seed {row['row']['seed']}:"]  # fmt: skip
+        lines += [f"  `{command}`" for command in row["commands"]]
+    return "\n".join(lines) + "\n"
+
+
+def _budget(rows: Sequence[dict[str, Any]], peak: str) -> str:
+    budgets = sorted({" ".join(row["protocol"]["budget"]) for row in rows})
+    rates = sorted({rate for row in rows for rate in row["protocol"]["rates"]})
+    seeds = sorted({row["row"]["seed"] for row in rows})
+    return (
+        f"Budget of every network: `{'`, `'.join(budgets)}` per learning rate; rates tried by "
+        f"each: {', '.join(f'{r:g}' for r in rates)}, chosen on subjects held out of the training "
+        f"data; seeds {', '.join(map(str, seeds))}. PSNR and SSIM with the {peak}'s peak."
+    )
+
+
+def _matrix(summary: Sequence[Cell]) -> list[str]:
+    labels = list(dict.fromkeys(c.label for c in sorted(summary, key=lambda c: c.psnr.mean)))
+    keys = sorted({(c.contrast, c.scale) for c in summary})
+    by_place = {(c.contrast, c.scale, c.label): c for c in summary}
+    lines = ["| | " + " | ".join(labels) + " |", "|---" * (len(labels) + 1) + "|"]
+    for contrast, scale in keys:
+        found = [by_place.get((contrast, scale, label)) for label in labels]
+        texts = [f"{c.psnr.mean:.2f}/{c.ssim.mean:.4f}" if c else "-" for c in found]
+        lines.append(f"| {contrast} x{scale} | " + " | ".join(texts) + " |")
+    return lines
+
+
+def _long(table: int, summary: Sequence[Cell]) -> list[str]:
+    head = "contrast, scale|network|parameters|steps|minutes|PSNR, dB|SSIM|gain, dB"
+    head += "|paper PSNR/SSIM|paper gain" if table == 1 else "|paper PSNR|paper gain over A"
+    columns = head.split("|")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for c in summary:
+        name = c.label if table == 1 else f"{c.label}: {ABLATED[table][c.label]} ({c.arch})"
+        theirs = "-" if c.paper_psnr is None else f"{c.paper_psnr:.2f}"
+        theirs += "" if c.paper_ssim is None else f"/{c.paper_ssim:.4f}"
+        gain = "-" if c.paper_gain is None else f"{c.paper_gain:+.2f}"
+        values = [f"{c.contrast} x{c.scale}", name, f"{c.parameters:,}", f"{c.steps:.0f}"]
+        values += [f"{c.minutes:.1f}", c.psnr.text(2), c.ssim.text(4), c.gain.text(2), theirs, gain]
+        lines.append(f"| {' | '.join(values)} |")
+    return lines
+
+
+def _write_csv(path: Path, summary: Sequence[Cell]) -> None:
+    records = []
+    for cell in summary:
+        record = asdict(cell)
+        for name in ("psnr", "ssim", "gain"):
+            values = record.pop(name)
+            record |= {name: values["mean"]}
+            record |= {f"{name}_sd_{over}": values[over] for over in ("volumes", "seeds")}
+        records.append(record)
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, records[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def _draw(path: Path, table: int, summary: Sequence[Cell]) -> None:
+    """A panel per contrast and scale: gain over bicubic, thin bars over volumes, thick over seeds.
+
+    Diamonds are the paper's gains (over bicubic in Table 1; Tables 2 and 3: over its row A, drawn
+    from our row A).
+    """
+    keys = sorted({(c.contrast, c.scale) for c in summary})
+    figure = Figure(figsize=(1.5 + 4.0 * len(keys), 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (contrast, scale) in zip(
+        np.ravel(figure.subplots(1, len(keys), squeeze=False)), keys, strict=True
+    ):
+        members = [c for c in summary if (c.contrast, c.scale) == (contrast, scale)]
+        x = np.arange(len(members))
+        gains = np.array([c.gain.mean for c in members])
+        axes.bar(x, gains, color="0.75")
+        for over, width in (("volumes", 1.0), ("seeds", 4.0)):
+            sizes = np.nan_to_num([getattr(c.gain, over) for c in members])
+            if sizes.any():
+                axes.errorbar(x, gains, sizes, fmt="none", ecolor="k", elinewidth=width,
+                              label=f"± sd over {over}")  # fmt: skip
+        start = 0.0 if table == 1 else next((c.gain.mean for c in members if c.label == "A"), 0.0)
+        theirs = [(i, start + c.paper_gain) for i, c in enumerate(members) if c.paper_gain]
+        if theirs:
+            axes.plot(*zip(*theirs, strict=True), "D", color="tab:red", label="paper (IXI)")
+        axes.set_xticks(x, [c.label for c in members], rotation=60 if table == 1 else 0)
+        axes.set_title(f"{contrast} x{scale}")
+        axes.set_ylabel("PSNR over bicubic, dB")
+        axes.axhline(0, color="k", linewidth=0.5)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)

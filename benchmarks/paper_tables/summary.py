@@ -1,0 +1,131 @@
+"""From rows to cells: means over volumes and seeds, with the spread over each."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poan_train.degrade import Array
+from poan_train.published import TABLE1, TABLE2, TABLE3, published
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """A mean, and standard deviations: over volumes (of means over seeds), over seeds (of means
+    over volumes). NaN where there is only one."""
+
+    mean: float
+    volumes: float
+    seeds: float
+
+    def text(self, digits: int) -> str:
+        parts = [f"{self.mean:.{digits}f}"]
+        parts += [f"±{self.volumes:.{digits}f}" if np.isfinite(self.volumes) else ""]
+        parts += [f"(seeds ±{self.seeds:.{digits}f})" if np.isfinite(self.seeds) else ""]
+        return " ".join(p for p in parts if p)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One network on one contrast and scale, all seeds together."""
+
+    table: int
+    label: str
+    arch: str
+    contrast: str
+    scale: int
+    seeds: int
+    volumes: int
+    parameters: int
+    steps: float
+    minutes: float
+    psnr: Spread
+    ssim: Spread
+    gain: Spread
+    """PSNR over bicubic, dB."""
+    paper_psnr: float | None
+    paper_ssim: float | None
+    paper_gain: float | None
+    """Over bicubic (Table 1), over row A (Tables 2 and 3)."""
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """The contents of the folder's row files, by name."""
+    found = sorted((folder / "rows").glob("table*.json"))
+    return [json.loads(p.read_text()) for p in found if not p.name.endswith(".eval.json")]
+
+
+def cells(rows: Sequence[dict[str, Any]], peak: str) -> list[Cell]:
+    """Rows that differ in their seed alone, joined; in the order of their first appearance."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        r = row["row"]
+        key = r["table"], r["contrast"], r["scale"], r["label"], r["arch"]
+        groups.setdefault(key, []).append(row)
+    return [_cell(group, peak) for group in groups.values()]
+
+
+def _cell(group: Sequence[dict[str, Any]], peak: str) -> Cell:
+    r = group[0]["row"]
+    psnr, ssim, base = (
+        np.array([[v[who][f"{what}_{peak}_peak"] for v in row["volumes"]] for row in group])
+        for who, what in (("sr", "psnr"), ("sr", "ssim"), ("bicubic", "psnr"))
+    )  # (seeds, volumes) each
+    trained = [row["trained"] or {"steps": 0, "seconds": 0.0} for row in group]
+    theirs = _published(r["table"], r["label"], r["arch"], r["contrast"], r["scale"])
+    return Cell(
+        table=r["table"],
+        label=r["label"],
+        arch=r["arch"],
+        contrast=r["contrast"],
+        scale=r["scale"],
+        seeds=psnr.shape[0],
+        volumes=psnr.shape[1],
+        parameters=group[0]["parameters"],
+        steps=float(np.mean([t["steps"] for t in trained])),
+        minutes=float(np.mean([t["seconds"] for t in trained])) / 60,
+        psnr=spread(psnr),
+        ssim=spread(ssim),
+        gain=spread(psnr - base),
+        paper_psnr=theirs[0],
+        paper_ssim=theirs[1],
+        paper_gain=theirs[2],
+    )
+
+
+def spread(values: Array) -> Spread:
+    """Of values (seeds, volumes)."""
+    seeds, volumes = values.shape
+    return Spread(
+        mean=float(values.mean()),
+        volumes=float(values.mean(axis=0).std(ddof=1)) if volumes > 1 else float("nan"),
+        seeds=float(values.mean(axis=1).std(ddof=1)) if seeds > 1 else float("nan"),
+    )
+
+
+def _published(
+    table: int, label: str, arch: str, contrast: str, scale: int
+) -> tuple[float | None, float | None, float | None]:
+    if table == 1:
+        plus = "+" if arch.endswith("+") else ""
+        size = arch.removesuffix("+").removesuffix("-lite").removesuffix("-baseline")
+        score = published(size + plus, contrast, scale)
+        if score is None:
+            return None, None, None
+        return *score, score[0] - TABLE1[contrast, scale]["bicubic"][0]
+    theirs = TABLE2 if table == 2 else TABLE3
+    return theirs[label], None, theirs[label] - theirs["A"]
+
+
+def agreeing_pairs(members: Sequence[Cell]) -> tuple[int, int]:
+    """(pairs of rows that stand in the published order, pairs in all)."""
+    known = [c for c in members if c.paper_psnr is not None]
+    signs = [
+        (a.psnr.mean - b.psnr.mean) * ((a.paper_psnr or 0) - (b.paper_psnr or 0))
+        for i, a in enumerate(known)
+        for b in known[:i]
+    ]
+    return sum(s > 0 for s in signs), len(signs)

@@ -1,0 +1,236 @@
+import builtins
+import csv
+import json
+import sys
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.paper_tables import __main__ as tool
+from benchmarks.paper_tables.rows import Protocol, plan, run_row, train_command
+from benchmarks.paper_tables.summary import cells, read_rows, spread
+from poan_runtime.errors import PoanError
+from poan_train import networks
+
+SMALL = {
+    "LITE": {"channels": 4, "blocks": 1, "poab_after": 1, "embedding": 2},
+    "EDSR_LITE": {"channels": 4, "blocks": 1},
+}
+QUICK = ["--batch", "1", "--patch", "8", "--precision", "fp32", "--log-every", "1"]
+QUICK += ["--val-share", "0.5"]
+
+
+@pytest.fixture(autouse=True)
+def _small_networks(monkeypatch):
+    for preset, values in SMALL.items():
+        for name, value in values.items():
+            monkeypatch.setitem(getattr(networks, preset), name, value)
+
+
+@pytest.fixture
+def val_folder(tmp_path):
+    folder = tmp_path / "val"
+    folder.mkdir()
+    rng = np.random.default_rng(5)
+    for name in ("sub-8_T2w", "sub-9_T2w"):
+        coarse = rng.integers(100, 900, (10, 11, 3)).astype(np.int16)
+        volume = np.kron(coarse, np.ones((4, 4, 1), np.int16))
+        nibabel.save(
+            nibabel.Nifti1Image(volume, np.diag([1, 1, 4, 1.0])), folder / f"{name}.nii.gz"
+        )
+    return folder
+
+
+def run(scan_folder, val_folder, out, *more, extra=QUICK):
+    arguments = ["--data", scan_folder, "--val", val_folder, "--out", out, "--tile", 10]
+    return tool.main([*map(str, [*arguments, *more]), "--", *extra])
+
+
+def test_a_budget_of_two_steps_makes_every_table(scan_folder, val_folder, tmp_path, capsys):
+    out = tmp_path / "tables"
+    table1 = ["--tables", 1, "--arch", "bicubic", "nlm", "edsr-lite", "poan-lite", "poan-lite+"]
+    table1 += ["--contrast", "T2", "--scale", 2, "--seeds", 0, 1, "--steps", 2]
+    assert run(scan_folder, val_folder, out, *table1) == 0
+    names = sorted(p.name for p in (out / "rows").iterdir())
+    learned = [f"{a}_seed{s}" for a in ("edsr-lite", "poan-lite", "poan-lite+") for s in (0, 1)]
+    assert names == sorted(
+        f"table1_T2_x2_{n}.json" for n in ["bicubic_seed0", "nlm_seed0", *learned]
+    )
+    row = json.loads((out / "rows/table1_T2_x2_edsr-lite_seed1.json").read_text())
+    assert row["commands"][0].startswith("poan-train --data ")
+    assert "--arch edsr-lite" in row["commands"][0]
+    assert "--seed 1 --lr 0.001" in row["commands"][0]
+    assert row["trained"]["steps"] == 2
+    assert row["protocol"]["budget"] == ["--steps", "2"]
+    assert {v["volume"] for v in row["volumes"]} == {"sub-8_T2w.nii.gz", "sub-9_T2w.nii.gz"}
+    # both orientations of the ensemble come from the same training
+    assert len(list((out / "checkpoints").glob("*.pt"))) == 4
+
+    text = (out / "table1.md").read_text()
+    assert "| | " in text
+    assert "T2 x2 | bicubic | 0 | 0 | 0.0 | " in text
+    assert "38.28/0.9824 | +4.84" in text
+    assert "Budget of every network: `--steps 2`" in text
+    with (out / "table1.csv").open() as stream:
+        records = {r["label"]: r for r in csv.DictReader(stream)}
+    assert float(records["bicubic"]["gain"]) == 0.0
+    assert records["edsr-lite"]["seeds"] == "2"
+    assert float(records["edsr-lite"]["gain_sd_seeds"]) > 0
+    assert records["bicubic"]["gain_sd_seeds"] == "nan"
+    with Image.open(out / "table1.png") as picture:
+        assert picture.width > 300
+
+    before = {p: p.stat().st_mtime_ns for p in (out / "rows").iterdir()}
+    capsys.readouterr()
+    assert run(scan_folder, val_folder, out, *table1) == 0
+    assert {p: p.stat().st_mtime_ns for p in (out / "rows").iterdir()} == before
+    assert tool.main(["--out", str(out), "--report"]) == 0
+
+
+def test_rows_are_made_one_at_a_time_and_another_protocol_is_refused(
+    scan_folder, val_folder, tmp_path, capsys
+):
+    out = tmp_path / "tables"
+    table3 = ["--tables", 3, "--table3-contrast", "T2", "--rows", 1]
+    for count in (1, 2):
+        assert run(scan_folder, val_folder, out, *table3, "--steps", 2) == 0
+        assert len(list((out / "rows").iterdir())) == count
+        assert f"{4 - count} rows left" in capsys.readouterr().out
+    text = (out / "table3.md").read_text()
+    assert "A: none (poan-lite)" in text
+    assert "| 28.94 | +2.23 |" in text
+    assert "of 1 pairs of rows stand in the paper's order" in text
+    assert "--ablation table3-B" in text
+    a, b = (json.loads((out / f"rows/table3_T2_x4_{x}_seed0.json").read_text()) for x in "AB")
+    assert a["parameters"] < b["parameters"]
+    capsys.readouterr()
+    assert run(scan_folder, val_folder, out, *table3, "--steps", 3) == 2
+    assert "made under another protocol; choose another --out" in capsys.readouterr().err
+
+
+def test_each_network_keeps_the_learning_rate_that_is_best_on_held_out_subjects(
+    scan_folder, val_folder, tmp_path
+):
+    protocol = Protocol(
+        train=scan_folder,
+        val=val_folder,
+        out=tmp_path / "tables",
+        budget=("--steps", "2"),
+        rates=(1e-3, 1e30),
+        tile=10,
+        extra=(*QUICK, "--clip", "1e30", "--warmup", "0"),
+    )
+    [row] = plan([1], ["edsr-lite"], ["T2"], [2], [0], "poan-lite", ("T2", 2), ("T1", 4))
+    with pytest.raises(
+        PoanError, match=r"this failed, see above: poan-train --data .* --lr 1e\+30"
+    ):
+        run_row(row, protocol)
+    gentle = Protocol(**{**vars(protocol), "rates": (1e-3, 0.3)})
+    assert run_row(row, gentle)
+    content = json.loads((tmp_path / f"tables/rows/{row.name}.json").read_text())
+    trials = {t["lr"]: t["held_out_psnr"] for t in content["trials"]}
+    assert content["trained"]["lr"] == max(trials, key=trials.get) == 1e-3
+    assert not run_row(row, gentle)
+
+
+def test_the_plan_has_every_row_once_and_seeds_for_what_is_trained():
+    rows = plan(
+        [1, 2, 3], ["nlm", "edsr"], ["T1", "T2"], [2, 4], [0, 7], "poan", ("PD", 2), ("T1", 4)
+    )
+    assert len(rows) == len({r.name for r in rows}) == 2 * 2 * (1 + 2) + 2 * (8 + 4)
+    assert [r.ablation for r in rows if r.table == 3 and r.seed == 7] == [
+        f"table3-{x}" for x in "ABCD"
+    ]
+
+
+def test_rows_that_train_differently_never_share_a_checkpoint(tmp_path):
+    protocol = Protocol(train=tmp_path, val=tmp_path, out=tmp_path, budget=("--steps", "2"))
+    longer = Protocol(train=tmp_path, val=tmp_path, out=tmp_path, budget=("--steps", "3"))
+    rows = plan([1, 3], ["poan", "poan+"], ["T2"], [2], [0, 1], "poan", ("T2", 2), ("T2", 2))
+    outs = {(r.name, p): train_command(r, p, 1e-3)[-1] for r in rows for p in (protocol, longer)}
+    for p in (protocol, longer):
+        assert outs["table1_T2_x2_poan_seed0", p] == outs["table1_T2_x2_poan+_seed0", p]
+    assert len(set(outs.values())) == len(outs) - 4  # poan+ of two seeds and two budgets
+
+
+def test_spreads_are_standard_deviations_over_volumes_and_over_seeds():
+    values = np.array([[30.0, 34.0], [31.0, 37.0]])
+    got = spread(values)
+    assert got.mean == 33.0
+    assert got.volumes == pytest.approx(np.std([30.5, 35.5], ddof=1))
+    assert got.seeds == pytest.approx(np.std([32.0, 34.0], ddof=1))
+    assert got.text(1) == "33.0 ±3.5 (seeds ±1.4)"
+    assert np.isnan(spread(values[:1]).seeds)
+    assert spread(values[:1, :1]).text(2) == "30.00"
+
+
+def test_a_cell_stands_beside_the_papers_network_of_full_size(tmp_path):
+    measures = {
+        f"{m}_{p}_peak": v for m, v in (("psnr", 30.0), ("ssim", 0.9)) for p in ("volume", "slice")
+    }
+    better = {**measures, "psnr_volume_peak": 31.5}
+    row = {"table": 1, "label": "poan-lite+", "arch": "poan-lite+", "contrast": "T2", "scale": 4}
+    content = {"row": row, "parameters": 5, "trained": None}
+    content["volumes"] = [{"volume": "a", "bicubic": measures, "sr": better}]
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows/table1.json").write_text(json.dumps(content))
+    [cell] = cells(read_rows(tmp_path), "volume")
+    assert (cell.paper_psnr, cell.paper_ssim) == (32.83, 0.9495)
+    assert cell.paper_gain == pytest.approx(32.83 - 27.86)
+    assert cell.gain.mean == pytest.approx(1.5)
+    assert cells(read_rows(tmp_path), "slice")[0].gain.mean == 0
+
+
+def test_ixi_is_split_by_subject_into_folders_of_links(tmp_path):
+    ixi = tmp_path / "ixi"
+    ixi.mkdir()
+    for i in range(576):
+        for contrast in ("T1", "T2"):
+            (ixi / f"IXI{i:03}-Guys-0001-{contrast}.nii.gz").touch()
+    train, test = tool.link_ixi(ixi, tmp_path / "out")
+    assert len(list(train.iterdir())) == 1000
+    assert {p.name[:6] for p in test.iterdir()} == {f"IXI{i}" for i in range(500, 570)}
+    few = tmp_path / "few"
+    few.mkdir()
+    for i in range(10):
+        (few / f"IXI{i:03}-Guys-0001-T2.nii.gz").touch()
+    train, test = tool.link_ixi(few, tmp_path / "out2")
+    assert len(list(train.iterdir())) == 9
+    assert not {p.name for p in train.iterdir()} & {p.name for p in test.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "need --data and --val, or --ixi"),
+        (["--data", "a", "--val", "b"], "state the budget"),
+        (["--arch", "pan"], "no network pan; there are"),
+        (["--report"], "holds no rows yet"),
+        (["--ixi", "absent", "--steps", "2"], "absent: no such folder"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(arguments, message, tmp_path, capsys):
+    assert tool.main([*arguments, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("paper_tables: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_missing_scikit_image_says_how_to_get_it(
+    scan_folder, val_folder, tmp_path, monkeypatch, capsys
+):
+    real = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name.split(".")[0] == "skimage":
+            raise ModuleNotFoundError("No module named 'skimage'", name="skimage")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.delitem(sys.modules, "poan_train.classical", raising=False)
+    options = ["--tables", 1, "--arch", "nlm", "--contrast", "T2", "--scale", 2, "--steps", 1]
+    assert run(scan_folder, val_folder, tmp_path / "out", *options) == 2
+    assert "skimage is missing; run: pip install 'poan[classical]'" in capsys.readouterr().err
