@@ -33,8 +33,10 @@ class POANConfig:
     """``cab`` is the first-order, channel-reducing attention of Fig. 4 (arXiv:1807.02758)."""
     alpha: float = 0.5
     """[open] Power of the covariance, as in SAN."""
-    eps: float = 1e-5
-    """[open] Sigma + eps (tr Sigma / C) I: x_p' is nearly rank-deficient."""
+    eps: float = 1e-3
+    """[open] Sigma + eps (tr Sigma / C) I: x_p' is nearly rank-deficient. A float32 covariance is
+    exact to about 2e-7 of its largest eigenvalue, so a root in float32 is exact to 1e-3 on every
+    tile only if the smallest is not far below; 1e-5 left 2e-3 on a tile of background."""
     floor: float = 1e-10
     """[open] Added to the diagonal too, so that a constant tile has a root."""
     gate: Literal["softmax", "sigmoid"] = "softmax"
