@@ -22,6 +22,8 @@ from poan_runtime.errors import PoanError
 LONGEST_HEADER = 540
 NO_EXTENSION = bytes(4)
 LABEL_INTENT = 1002
+LARGEST_LENGTH = 1e30
+"""Beyond it, lengths in an affine would overflow float32 on the way out."""
 OUTPUT_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 
 
@@ -197,18 +199,20 @@ def _best_affine(struct: Any, path: Path, log: _Collector) -> geometry.Affine:
             raise PoanError(f"{path}: the header's qform is not a rotation of finite numbers")
         struct["qform_code"] = 0
         log.warnings.append("header: qform is not a rotation of finite numbers; sform alone kept")
-    affine = np.asarray(struct.get_best_affine(), np.float64)
-    if not np.isfinite(affine).all():
+    with np.errstate(all="ignore"):
+        affine = np.asarray(struct.get_best_affine(), np.float64)
+    if not np.isfinite(affine).all() or np.abs(affine).max() > LARGEST_LENGTH:
         raise PoanError(f"{path}: expected a finite affine, got {affine[:3].tolist()}")
     return affine
 
 
 def _qform(struct: Any) -> geometry.Affine | None:
     try:
-        qform = np.asarray(struct.get_qform(), np.float64)
+        with np.errstate(all="ignore"):
+            qform = np.asarray(struct.get_qform(), np.float64)
     except (ValueError, HeaderDataError):
         return None
-    return qform if np.isfinite(qform).all() else None
+    return qform if np.abs(qform).max() <= LARGEST_LENGTH else None
 
 
 def _nifti_from_analyze(analyze: Any) -> Any:
@@ -219,7 +223,8 @@ def _nifti_from_analyze(analyze: Any) -> Any:
         struct[field] = analyze[field]
     struct["pixdim"][0] = 1
     if np.any(analyze["origin"][:3]):
-        struct.set_sform(analyze.get_origin_affine(), code=2)
+        with np.errstate(all="ignore"):
+            struct.set_sform(analyze.get_origin_affine(), code=2)
     return struct
 
 

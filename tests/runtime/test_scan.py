@@ -8,9 +8,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from poan_runtime import geometry
 from poan_runtime.errors import PoanError
+from poan_runtime.nifti_header import parse_header, upscaled_header
 from poan_runtime.scan import open_scan, read_volume, sha256_of_scan
 
 DTYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"]
@@ -236,6 +239,61 @@ def test_bytes_after_the_voxels_are_checked_but_not_kept(
     with open_scan(path) as scan:
         assert scan._voxels.seek(0, 2) == 352 + 2 * 20 * 18 * 5
     assert np.array_equal(read_volume(path).data, expected)
+
+
+@pytest.fixture(scope="module")
+def headers(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """One scan of each kind, each with a qform."""
+    folder = tmp_path_factory.mktemp("headers")
+    paths = []
+    for kind, name in (
+        (nib.Nifti1Image, "one.nii"),
+        (nib.Nifti2Image, "two.nii"),
+        (nib.Nifti1Pair, "pair.hdr"),
+        (nib.AnalyzeImage, "old.hdr"),
+    ):
+        image = kind(np.ones((5, 6, 4), np.int16), np.diag([1, 1, 3, 1.0]))
+        if hasattr(image, "set_qform"):
+            image.set_qform(np.diag([1, 1, 3, 1.0]), 1)
+        nib.save(image, folder / name)
+        paths.append(folder / name)
+    return paths
+
+
+bytes_at = st.tuples(st.integers(0, 559), st.sampled_from([0, 1, 127, 128, 255]))
+
+
+@settings(max_examples=300)
+@given(st.integers(0, 3), st.lists(bytes_at, min_size=1, max_size=4))
+def test_any_damaged_header_works_or_is_one_line(
+    headers: list[Path], which: int, damages: list[tuple[int, int]]
+) -> None:
+    path = headers[which]
+    sound = path.read_bytes()
+    damaged = bytearray(sound)
+    for place, value in damages:
+        damaged[min(place, len(sound) - 1)] = value
+    path.write_bytes(damaged)
+    message = ""
+    try:
+        with open_scan(path) as scan:
+            axis = geometry.slice_axis(scan.header.affine, scan.header.shape)
+            scan.read_slices(axis, 0, 1)
+            start = upscaled_header(
+                scan.header,
+                scale=2,
+                axis=axis,
+                grid="centre",
+                dtype=scan.header.dtype,
+                note="poan",
+                path=Path("out.nii"),
+            )
+            assert parse_header(start, path, detached=False).offset == len(start)
+    except PoanError as error:
+        message = str(error)
+    finally:
+        path.write_bytes(sound)
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("name", ["missing.nii", "folder.nii"])
