@@ -15,9 +15,11 @@ examples:
   poan-run t2_x2 scan.nii.gz -o fine.nii.gz --preview fine.png --report fine.json
   poan-run ./t2_x4/ a.nii.gz b.nii.gz -o out/
   poan-run --list
+  poan-run --verify t2_x2/engine.plan         compares it with PyTorch on this machine
 
 exit status: 0 done; 2 something you can mend (one line says what), and then no output
-exists for that scan; several scans are tried one after the other.
+exists for that scan; 3 --verify found the model beyond its tolerance. Several scans are
+tried one after the other.
 Not a medical device."""
 
 
@@ -34,6 +36,11 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("scans", nargs="*", metavar="scan", help="NIfTI or Analyze files")
     p.add_argument("-o", "--output", help="output file; a folder for several scans")
+    p.add_argument(
+        "--verify",
+        action="store_true",
+        help="run the model's stored test vectors here, write the verdict into its manifest",
+    )
     p.add_argument("--list", action="store_true", help="list the shipped models")
     p.add_argument("--preview", metavar="PNG", help="picture of LR, bicubic and SR (or a folder)")
     p.add_argument("--report", metavar="JSON", help="timings, backend, hashes, warnings")
@@ -75,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see `EPILOG` for the exit status."""
     p = parser()
     args = p.parse_args(argv)
-    if not args.list and not (args.model and args.scans):
+    if args.verify and (args.scans or not args.model):
+        p.error("--verify: expected a model and no scan")
+    if not (args.list or args.verify) and not (args.model and args.scans):
         p.error("expected a model and at least one scan (or --list)")
     try:
         with _terminated_as_exit():
@@ -83,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             if args.list:
                 return command.list_models()
+            if args.verify:
+                return command.verify(args)
             return command.run(args)
     except PoanError as error:
         print(f"poan-run: {error}", file=sys.stderr)

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from poan_runtime.backend import BackendOptions
+from poan_runtime.backend import BackendOptions, open_backend
 from poan_runtime.errors import PoanError
 from poan_runtime.manifest import read_manifest
-from poan_runtime.model import Trust, shipped_models
+from poan_runtime.model import Trust, find_model, shipped_models
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.pipeline import Slab
 from poan_runtime.preview import write_preview
@@ -33,6 +33,26 @@ def list_models() -> int:
     if not shipped_models():
         _say("no models are shipped with this installation")
     return 0
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Judge a model file on this machine by its stored vectors: 0 pass, 3 fail.
+
+    What is named is what runs, or the command fails: the verdict on a plan is not given by an
+    ONNX file.
+    """
+    from poan_runtime import verify as parity
+
+    model = find_model(args.model, judged=False)
+    device = "cuda" if model.file.kind == "plan" and args.device == "auto" else args.device
+    options = BackendOptions(backend=args.backend, device=device, threads=args.threads)
+    opened = open_backend(model, options)
+    _say(f"{opened.name} {opened.version} on {opened.device}: {opened.reason}")
+    verdict = parity.verify(model, opened.backend)
+    parity.write_verdict(model.path.parent, model.file.name, verdict)
+    for line in parity.verdict_lines(model, verdict):
+        _say(line)
+    return 0 if verdict.verdict == "pass" else 3
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,11 +82,9 @@ def run(args: argparse.Namespace) -> int:
 def _load(args: argparse.Namespace) -> Network:
     trust = None
     if args.trust:
-        if args.scale is None or args.tile is None:
-            raise PoanError("--trust: expected --scale and --tile with it")
         trust = Trust(
-            scale=args.scale,
-            tile=args.tile,
+            scale=args.scale or 0,
+            tile=args.tile or 0,
             halo=args.halo or 0,
             overlap=args.overlap,
             grid=args.grid,

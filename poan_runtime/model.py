@@ -45,11 +45,15 @@ def shipped_models() -> list[Path]:
     return sorted(path.parent for path in MODELS.glob(f"*/{MANIFEST_NAME}"))
 
 
-def find_model(name: str | Path, trust: Trust | None = None, precision: str = "fp32") -> Model:
+def find_model(
+    name: str | Path, trust: Trust | None = None, precision: str = "fp32", *, judged: bool = True
+) -> Model:
     """The model called ``name``: a shipped one, a folder with a manifest, or a model file.
 
     From a folder the ONNX file of the wanted precision is taken, else the first one that is
-    listed. ``trust`` serves a bare .onnx alone.
+    listed. ``trust`` serves a bare .onnx, and a plan whose hash the manifest does not list.
+    A file whose parity verdict is fail is refused, unless ``judged`` is false
+    (to judge it anew).
     """
     path = Path(name)
     if not path.exists():
@@ -59,17 +63,19 @@ def find_model(name: str | Path, trust: Trust | None = None, precision: str = "f
             raise PoanError(f"{name}: no such file or folder, nor a shipped model ({known})")
     if path.is_dir():
         manifest = read_manifest(path)
-        return _verified(manifest, _preferred(manifest, precision, path), path)
+        return _verified(manifest, _preferred(manifest, precision, path), path, judged)
     if path.name == MANIFEST_NAME:
-        return find_model(path.parent, precision=precision)
+        return find_model(path.parent, precision=precision, judged=judged)
     if not path.with_name(MANIFEST_NAME).is_file():
         return _trusted(path, trust)
     manifest = read_manifest(path.with_name(MANIFEST_NAME))
     file = manifest.file(path.name)
+    if trust is not None and path.suffix == ".plan":
+        return _trusted_plan(manifest, file, path)
     if file is None:
         listed = ", ".join(entry.name for entry in manifest.files)
         raise PoanError(f"{path}: expected a file that the manifest lists ({listed})")
-    return _verified(manifest, file, path.parent)
+    return _verified(manifest, file, path.parent, judged)
 
 
 def _preferred(manifest: Manifest, precision: str, folder: Path) -> ModelFile:
@@ -79,7 +85,7 @@ def _preferred(manifest: Manifest, precision: str, folder: Path) -> ModelFile:
     return next((file for file in graphs if file.precision == precision), graphs[0])
 
 
-def _verified(manifest: Manifest, file: ModelFile, folder: Path) -> Model:
+def _verified(manifest: Manifest, file: ModelFile, folder: Path, judged: bool) -> Model:
     path = folder / file.name
     if not path.is_file():
         raise PoanError(f"{path}: listed in the manifest, but there is no such file")
@@ -89,7 +95,7 @@ def _verified(manifest: Manifest, file: ModelFile, folder: Path) -> Model:
             "the file is not the one that was checked: export it again"
         )
     parity = file.parity or manifest.parity
-    if parity.verdict == "fail":
+    if parity.verdict == "fail" and judged:
         raise PoanError(f"{path}: its parity verdict is fail; export it again")
     notices = (
         (f"{path.name}: not yet compared with PyTorch (parity pending)",)
@@ -97,6 +103,17 @@ def _verified(manifest: Manifest, file: ModelFile, folder: Path) -> Model:
         else ()
     )
     return Model(manifest=manifest, file=file, path=path, notices=notices)
+
+
+def _trusted_plan(manifest: Manifest, file: ModelFile | None, path: Path) -> Model:
+    """A plan that the user vouches for; what it is, the manifest must tell all the same."""
+    like = file or next((entry for entry in manifest.files if entry.engine is not None), None)
+    if like is None:
+        raise PoanError(f"{path}: --trust: expected a plan among the manifest's files, got none")
+    pending = Parity(verdict="pending", checks=())
+    trusted = dataclasses.replace(like, name=path.name, sha256=sha256_of(path), parity=pending)
+    notice = f"{path.name}: runs as native code whatever its hash (--trust)"
+    return Model(manifest=manifest, file=trusted, path=path, notices=(notice,))
 
 
 def _trusted(path: Path, trust: Trust | None) -> Model:
@@ -108,7 +125,7 @@ def _trusted(path: Path, trust: Trust | None) -> Model:
     if path.suffix != ".onnx":
         raise PoanError(f"{path}: --trust takes an .onnx file; a plan needs its manifest")
     if trust.scale < 1 or trust.tile < 1:
-        raise PoanError(f"--trust: expected --scale and --tile of at least 1, got {trust}")
+        raise PoanError("--trust: expected --scale and --tile of at least 1 with it")
     file = ModelFile(
         name=path.name, kind="onnx", precision="fp32", islands=(), sha256=sha256_of(path)
     )
