@@ -16,6 +16,7 @@ from poan_runtime.errors import PoanError
 
 MANIFEST_NAME = "manifest.json"
 VERSION = 1
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 HEX = set("0123456789abcdef")
 
 T = TypeVar("T")
@@ -58,7 +59,7 @@ class ModelFile:
 
     name: str
     kind: Literal["onnx", "plan"]
-    precision: Literal["fp32", "fp16", "bf16"]
+    precision: Literal["fp32", "fp16", "bf16", "int8", "fp8"]
     islands: tuple[str, ...]
     sha256: str
     engine: Engine | None = None
@@ -182,7 +183,7 @@ def _file(fields: "_Fields") -> ModelFile:
     return ModelFile(
         name=fields.get("name", _file_name),
         kind=fields.get("kind", _one_of("onnx", "plan")),  # type: ignore[arg-type]
-        precision=fields.get("precision", _one_of("fp32", "fp16", "bf16")),  # type: ignore[arg-type]
+        precision=fields.get("precision", _one_of(*PRECISIONS)),  # type: ignore[arg-type]
         islands=fields.get("islands", _texts),
         sha256=fields.get("sha256", _sha256),
         engine=_engine(fields.object("engine")) if "engine" in fields.value else None,

@@ -1,5 +1,9 @@
-"""ONNX Runtime on its CPU, CUDA and TensorRT providers."""
+"""ONNX Runtime on its CPU, CUDA, TensorRT and NvTensorRTRTX providers.
 
+The providers other than the CPU's were not run: no GPU was at hand.
+"""
+
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -7,12 +11,16 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from poan_runtime.backend import BackendOptions, OpenedBackend, check_shapes
+from poan_runtime.cache_folder import cache_folder
 from poan_runtime.errors import PoanError
 from poan_runtime.model import ONLY_PORT, Model
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
+TENSORRT_RTX = "NvTensorRTRTXExecutionProvider"
+NAMED = {"onnxruntime-tensorrt": TENSORRT, "onnxruntime-nvtensorrtrtx": TENSORRT_RTX}
+"""Providers that run only when their backend is named, and then nothing else in their place."""
 ERRORS_ONLY = 3
 
 
@@ -33,7 +41,8 @@ class OnnxRuntimeBackend:
 def open_backend(model: Model, options: BackendOptions) -> OpenedBackend:
     """A session on the GPU where one can be reached and was not declined, else on the CPU.
 
-    As ``onnxruntime-tensorrt`` it runs on the TensorRT provider or not at all.
+    As ``onnxruntime-tensorrt`` or ``onnxruntime-nvtensorrtrtx`` it runs on that provider or not
+    at all.
     """
     available = onnxruntime.get_available_providers()
     wanted = _providers(options, available)
@@ -41,7 +50,7 @@ def open_backend(model: Model, options: BackendOptions) -> OpenedBackend:
     used = session.get_providers()[0]
     notices = []
     if used != wanted[0]:
-        if options.device == "cuda" or wanted[0] == TENSORRT:
+        if options.device == "cuda" or wanted[0] in NAMED.values():
             raise PoanError(f"{wanted[0]} did not start; onnxruntime says why above")
         notices.append(f"{wanted[0]} did not start; running on {used}")
     names = _names(model, session)
@@ -57,8 +66,8 @@ def open_backend(model: Model, options: BackendOptions) -> OpenedBackend:
 
 def _providers(options: BackendOptions, available: list[str]) -> list[str]:
     """Providers to try in order; the first is the one that is wanted."""
-    if options.backend == "onnxruntime-tensorrt":
-        wanted = [TENSORRT, CUDA, CPU]
+    if options.backend in NAMED:
+        wanted = [NAMED[options.backend], CUDA, CPU]
     elif options.device == "cpu":
         wanted = [CPU]
     elif options.device == "cuda":
@@ -79,12 +88,41 @@ def _session(model: Model, options: BackendOptions, providers: list[str]) -> Any
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
     try:
-        return onnxruntime.InferenceSession(str(model.path), settings, providers=providers)
+        return onnxruntime.InferenceSession(
+            str(model.path),
+            settings,
+            providers=providers,
+            provider_options=[provider_options(model, name) for name in providers],
+        )
     except Exception as error:
         if not type(error).__module__.startswith("onnxruntime"):
             raise
         reason = str(error).strip().splitlines()[0]
         raise PoanError(f"{model.path}: onnxruntime cannot load it: {reason}") from None
+
+
+def provider_options(model: Model, provider: str) -> dict[str, str]:
+    """What a TensorRT provider must be told: the batches to build for, and where to keep it."""
+    if provider not in NAMED.values():
+        return {}
+    manifest = model.manifest
+    shapes = {
+        key: f"{manifest.input_name}:{count}x1x{manifest.tile}x{manifest.tile}"
+        for key, count in dataclasses.asdict(manifest.batch).items()
+    }
+    folder = str(cache_folder())
+    if provider == TENSORRT_RTX:
+        return {
+            "nv_runtime_cache_path": folder,
+            **{f"nv_profile_{key}_shapes": shape for key, shape in shapes.items()},
+        }
+    return {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": folder,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": folder,
+        **{f"trt_profile_{key}_shapes": shape for key, shape in shapes.items()},
+    }
 
 
 def _names(model: Model, session: Any) -> tuple[str, str]:
