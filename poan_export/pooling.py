@@ -51,7 +51,8 @@ def blocked_covariance(x: torch.Tensor, eps: float, floor: float) -> torch.Tenso
     sigma = tree_sum(blocks @ blocks.transpose(2, 3)) / pixels
     eye = torch.eye(c, dtype=sigma.dtype, device=sigma.device)
     trace = (sigma * eye).sum(dim=(1, 2), keepdim=True)
-    return sigma + (eps / c * trace + floor) * eye
+    # eps tr / C + floor, factored: the ONNX optimiser takes an addend below 1e-8 for zero.
+    return sigma + (eps / c * (trace + floor * c / eps)) * eye
 
 
 class BlockedPooling(CovariancePooling):

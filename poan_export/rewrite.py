@@ -81,6 +81,8 @@ class PoolingRule:
         known = (EighPower, NewtonSchulz, Quintic)
         if not isinstance(module.power, known):
             return f"no square root of matrix products for {type(module.power).__name__}"
+        if not isinstance(module.eps, float) or module.eps <= 0:
+            return f"float32 has no root of an unregularised covariance (eps {module.eps})"
         return None
 
     def replacement(self, module: nn.Module) -> nn.Module:
