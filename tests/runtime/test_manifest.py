@@ -93,7 +93,7 @@ BAD: list[tuple[str, Any]] = [
     ("files", []),
     ("files", {}),
     ("files.0.kind", "torch"),
-    ("files.0.precision", "int8"),
+    ("files.0.precision", "int4"),
     ("files.0.name", "../model.onnx"),
     ("files.0.name", ".."),
     ("files.0.name", ""),
