@@ -203,6 +203,9 @@ def _best_affine(struct: Any, path: Path, log: _Collector) -> geometry.Affine:
         affine = np.asarray(struct.get_best_affine(), np.float64)
     if not np.isfinite(affine).all() or np.abs(affine).max() > LARGEST_LENGTH:
         raise PoanError(f"{path}: expected a finite affine, got {affine[:3].tolist()}")
+    if not np.isfinite(struct["pixdim"][1:4]).all():
+        struct["pixdim"][1:4] = geometry.spacing(affine)
+        log.warnings.append("header: pixdim is not finite; taken from the sform")
     return affine
 
 

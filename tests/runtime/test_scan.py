@@ -173,6 +173,13 @@ def test_a_qform_that_is_no_rotation_gives_way_to_the_sform(make_scan: Any) -> N
     assert "qform is not a rotation" in refused(path)
 
 
+def test_voxel_sizes_that_are_not_finite_come_from_the_sform(make_scan: Any) -> None:
+    path = patched(make_scan("scan.nii"), "pixdim", "4f", 1.0, np.nan, np.inf, 4.0)
+    with open_scan(path) as scan:
+        assert any("pixdim" in warning for warning in scan.header.warnings)
+        np.testing.assert_allclose(scan.header.struct["pixdim"][1:4], [0.9, 0.9, 4], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

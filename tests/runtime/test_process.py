@@ -1,0 +1,106 @@
+"""`poan-run` as a process: what it imports, and what is left when it is killed."""
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from poan_runtime import cli
+
+ROOT = Path(cli.__file__).resolve().parents[1]
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "poan_runtime.cli", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from poan_runtime import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print('LOADED', *sorted(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert "Super-resolve MR scans" in result.stdout
+    loaded = set(result.stdout.split("LOADED")[1].split())
+    assert "poan_runtime.cli" in loaded
+    heavy = {"torch", "onnx", "onnxruntime", "openvino", "matplotlib", "numpy", "nibabel", "PIL"}
+    assert loaded & heavy == set()
+
+
+def test_a_run_loads_neither_torch_nor_onnx(nearest_x2: Path, make_scan: Any) -> None:
+    code = (
+        "import sys; from poan_runtime import cli\n"
+        f"code = cli.main([{str(nearest_x2)!r}, {str(make_scan())!r}])\n"
+        "print('LOADED', code, *sorted(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    code_and_modules = result.stdout.split("LOADED")[1].split()
+    assert code_and_modules[0] == "0"
+    assert {"torch", "onnx", "matplotlib"} & set(code_and_modules) == set()
+
+
+def test_a_file_size_limit_is_one_line_and_leaves_nothing(
+    nearest_x2: Path, make_scan: Any, tmp_path: Path
+) -> None:
+    data = np.random.default_rng(0).integers(0, 30000, (64, 64, 30)).astype(np.int16)
+    scan = make_scan("scan.nii", data=data)
+    result = subprocess.run(
+        command(nearest_x2, scan),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)),
+    )
+    assert result.returncode == 2
+    assert "cannot be written: File too large" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert [*tmp_path.iterdir()] == [scan]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_killed_process_leaves_no_output(
+    number: signal.Signals, nearest_x2: Path, make_scan: Any, tmp_path: Path
+) -> None:
+    data = np.random.default_rng(0).integers(0, 30000, (160, 160, 200)).astype(np.int16)
+    scan = make_scan("scan.nii.gz", data=data)
+    out = tmp_path / "out"
+    out.mkdir()
+    process = subprocess.Popen(
+        command(nearest_x2, scan, "-o", out / "sr.nii.gz", "--batch", "1"),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not [*out.iterdir()] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    left = [path.name for path in out.iterdir()]
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+        (name,) = left
+        assert re.fullmatch(r"\.sr\.nii\.gz\.[0-9a-f]{8}\.poan-partial", name)
+    else:
+        assert process.returncode == (143 if number == signal.SIGTERM else 130)
+        assert left == []
+        assert error in (b"", b"poan-run: interrupted\n")
