@@ -97,6 +97,7 @@ def make_protocol(args: argparse.Namespace, extra: Sequence[str]) -> Protocol:
         train, val = link_ixi(args.ixi, args.out / "ixi")
     elif args.data and args.val:
         train, val = args.data, args.val
+        _refuse_shared_subjects(train, val)
     else:
         raise PoanError("need --data and --val, or --ixi")
     if not (args.steps or args.minutes) or (args.steps or args.minutes) < 0:
@@ -113,6 +114,12 @@ def make_protocol(args: argparse.Namespace, extra: Sequence[str]) -> Protocol:
         every=args.every,
         extra=tuple(extra),
     )
+
+
+def _refuse_shared_subjects(train: Path, val: Path) -> None:
+    ours, theirs = ({s.subject for s in find_sources(f, "all")} for f in (train, val))
+    if ours & theirs:
+        raise PoanError(f"subjects {sorted(ours & theirs)} are both in --data and in --val")
 
 
 def link_ixi(folder: Path, out: Path) -> tuple[Path, Path]:

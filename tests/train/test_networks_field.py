@@ -1,6 +1,8 @@
 """The networks that POAN is compared with, and POAN's ablations."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -281,3 +283,19 @@ def test_an_ablation_of_another_network_is_refused():
     with pytest.raises(PoanError, match="no ablation 'table9-A'"):
         changes("poan", "table9-A")
     assert changes("edsr", None) == {}
+
+
+def test_the_documented_parameter_counts_are_the_networks():
+    text = (Path(__file__).resolve().parents[2] / "docs/networks.md").read_text()
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
+    documented = {}
+    for _, names, *_, counts, _ in rows:
+        archs = re.findall(r"`([\w-]+)`", names)
+        numbers = [int(n.replace(",", "")) for n in re.findall(r"[\d,]{6,}", counts)]
+        if len(archs) > 1:  # the lite sizes, at x2
+            documented |= {a: [n] for a, n in zip(archs, numbers, strict=True)}
+        else:
+            documented[archs[0]] = numbers
+    assert set(documented) == set(networks.ARCHITECTURES)
+    for arch, numbers in documented.items():
+        assert numbers == [parameters(arch, s) for s in networks.SCALES[: len(numbers)]], arch

@@ -205,14 +205,19 @@ def test_ixi_is_split_by_subject_into_folders_of_links(tmp_path):
     ("arguments", "message"),
     [
         ([], "need --data and --val, or --ixi"),
-        (["--data", "a", "--val", "b"], "state the budget"),
+        (["--data", "SCANS", "--val", "VAL"], "state the budget"),
+        (["--data", "SCANS", "--val", "VAL", "--steps", "-1"], "above zero"),
+        (["--data", "SCANS", "--val", "SCANS", "--steps", "2"], "both in --data and in --val"),
         (["--arch", "pan"], "no network pan; there are"),
         (["--report"], "holds no rows yet"),
         (["--ixi", "absent", "--steps", "2"], "absent: no such folder"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line(arguments, message, tmp_path, capsys):
-    assert tool.main([*arguments, "--out", str(tmp_path)]) == 2
+def test_what_the_user_can_mend_is_one_line(
+    arguments, message, scan_folder, val_folder, tmp_path, capsys
+):
+    named = [{"SCANS": str(scan_folder), "VAL": str(val_folder)}.get(a, a) for a in arguments]
+    assert tool.main([*named, "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("paper_tables: ")
     assert message in error
