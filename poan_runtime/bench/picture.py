@@ -46,7 +46,7 @@ def write_plot(path: Path, document: dict[str, Any]) -> None:
         draw.text((x - 18, y + 8), f"{tick:.3g}", fill="black")
     draw.text(
         (LEFT, HEIGHT - 22),
-        "ms per batch, host to host (logarithmic); height: share of batches that took at most so long",
+        "ms per batch, host to host (logarithmic); height: share that took at most so long",
         fill="black",
     )
     for index, (label, values) in enumerate(series):
