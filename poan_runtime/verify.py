@@ -18,14 +18,21 @@ from poan_runtime.manifest import MANIFEST_NAME, Manifest, ModelFile, Parity, sh
 from poan_runtime.model import Model
 from poan_runtime.output import WholeFile
 
+HALF = "it rounds features of order 1 whatever the size of the output, so that errors count \
+against the intensity unit or the largest output"
+EIGHT = "8-bit convolutions are judged by PSNR when exported; this finds a broken engine"
 TOLERANCES = {
-    "fp32": (1e-4, "float32 rounding through the network; the exporter's own bound"),
-    "fp16": (2e-2, "half keeps 11 bits, and its rounding adds up over the layers"),
-    "bf16": (1e-1, "bfloat16 keeps 8 bits, and its rounding adds up over the layers"),
-    "int8": (2e-1, "8-bit convolutions; kept for their PSNR, this only finds a broken engine"),
-    "fp8": (2e-1, "8-bit convolutions; kept for their PSNR, this only finds a broken engine"),
+    "fp32": ("relative_error", 1e-4, "float32 rounding through the network"),
+    "fp16": ("unit_error", 1e-2, f"fp16 keeps 11 bits: {HALF}"),
+    "bf16": ("unit_error", 8e-2, f"bf16 keeps 8 bits: {HALF}"),
+    "int8": ("unit_error", 2e-1, EIGHT),
+    "fp8": ("unit_error", 2e-1, EIGHT),
 }
-"""Relative error at the output where the exporter's gate states none for the case."""
+"""Metric, bound and its reason, where the exporter's gate states no bound for the case."""
+
+
+UNIT = 1.0
+"""Floor of `unit_error`: the intensity unit."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,14 +99,15 @@ def verify(model: Model, backend: Backend) -> Parity:
     checks: list[dict[str, Any]] = []
     for case in read_vectors(model.manifest, model.path.parent):
         answer = _run(backend, case.tiles, model.manifest.batch.max)
-        value = relative_error(answer, case.reference, model.manifest.relative_error_floor)
-        tolerance, reason = _tolerance(model.manifest, model.file, case.name)
+        metric, tolerance, reason = _tolerance(model.manifest, model.file, case.name)
+        floor = UNIT if metric == "unit_error" else model.manifest.relative_error_floor
+        value = relative_error(answer, case.reference, floor)
         checks.append(
             {
                 "file": model.file.name,
                 "stage": "output",
                 "case": case.name,
-                "metric": "relative_error",
+                "metric": metric,
                 "value": value,
                 "tolerance": tolerance,
                 "reason": reason,
@@ -114,16 +122,17 @@ def _run(backend: Backend, tiles: NDArray[np.float32], most: int) -> NDArray[np.
     return np.concatenate(parts)
 
 
-def _tolerance(manifest: Manifest, file: ModelFile, case: str) -> tuple[float, str]:
-    """The bound of the exporter's gate for the ONNX file of this precision, else the default."""
+def _tolerance(manifest: Manifest, file: ModelFile, case: str) -> tuple[str, float, str]:
+    """(metric, bound, reason) of the exporter's gate for this precision, else the default."""
+    metric, bound, reason = TOLERANCES[file.precision]
     sources = {other.name for other in manifest.files if other.precision == file.precision}
     gates = [manifest.parity, *(other.parity for other in manifest.files if other.parity)]
     for check in (check for gate in gates for check in gate.checks):
         same = check["file"] in sources and check["case"].replace(" ", "_") == case
-        at_output = check["stage"] == "output" and check["metric"] == "relative_error"
+        at_output = check["stage"] == "output" and check["metric"] == metric
         if same and at_output and check["tolerance"] is not None:
-            return float(check["tolerance"]), str(check["reason"])
-    return TOLERANCES[file.precision]
+            return metric, float(check["tolerance"]), str(check["reason"])
+    return metric, bound, reason
 
 
 def write_verdict(folder: Path, name: str, parity: Parity) -> None:
@@ -141,7 +150,6 @@ def verdict_lines(model: Model, parity: Parity) -> list[str]:
     lines = []
     for check in parity.checks:
         value = "not finite" if check["value"] is None else f"{check['value']:.2e}"
-        lines.append(
-            f"{check['case']:24} relative error {value} (at most {check['tolerance']:.0e})"
-        )
+        metric = check["metric"].replace("_", " ")
+        lines.append(f"{check['case']:24} {metric} {value} (at most {check['tolerance']:.0e})")
     return [*lines, f"{model.path}: parity {parity.verdict}"]

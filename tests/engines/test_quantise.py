@@ -129,7 +129,7 @@ def test_what_costs_little_is_kept_and_runs_on_a_cpu(kind: q.Kind) -> None:
     full, eight = answer(residual_graph(), tiles), answer(twins["fp32"], tiles)
     assert not np.array_equal(full, eight)
     # int8 rounds to 1/254 of the largest magnitude, fp8 each value to 1/16 of itself; a few layers
-    bound = {"int8": 0.02, "fp8": 0.15}[kind]
+    bound = {"int8": 0.02, "fp8": 0.25}[kind]
     assert np.abs(full - eight).max() < bound * np.abs(full).max()
 
 

@@ -1,0 +1,192 @@
+"""The engines of an export: 8-bit graphs, plans for each group of GPUs, and their gate."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from poan_export.engines import (
+    Order,
+    build_plan,
+    choose_flavour,
+    gpu_here,
+    plan_name,
+    targets,
+)
+from poan_export.quantise import Kind, quantise_or_refuse
+from poan_export.real_tiles import Case, hr_tiles, real_case, scan_paths
+from poan_runtime.backend import BackendOptions, open_backend
+from poan_runtime.errors import PoanError
+from poan_runtime.manifest import BatchRange, sha256_of
+from poan_runtime.model import find_model
+from poan_runtime.plan_check import check_compute_capability
+from poan_runtime.verify import verify, write_verdict
+from poan_train.degrade import Degradation
+
+Json = dict[str, Any]
+Report = Callable[[str], None]
+PREFERRED = ("fp16", "bf16", "fp32")
+"""Which ONNX file plans are built from: the first of these that there is."""
+EIGHT_BIT_SCANS = 8
+TILES_PER_SCAN = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineRequest:
+    """What to build: ``--engine``, ``--sm``, ``--int8``, ``--fp8``."""
+
+    engine: str = "auto"
+    sm: str | None = None
+    eight_bit: tuple[Kind, ...] = ()
+
+
+def check_request(request: EngineRequest, precisions: Sequence[str]) -> None:
+    """Refuse early what would be refused after minutes of exporting."""
+    if request.engine != "none":
+        choose_flavour(request.engine)
+        for precision in (*precisions, *request.eight_bit):
+            targets(precision, request.sm)
+
+
+def eight_bit_entries(
+    folder: Path, entries: Sequence[Json], cases: Sequence[Case], kind: Kind, report: Report
+) -> list[Json]:
+    """Write ``model.int8.onnx`` or ``model.fp8.onnx``; raises where it loses too much.
+
+    It is the half-precision graph where there is one, else the fp32 one, with Q/DQ; the loss
+    is measured with the fp32 graph.
+    """
+    source = _source(entries)
+    full = next(entry for entry in entries if entry["precision"] == "fp32")
+    if source["precision"] == "bf16":
+        raise PoanError(f"--{kind}: expected --fp16 or full precision beside it, got --bf16")
+    models = {entry["precision"]: onnx.load(folder / entry["name"]) for entry in (full, source)}
+    twins, loss = quantise_or_refuse(models, cases, kind)
+    name = f"model.{kind}.onnx"
+    content = twins[source["precision"]].SerializeToString(deterministic=True)
+    (folder / name).write_bytes(content)
+    report(
+        f"{name}: {loss.mean_db:.3f} dB of PSNR lost against fp32 on {loss.tiles} tiles "
+        f"(worst {loss.worst_db:.3f})"
+    )
+    check = {
+        "file": name,
+        "stage": "output",
+        "case": f"{loss.tiles} real tiles",
+        "metric": "psnr_loss_db",
+        "value": loss.mean_db,
+        "tolerance": 0.05,
+        "reason": "a loss that no table would show",
+    }
+    return [
+        {
+            "name": name,
+            "kind": "onnx",
+            "precision": kind,
+            "islands": source["islands"],
+            "sha256": sha256_of(folder / name),
+            "parity": {"verdict": "pass", "checks": [check]},
+        }
+    ]
+
+
+def calibration_cases(data: Path | None, tile: int, scale: int, method: Degradation) -> list[Case]:
+    """Real LR tiles with their truth, from several slices of several scans."""
+    cases: list[Case] = []
+    for path in scan_paths(data)[:EIGHT_BIT_SCANS]:
+        for hr in hr_tiles(path, scale * tile, TILES_PER_SCAN):
+            cases.append(real_case(f"real {len(cases)}", hr, scale, method))
+    return cases
+
+
+def plan_entries(
+    folder: Path,
+    entries: Sequence[Json],
+    batch: Mapping[str, int],
+    request: EngineRequest,
+    report: Report,
+) -> list[Json]:
+    """Build the plans of an export beside its ONNX files; their entries for the manifest."""
+    if request.engine == "none":
+        return []
+    flavour, why = choose_flavour(request.engine)
+    if flavour is None:
+        report(why)
+        return []
+    report(f"engine: {flavour}: {why}")
+    sources = [_source(entries), *(e for e in entries if e["precision"] in ("int8", "fp8"))]
+    found = []
+    for source in sources:
+        precision = source["precision"]
+        groups = targets(precision, request.sm) if flavour == "tensorrt-rtx" else [()]
+        for sms in groups:
+            name = plan_name(sms)
+            if precision in ("int8", "fp8"):
+                name = name.replace("engine.", f"engine.{precision}.")
+            order = Order(
+                onnx=folder / source["name"],
+                plan=folder / name,
+                flavour=flavour,
+                precision=precision,
+                islands=tuple(source["islands"]),
+                batch=BatchRange(**batch),
+                sms=sms,
+            )
+            built = build_plan(order)
+            found.append(built.manifest_entry())
+            report(describe(name, built.compute_capabilities, built.report))
+    return found
+
+
+def describe(name: str, capabilities: Sequence[str], report: Mapping[str, Any]) -> str:
+    """One line about a plan, from its build report."""
+    memory = report["activation_bytes"]
+    shown = "" if memory is None else f", {memory / 2**20:.0f} MiB of activations"
+    fused = len(report["fused_attention"])
+    return (
+        f"{name}: {report['plan_bytes'] / 2**20:.1f} MiB for {', '.join(capabilities)}, "
+        f"{report['layers']} layers, {fused} fused attention, built in "
+        f"{report['build_s']:.1f} s{shown}"
+    )
+
+
+def gate_plans(folder: Path, names: Sequence[str], report: Report) -> list[str]:
+    """Run the stored vectors on each plan that this machine's GPU runs; names of those that fail.
+
+    Elsewhere a plan stays pending, and the report says how to judge it.
+    """
+    capability, found = gpu_here()
+    failed = []
+    for name in names:
+        model = find_model(folder / name, judged=False)
+        if capability is None or not _runs_here(model, found, capability):
+            report(
+                f"{name}: parity pending ({found}); on the target: "
+                f"poan-run --verify {folder / name}"
+            )
+            continue
+        opened = open_backend(model, BackendOptions(device="cuda"))
+        parity = verify(model, opened.backend)
+        write_verdict(folder, name, parity)
+        report(f"{name}: parity {parity.verdict} on {opened.device}")
+        if parity.verdict != "pass":
+            failed.append(name)
+    return failed
+
+
+def _runs_here(model: Any, name: str, capability: str) -> bool:
+    try:
+        check_compute_capability(model, name, capability)
+    except PoanError:
+        return False
+    return True
+
+
+def _source(entries: Sequence[Json]) -> Json:
+    """The ONNX entry that plans are built from."""
+    return min(
+        (e for e in entries if e["kind"] == "onnx" and e["precision"] in PREFERRED),
+        key=lambda entry: PREFERRED.index(entry["precision"]),
+    )
