@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from poan_runtime.errors import PoanError
-from poan_train import networks
+from poan_train import cli, networks
+from poan_train.checkpoint import load_network
 from poan_train.networks.ablations import ABLATIONS, changes
 from poan_train.networks.csn import MergeAndRun
 from poan_train.networks.rdn import RDNConfig, ResidualDenseBlock
@@ -105,6 +106,19 @@ def test_every_network_traces_with_a_fixed_tile_and_any_batch(arch):
     }
     assert not names & {"_local_scalar_dense", "nonzero", "col2im", "upsample_bicubic2d"}
     assert not any("linalg" in name for name in names)
+
+
+@pytest.mark.parametrize("arch", [a for a, e in networks.ARCHITECTURES.items() if e.small])
+def test_poan_train_trains_each_small_network_by_its_name(arch, scan_folder, tmp_path):
+    out = tmp_path / "a.pt"
+    arguments = ["--data", scan_folder, "--contrast", "T2", "--scale", 2, "--arch", arch]
+    arguments += ["--degradation", "kspace", "--batch", 1, "--patch", 8, "--steps", 1]
+    assert cli.main([*map(str, arguments), "--precision", "fp32", "--out", str(out)]) == 0
+    network, facts = load_network(out)
+    assert facts.arch == arch
+    assert facts.network["grid"] == "kspace"
+    assert facts.training["lr"] == 1e-3
+    assert network(torch.rand(1, 1, 6, 5)).shape == (1, 1, 12, 10)
 
 
 @pytest.mark.parametrize("arch", networks.ARCHITECTURES)
