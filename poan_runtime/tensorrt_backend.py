@@ -218,10 +218,10 @@ class TensorRTBackend:
     def _own_lanes(self) -> list[Lane]:
         """The lanes of the calling thread."""
         self._home.enter()
+        if self._engine is None:
+            raise ValueError("this engine is closed")
         if not hasattr(self._mine, "worker"):
             with self._lock:
-                if self._engine is None:
-                    raise ValueError("this engine is closed")
                 worker = Worker([self._lane() for _ in range(LANES)], self._home)
                 self._releases.append(worker.release)
             self._mine.worker, self._mine.turn = worker, 0
