@@ -21,6 +21,7 @@ from poan_train.networks.attention import PDSB, PointAttention, PyramidAttention
 from poan_train.networks.poan import POAB
 
 Form = Literal["box", "unfold"]
+FORMS: tuple[Form, ...] = ("box", "unfold")
 
 
 def diagonal_box(m: torch.Tensor) -> torch.Tensor:
@@ -43,12 +44,12 @@ def overlap_add(x: torch.Tensor) -> torch.Tensor:
     """The adjoint of :func:`shifted_copies`: (B, 9 C, h, w) -> (B, C, h, w)."""
     h, w = x.shape[-2:]
     p = F.pad(x, (1, 1, 1, 1))
-    shifts = p.unflatten(1, (9, x.shape[1] // 9)).unbind(1)
-    return sum(  # type: ignore[return-value]
-        shifts[3 * i + j][:, :, 2 - i : 2 - i + h, 2 - j : 2 - j + w]
-        for i in range(3)
-        for j in range(3)
-    )
+    shifts = torch.unflatten(p, 1, (9, x.shape[1] // 9)).unbind(1)
+    out = shifts[0][:, :, 2 : 2 + h, 2 : 2 + w]
+    for shift in range(1, 9):
+        i, j = divmod(shift, 3)
+        out = out + shifts[shift][:, :, 2 - i : 2 - i + h, 2 - j : 2 - j + w]
+    return out
 
 
 class PointScores(nn.Module):
@@ -79,10 +80,10 @@ class PatchScores(nn.Module):
             q, k = shifted_copies(query), shifted_copies(key) * factor
             return torch.softmax(q.flatten(2).transpose(1, 2) @ k.flatten(2), dim=-1)
         pairs = query.flatten(2).transpose(1, 2) @ key.flatten(2)  # (B, hw, L)
-        scores = diagonal_box(pairs.unflatten(1, (h, w)).unflatten(3, (h_k, w_k)))
+        scores = diagonal_box(torch.unflatten(torch.unflatten(pairs, 1, (h, w)), 3, (h_k, w_k)))
         scores = scores * factor[:, :, None]  # (B, h, w, h_k, w_k)
         attention = torch.softmax(scores.flatten(3), dim=-1)
-        return diagonal_box(attention.unflatten(3, (h_k, w_k))).flatten(3).flatten(1, 2)
+        return diagonal_box(torch.unflatten(attention, 3, (h_k, w_k))).flatten(3).flatten(1, 2)
 
 
 class Mix(nn.Module):
@@ -98,7 +99,7 @@ class Mix(nn.Module):
         if self.form == "unfold":
             value = shifted_copies(value)
         y = attention @ value.flatten(2).transpose(1, 2)  # (B, hw, V)
-        y = y.transpose(1, 2).unflatten(2, size)  # (B, V, h, w)
+        y = torch.unflatten(y.transpose(1, 2), 2, size)  # (B, V, h, w)
         return overlap_add(y) if self.form == "unfold" else y
 
 
@@ -122,7 +123,10 @@ class PointShare(nn.Module):
 
 
 class LevelShare(nn.Module):
-    """What one level of the pyramid adds to the block's result; ``key`` and ``value`` are shared."""
+    """What one level of the pyramid adds to the block's result.
+
+    ``key`` and ``value`` are shared by the levels. x (B, C, h, w) -> (B, C, h, w).
+    """
 
     def __init__(
         self, trained: PyramidAttention, level: float, weight: torch.Tensor, form: Form
@@ -165,11 +169,12 @@ class MergedSpatial(nn.Module):
         self.bias = nn.Parameter(bias.detach().clone()[:, None, None])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shares = [] if self.point is None else [self.point(x)]
+        y = self.bias if self.point is None else self.bias + self.point(x)
         if self.query is not None:
             query = self.query(x)
-            shares += [level(x, query) for level in self.levels]
-        return sum(shares[1:], shares[0] + self.bias)
+            for level in self.levels:
+                y = y + level(x, query)
+        return y
 
 
 def merged_projection(block: POAB) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,7 +190,7 @@ def merged_projection(block: POAB) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def split_projection(block: POAB, weight: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
-    """(``point`` or ``level 0.8``, its columns (C, C) of ``weight``) in the order of the branches."""
+    """(``point`` or ``level 0.8``, its columns (C, C) of ``weight``), in the branches' order."""
     names: list[str] = []
     assert isinstance(block.spatial, PDSB)
     for branch in block.spatial.branches:
@@ -193,7 +198,8 @@ def split_projection(block: POAB, weight: torch.Tensor) -> list[tuple[str, torch
             names.append("point")
         elif isinstance(branch, PyramidAttention):
             names += [f"level {level:g}" for level in branch.levels]
-    return list(zip(names, weight.split(weight.shape[0], dim=1), strict=True))
+    c = weight.shape[0]
+    return [(name, weight[:, i * c : (i + 1) * c]) for i, name in enumerate(names)]
 
 
 def conv1x1(weight: torch.Tensor) -> nn.Conv2d:

@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--tile", type=positive, help="LR voxels (default: 64; 48 for poan-lite)")
     p.add_argument("--halo", type=natural, default=2, help="LR voxels (default: 2)")
     p.add_argument("--overlap", type=natural, default=6, help="LR voxels (default: 6)")
-    p.add_argument("--opset", type=int, choices=range(20, 24), default=20)
+    p.add_argument("--opset", type=int, choices=range(20, 24), help="default: 20; 22 for bf16")
     p.add_argument("--root", choices=("auto", "newton-schulz", "quintic"), default="auto")
     p.add_argument("--iterations", type=positive, help="instead of the measured choice")
     p.add_argument(
@@ -31,6 +31,17 @@ def parser() -> argparse.ArgumentParser:
         choices=("box", "unfold", "auto"),
         default="box",
         help="form of the patch attention; auto times both here (default: box)",
+    )
+    p.add_argument(
+        "--islands",
+        type=lambda text: tuple(text.split(",")),
+        help="modules that stay in float32 beside covariance and root, with commas (default: the "
+        "attention's logits and softmax)",
+    )
+    p.add_argument(
+        "--find-islands",
+        action="store_true",
+        help="search the smallest set of modules that must stay in float32, print and use it",
     )
     p.add_argument("--parity-data", type=Path, help="NIfTI file or folder for the gate's tiles")
     p.add_argument(
@@ -63,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from poan_export.parity import ParityFailure
 
     try:
+        if args.half is None and (args.find_islands or args.islands):
+            raise PoanError("--islands and --find-islands need --fp16 or --bf16")
         request = Request(
             ckpt=args.ckpt,
             out=args.out,
@@ -75,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             iterations=args.iterations,
             attention=args.attention,
             parity_data=args.parity_data,
+            islands=args.islands,
+            find_islands=args.find_islands,
         )
         folder = export(request, to_stderr)
         if args.engine == "auto":

@@ -1,16 +1,21 @@
 """poan-export, top to bottom: checkpoint in, folder with models, vectors and manifest out."""
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+import numpy as np
+import onnx
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from poan_export.attention import Form, MergedSpatial
+from poan_export.attention import FORMS, Form, MergedSpatial
+from poan_export.find_islands import find_islands
+from poan_export.half_emulation import run_half
 from poan_export.onnx_export import (
     INPUT_NAME,
     LEAST_OPSET,
@@ -35,6 +40,16 @@ from poan_export.parity import (
     judge,
     run_onnx,
     run_torch,
+    time_onnx,
+)
+from poan_export.precision import (
+    DTYPE,
+    Half,
+    default_islands,
+    fixed_islands,
+    in_half,
+    outermost,
+    widened,
 )
 from poan_export.real_tiles import REAL_TILES, gate_cases
 from poan_export.rewrite import rewrite, rules_for
@@ -47,8 +62,8 @@ from poan_train.resample import Grid
 
 DEFAULT_TILE = {"poan": 64, "poan-lite": 48}
 OTHER_TILE = 64
+BF16_OPSET = 22
 BATCH = {"min": 1, "opt": 8, "max": MAX_BATCH}
-Precision = Literal["fp32", "fp16", "bf16"]
 Report = Callable[[str], None]
 
 
@@ -58,15 +73,19 @@ class Request:
 
     ckpt: Path
     out: Path | None = None
-    half: Literal["fp16", "bf16"] | None = None
+    half: Half | None = None
     tile: int | None = None
     halo: int = 2
     overlap: int = 6
-    opset: int = LEAST_OPSET
+    opset: int | None = None
+    """20, and 22 for bf16, which Conv has from there on."""
     root: RootName | None = None
     iterations: int | None = None
-    attention: Form = "box"
+    attention: Form | Literal["auto"] = "box"
     parity_data: Path | None = None
+    islands: tuple[str, ...] | None = None
+    """Modules that stay in float32 beside the fixed ones; None for the default."""
+    find_islands: bool = False
 
 
 def export(request: Request, report: Report) -> Path:
@@ -82,6 +101,7 @@ def export(request: Request, report: Report) -> Path:
             f"tile {tile} is too small: need more than 2 * halo + overlap = "
             f"{2 * request.halo + request.overlap}"
         )
+    opset = opset_of(request)
     out = request.out or request.ckpt.with_suffix("")
     with whole_folder(out) as folder:
         gate = open_gate(network, facts, tile, request.parity_data)
@@ -90,13 +110,22 @@ def export(request: Request, report: Report) -> Path:
         if choice is not None:
             report(describe(choice))
         scheme = choice.scheme if choice else Scheme(name="quintic", iterations=7)
-        exported = rewrite(network, rules_for(scheme, request.attention))
-        twin = export_twin(exported, tile, request.opset)
+        form = request.attention
+        if form == "auto":
+            form = fastest_form(network, scheme, tile, opset)
+        exported = rewrite(network, rules_for(scheme, form))
+        twin = export_twin(exported, tile, opset)
         checks = gate.check_float32("model.onnx", run_onnx(twin, gate.cases.batch))
         judge(checks)
         report(summary("model.onnx", checks))
         entries = [write_model(folder, "model.onnx", without_stages(twin), "fp32")]
         checks += gate.torch_float32()
+        if request.half is not None:
+            islands = choose_islands(exported, gate, request, report)
+            name = f"model.{request.half}.onnx"
+            model, more = export_half(exported, gate, request, islands, name, report)
+            entries.append(write_model(folder, name, model, request.half, islands))
+            checks += more
         manifest = {
             "manifest_version": 1,
             "name": out.name,
@@ -115,8 +144,8 @@ def export(request: Request, report: Report) -> Path:
             "intensity": facts.intensity,
             "grid": grid_of(facts),
             "square_root": square_root_entry(network, choice),
-            "attention": {"form": attention_form(exported, request.attention)},
-            "opset": request.opset,
+            "attention": {"form": attention_form(exported, form)},
+            "opset": opset,
             "inputs": {"name": INPUT_NAME},
             "outputs": {"name": OUTPUT_NAME},
             "files": entries,
@@ -154,6 +183,65 @@ def choose_root(network: nn.Module, gate: Gate, request: Request) -> Choice | No
     return choose(network, gate.reference, gate.float32, REAL_TILES, schemes)
 
 
+def opset_of(request: Request) -> int:
+    """The opset asked for, or the least that holds the precision."""
+    least = BF16_OPSET if request.half == "bf16" else LEAST_OPSET
+    if request.opset is not None and request.opset < least:
+        raise PoanError(f"--opset {request.opset}: {request.half or 'export'} needs {least}")
+    return request.opset or least
+
+
+def choose_islands(
+    exported: nn.Module, gate: Gate, request: Request, report: Report
+) -> tuple[str, ...]:
+    """Modules that stay in float32: the default, those asked for, or those found."""
+    assert request.half is not None
+    if request.find_islands:
+        found = find_islands(exported, gate, request.half)
+        report(f"--find-islands: {found.trials} runs; the smallest set beside the fixed islands:")
+        report(f"islands = {json.dumps(found.islands)}")
+        return outermost([*fixed_islands(exported), *found.islands])
+    if request.islands is not None:
+        return outermost([*fixed_islands(exported), *request.islands])
+    return default_islands(exported)
+
+
+def export_half(
+    exported: nn.Module,
+    gate: Gate,
+    request: Request,
+    islands: Sequence[str],
+    name: str,
+    report: Report,
+) -> tuple[onnx.ModelProto, list[Check]]:
+    """The half-precision graph to ship, checked twice; raises ParityFailure.
+
+    Its arithmetic in emulation, and its file (wiring, weights, islands) widened to float32.
+    """
+    assert request.half is not None
+    half = in_half(exported, request.half, islands)
+    run = run_half(half, gate.cases.batch, DTYPE[request.half])
+    module, headroom = run.tightest
+    report(f"{name}: least headroom {headroom:.3g} in {module} ({len(islands)} islands)")
+    checks = run.checks(name) + gate.check_half(name, run.stages, request.half)
+    judge(checks, hint="; --find-islands finds what must stay in float32")
+    twin = export_twin(half, gate.cases.batch.shape[-1], opset_of(request))
+    as_file = run_onnx(widened(twin), gate.cases.batch)
+    checks += gate.check_half(f"{name} (widened)", as_file, request.half)
+    judge(checks)
+    report(summary(name, checks))
+    return without_stages(twin), checks
+
+
+def fastest_form(network: nn.Module, scheme: Scheme, tile: int, opset: int) -> Form:
+    """The form of the attention that ONNX Runtime runs faster here, on one tile."""
+    seconds: dict[Form, float] = {}
+    for form in FORMS:
+        model = without_stages(export_twin(rewrite(network, rules_for(scheme, form)), tile, opset))
+        seconds[form] = time_onnx(model, np.zeros((1, 1, tile, tile), np.float32))
+    return min(seconds, key=lambda form: seconds[form])
+
+
 def describe(choice: Choice) -> str:
     s = choice.scheme
     return (
@@ -175,7 +263,7 @@ def summary(file: str, checks: Sequence[Check]) -> str:
 
     return (
         f"{file}: parity pass, relative error {worst('relative_error', 'output')} at the output, "
-        f"{worst('relative_norm_error', '.z')} at z"
+        f"root error {worst('root_error_on_own_features', '.z')} at z"
     )
 
 

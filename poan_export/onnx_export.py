@@ -44,19 +44,23 @@ def export_twin(network: nn.Module, tile: int, opset: int = LEAST_OPSET) -> onnx
     tapped = Tapped(network, taps_of(network)).eval()
     example = torch.zeros(2, 1, tile, tile)
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
-    with _quiet(), torch.no_grad():
-        program = torch.export.export(tapped, (example,), dynamic_shapes=({0: batch},))
-        refuse_forbidden(program)
-        exported = torch.onnx.export(
-            program,
-            dynamo=True,
-            opset_version=opset,
-            input_names=[INPUT_NAME],
-            output_names=[OUTPUT_NAME if name == OUTPUT else name for name in tapped.names],
-            verbose=False,
-        )
-        assert exported is not None
-        model = onnxslim.slim(exported.model_proto)
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.export.export(tapped, (example,), dynamic_shapes=({0: batch},))
+            refuse_forbidden(program)
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=opset,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME if name == OUTPUT else name for name in tapped.names],
+                verbose=False,
+            )
+            assert exported is not None
+            model: onnx.ModelProto = onnxslim.slim(exported.model_proto)
+    finally:
+        for handle in tapped.handles:
+            handle.remove()
     _strip_notes(model)
     check(model)
     return model

@@ -56,14 +56,16 @@ def _flush(folder: Path) -> None:
             os.fsync(file.fileno())
 
 
-def write_model(folder: Path, name: str, model: onnx.ModelProto, precision: str) -> Json:
+def write_model(
+    folder: Path, name: str, model: onnx.ModelProto, precision: str, islands: Sequence[str] = ()
+) -> Json:
     """Write one ONNX file; its entry for the manifest."""
     (folder / name).write_bytes(model.SerializeToString(deterministic=True))
     return {
         "name": name,
         "kind": "onnx",
         "precision": precision,
-        "islands": [],
+        "islands": [*islands],
         "sha256": sha256_of(folder / name),
     }
 

@@ -8,8 +8,9 @@ a softmax gate of about 1 / C the output hides the square root (a root 38 % wron
 
 import copy
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,13 @@ STAGE_REASON = (
 )
 PSNR_CHANGE, SSIM_CHANGE = 0.01, 1e-4
 QUALITY_REASON = "trained weights: a change against HR that no table would show"
+HALF_TOLERANCE = {"fp16": 1e-2, "bf16": 8e-2}
+HALF_REASON = (
+    "half precision rounds features of order 1 to 5e-4 (fp16) or 4e-3 (bf16) whatever the size of "
+    "the output, so errors count against the intensity unit or the largest output; twenty "
+    "roundings are allowed"
+)
+HALF_QUALITY = {"fp16": (0.05, 1e-3), "bf16": (0.2, 1e-2)}
 UNTRAINED = "weights are untrained: quality against HR is reported, not judged"
 INFORMATION = "reported, not judged"
 
@@ -102,9 +110,14 @@ def relative_error(y: Array, reference: Array, floor: float = RELATIVE_ERROR_FLO
     return float(np.abs(y - reference).max()) / scale
 
 
+def unit_error(y: Array, reference: Array) -> float:
+    """max|y - ref| / max(max|ref|, 1): relative to the intensity unit or the largest value."""
+    return relative_error(y, reference, floor=1.0)
+
+
 def norm_error(y: Array, reference: Array) -> float:
     """||y - ref|| / ||ref||; infinite where y is not finite."""
-    if not np.isfinite(y).all():
+    if not (np.isfinite(y).all() and np.isfinite(reference).all()):
         return math.inf
     scale = max(float(np.linalg.norm(reference)), float(np.finfo(np.float32).tiny))
     return float(np.linalg.norm(y - reference)) / scale
@@ -137,8 +150,23 @@ def run_onnx(twin: onnx.ModelProto, batch: Array) -> dict[str, Array]:
     }
 
 
+def time_onnx(model: onnx.ModelProto, batch: Array, repeats: int = 3) -> float:
+    """Least seconds of a run through ONNX Runtime on the CPU, after one to warm up."""
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        session.run(None, {INPUT_NAME: batch})
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
+
+
 def root_of(features: Array, pool: CovariancePooling) -> Array:
-    """z (N, C) of features (N, C, h, w) by float64 eigh."""
+    """z (N, C) of features (N, C, h, w) by float64 eigh; NaN where they are not finite."""
+    if not np.isfinite(features).all():
+        return np.full(features.shape[:2], np.nan)
     exact = copy.deepcopy(pool)
     exact.power = EighPower(0.5)
     with torch.inference_mode():
@@ -215,7 +243,12 @@ class Gate:
         ]
 
     def output_checks(
-        self, file: str, y: Array, tolerance: float = OUTPUT_TOLERANCE, reason: str = OUTPUT_REASON
+        self,
+        file: str,
+        y: Array,
+        tolerance: float | None = OUTPUT_TOLERANCE,
+        reason: str = OUTPUT_REASON,
+        quality: tuple[float, float] = (PSNR_CHANGE, SSIM_CHANGE),
     ) -> list[Check]:
         """Checks of the output: errors, PSNR between the engines, change against HR."""
         checks: list[Check] = []
@@ -242,9 +275,64 @@ class Gate:
             if hr is not None:
                 why = QUALITY_REASON if self.trained else UNTRAINED
                 change = abs(psnr(hr, y[i]) - psnr(hr, reference))
-                add(case, "psnr_change_db", change, PSNR_CHANGE if self.trained else None, why)
+                add(case, "psnr_change_db", change, quality[0] if self.trained else None, why)
                 change = abs(ssim(hr, y[i]) - ssim(hr, reference))
-                add(case, "ssim_change", change, SSIM_CHANGE if self.trained else None, why)
+                add(case, "ssim_change", change, quality[1] if self.trained else None, why)
+        return checks
+
+    def part(self, tiles: Sequence[int]) -> "Gate":
+        """The gate on some of its tiles."""
+        rows = list(tiles)
+        items = tuple(self.cases.items[i] for i in rows)
+        return replace(
+            self,
+            cases=replace(self.cases, items=items),
+            reference={stage: y[rows] for stage, y in self.reference.items()},
+            float32={stage: y[rows] for stage, y in self.float32.items()},
+        )
+
+    def check_half(self, file: str, engine: Stages, half: str) -> list[Check]:
+        """All checks of a run in half precision, stage by stage in the order of computation."""
+        checks: list[Check] = []
+        pools = pools_of(self.network)
+        for stage in [*self.reference][1:]:
+            for i, case in self.names():
+                value = unit_error(engine[stage][i], self.reference[stage][i])
+                metric, tolerance, reason = "unit_error", None, INFORMATION
+                if stage in pools:
+                    features, pool = pools[stage]
+                    own = root_of(engine[features][i : i + 1], pool)[0]
+                    value = norm_error(engine[stage][i], own)
+                    metric, tolerance = "root_error_on_own_features", ROOT_TOLERANCE
+                    reason = ROOT_REASON
+                elif not math.isfinite(value):
+                    tolerance, reason = float(np.finfo(np.float32).max), "must be finite"
+                checks.append(
+                    Check(
+                        file=file,
+                        stage=stage,
+                        case=case,
+                        metric=metric,
+                        value=finite(value),
+                        tolerance=tolerance,
+                        reason=reason,
+                    )
+                )
+        y = engine[OUTPUT]
+        for check in self.output_checks(file, y, None, INFORMATION, HALF_QUALITY[half]):
+            checks.append(check)
+            if check.metric == "relative_error":
+                i = [case.name for case in self.cases.items].index(check.case)
+                value = unit_error(y[i], self.reference[OUTPUT][i])
+                checks.append(
+                    replace(
+                        check,
+                        metric="unit_error",
+                        value=finite(value),
+                        tolerance=HALF_TOLERANCE[half],
+                        reason=HALF_REASON,
+                    )
+                )
         return checks
 
     def torch_float32(self) -> list[Check]:
@@ -269,7 +357,7 @@ class Gate:
         ]
 
 
-def judge(checks: Sequence[Check]) -> None:
+def judge(checks: Sequence[Check], hint: str = "") -> None:
     """Raise ParityFailure naming the first stage beyond its tolerance, in order of computation."""
     failed = [check for check in checks if not check.passed]
     if not failed:
@@ -284,6 +372,6 @@ def judge(checks: Sequence[Check]) -> None:
     raise ParityFailure(
         f"{first.file}: the {kind_of(first.stage)} drifted: {first.stage}, case "
         f"'{worst.case}': {worst.metric} {value}, tolerance {worst.tolerance:.0e}"
-        f" ({len(failed)} of {len(checks)} checks failed{after})",
+        f" ({len(failed)} of {len(checks)} checks failed{after}){hint}",
         checks,
     )

@@ -36,18 +36,18 @@ def tree_sum(parts: torch.Tensor) -> torch.Tensor:
         n = parts.shape[1]
         branches = largest_divisor(n, BRANCHES)
         branches = n if branches == 1 else branches
-        parts = parts.unflatten(1, (n // branches, branches)).sum(dim=2)
+        parts = torch.unflatten(parts, 1, (n // branches, branches)).sum(dim=2)
     return parts[:, 0]
 
 
 def blocked_covariance(x: torch.Tensor, eps: float, floor: float) -> torch.Tensor:
-    """``poan_train.networks.covariance.covariance``, summed in a tree. (B, C, h, w) -> (B, C, C)."""
+    """The covariance of ``poan_train``, summed in a tree. (B, C, h, w) -> (B, C, C)."""
     flat = x.flatten(2)  # (B, C, hw)
     flat = flat - flat.mean(dim=2, keepdim=True)
     flat = flat - flat.mean(dim=2, keepdim=True)
     pixels, c = flat.shape[2], flat.shape[1]
     block = largest_divisor(pixels, BLOCK)
-    blocks = flat.unflatten(2, (pixels // block, block)).transpose(1, 2)  # (B, n, C, block)
+    blocks = torch.unflatten(flat, 2, (pixels // block, block)).transpose(1, 2)  # (B, n, C, block)
     sigma = tree_sum(blocks @ blocks.transpose(2, 3)) / pixels
     eye = torch.eye(c, dtype=sigma.dtype, device=sigma.device)
     trace = (sigma * eye).sum(dim=(1, 2), keepdim=True)

@@ -209,6 +209,5 @@ def refuse_forbidden(program: torch.export.ExportedProgram) -> None:
             stack = list((node.meta.get("nn_module_stack") or {}).values())
             name = stack[-1][0].removeprefix("L['self'].") if stack else ""
             raise PoanError(
-                f"cannot export {name or 'the network'}: it calls {operator}: "
-                f"{FORBIDDEN[operator]}"
+                f"cannot export {name or 'the network'}: it calls {operator}: {FORBIDDEN[operator]}"
             )

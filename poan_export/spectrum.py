@@ -53,9 +53,7 @@ def condition_number(features: Array, pool: CovariancePooling) -> float:
     return float((values[:, -1] / values[:, 0].clamp_min(torch.finfo(values.dtype).tiny)).max())
 
 
-def root_error(
-    scheme: Scheme, reference: Stages, float32: Stages, network: nn.Module
-) -> float:
+def root_error(scheme: Scheme, reference: Stages, float32: Stages, network: nn.Module) -> float:
     """Largest error of z over all NCABs and tiles, in float32 from float32 features."""
     worst = 0.0
     for stage, (features, pool) in pools_of(network).items():

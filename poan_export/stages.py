@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from poan_export.attention import MergedSpatial, merged_projection, split_projection
-from poan_train.networks.attention import PDSB, PointAttention
+from poan_train.networks.attention import PDSB, PointAttention, PyramidAttention
 from poan_train.networks.covariance import CovariancePooling
 from poan_train.networks.poan import POAB
 
@@ -34,16 +34,18 @@ class Tap:
 
 
 def kind_of(stage: str) -> Kind:
-    """Which part of the network a stage belongs to.
+    """Which part of the network a stage or a module belongs to.
 
     >>> kind_of("body.8.z"), kind_of("body.8.attention.level 0.8"), kind_of("output")
     ('square root', 'attention', 'tail')
+    >>> kind_of("body.8.spatial.point.mix"), kind_of("tail.0"), kind_of("body.3.body.0")
+    ('attention', 'tail', 'backbone')
     """
-    if stage == OUTPUT:
+    if stage == OUTPUT or stage.startswith(("tail", "skip")):
         return "tail"
-    if stage.endswith(".z"):
+    if stage.endswith((".z", ".pool", ".power")):
         return "square root"
-    return "attention" if ".attention" in stage else "backbone"
+    return "attention" if ".attention" in stage or ".spatial" in stage else "backbone"
 
 
 def taps_of(network: nn.Module) -> tuple[Tap, ...]:
@@ -112,6 +114,7 @@ def _trained_taps(name: str, block: POAB) -> list[Tap]:
                 Tap(stage=f"{name}.attention.point", kind="attention", module=at, share=share)
             )
             continue
+        assert isinstance(branch, PyramidAttention)
         for j, level in enumerate(branch.levels):
             piece = f"level {level:g}"
             share = _share(pieces[piece], j, None)
@@ -143,12 +146,14 @@ class Tapped(nn.Module):
         self.network = network
         self.taps = taps
         self._seen: dict[str, torch.Tensor] = {}
+        self.handles: list[Any] = []
         for tap in taps:
             module = network.get_submodule(tap.module)
             if tap.side == "input":
-                module.register_forward_pre_hook(self._on_input(tap))
+                handle = module.register_forward_pre_hook(self._on_input(tap))
             else:
-                module.register_forward_hook(self._on_output(tap))
+                handle = module.register_forward_hook(self._on_output(tap))
+            self.handles.append(handle)
 
     def _on_input(self, tap: Tap) -> Callable[[nn.Module, Any], None]:
         def hook(module: nn.Module, inputs: Any) -> None:
