@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every gpu test on a machine with an NVIDIA GPU, without network, and writes JSON.
 #
-#   benchmarks/gpu_check.sh [OUT.json]        (default: gpu_check.json)
+#   benchmarks/gpu_check.sh [OUT.json] [TESTS...]     (default: gpu_check.json tests)
 #
 # PYTHON names the interpreter (default: .venv/bin/python if there is one, else python3). It must
 # have poan's extras cpu, export, dev, and tensorrt or tensorrt-rtx; nothing is downloaded. Exit
@@ -9,13 +9,15 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=$(realpath -m "${1:-gpu_check.json}")
+tests=("${@:2}")
+[ ${#tests[@]} -eq 0 ] && tests=(tests)
 python=${PYTHON:-python3}
 [ -z "${PYTHON:-}" ] && [ -x .venv/bin/python ] && python=.venv/bin/python
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
-"$python" -m pytest -m gpu tests/engines -q -rs --junitxml="$work/tests.xml" | tee "$work/log"
+"$python" -m pytest -m gpu "${tests[@]}" -q -rs --junitxml="$work/tests.xml" | tee "$work/log"
 
 "$python" - "$work/tests.xml" "$out" <<'PY'
 import json
