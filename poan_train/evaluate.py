@@ -18,14 +18,14 @@ from poan_runtime.ensemble import SelfEnsemble
 from poan_runtime.errors import PoanError
 from poan_runtime.pipeline import SliceRunner, Stages
 from poan_runtime.tiling import plan_slices
+from poan_train import networks
 from poan_train.checkpoint import load_network
 from poan_train.data import CONTRASTS, Pair, cached_pair, default_cache, find_sources
 from poan_train.degrade import GRID, Array
 from poan_train.metrics import psnr, ssim
 from poan_train.resample import Grid, cubic_matrix
 
-DEFAULT_TILE = {"poan-lite": 48}
-OVERLAP = 8
+OVERLAP = 4
 MEASURES = ("psnr_volume_peak", "psnr_slice_peak", "ssim_volume_peak", "ssim_slice_peak")
 
 
@@ -186,7 +186,7 @@ def run(args: argparse.Namespace) -> None:
     network, facts = load_network(args.ckpt)
     method = facts.degradation["method"]
     grid = GRID[method]
-    tile = DEFAULT_TILE.get(facts.arch, 64) if args.tile is None else args.tile
+    tile = networks.ARCHITECTURES[facts.arch].tile if args.tile is None else args.tile
     if tile < 0 or args.every < 1:
         raise PoanError(f"need --tile >= 0 and --every >= 1, got {tile} and {args.every}")
     rows, panels = [], []
