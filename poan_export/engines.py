@@ -47,6 +47,8 @@ class Order:
     islands: tuple[str, ...]
     batch: BatchRange
     sms: tuple[str, ...] = ()
+    log: Path | None = None
+    """Where a failed build leaves its log; None is beside the plan."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,7 +182,8 @@ def build_plan(order: Order) -> BuiltPlan:
         }
         files["order.json"].write_text(json.dumps(document), "utf-8")
         command = [sys.executable, "-m", "poan_export.trt_build", str(files["order.json"])]
-        log, seconds = run_builder(command, order.plan, files["error.txt"])
+        kept = order.log or order.plan.with_name(f"{order.plan.name}.log")
+        log, seconds = run_builder(command, order.plan, files["error.txt"], kept)
         facts = json.loads(files["facts.json"].read_text("utf-8"))
     report = read_build_log(log)
     report |= {"build_s": round(seconds, 3), "plan_bytes": order.plan.stat().st_size}
@@ -194,13 +197,12 @@ def build_plan(order: Order) -> BuiltPlan:
     )
 
 
-def run_builder(command: Sequence[str], plan: Path, error: Path) -> tuple[str, float]:
+def run_builder(command: Sequence[str], plan: Path, error: Path, log: Path) -> tuple[str, float]:
     """Run a builder and return its log and seconds.
 
-    A builder that dies leaves its log at ``plan`` + ``.log``, which the error names, together
-    with the log's last line. One that refuses writes its reason to the file ``error``.
+    A builder that dies leaves its log at ``log``, which the error names together with the last
+    line. One that refuses writes its reason to the file ``error``.
     """
-    log = plan.with_name(plan.name + ".log")
     start = time.perf_counter()
     with log.open("wb") as out:
         try:

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from poan_export.attention import FORMS, Form, MergedSpatial
 from poan_export.find_islands import find_islands
+from poan_export.fit_network import fit_network
 from poan_export.half_emulation import run_half
 from poan_export.onnx_export import (
     INPUT_NAME,
@@ -42,6 +43,14 @@ from poan_export.parity import (
     run_torch,
     time_onnx,
 )
+from poan_export.plans import (
+    NO_ENGINE,
+    EngineRequest,
+    calibration_cases,
+    check_request,
+    eight_bit_entries,
+    plan_entries,
+)
 from poan_export.precision import (
     DTYPE,
     Half,
@@ -58,6 +67,7 @@ from poan_export.spectrum import Choice, candidates, choose
 from poan_export.stages import pools_of
 from poan_runtime.errors import PoanError
 from poan_train.checkpoint import Facts, load_network
+from poan_train.degrade import Degradation
 from poan_train.resample import Grid
 
 DEFAULT_TILE = {"poan": 64, "poan-lite": 48}
@@ -86,6 +96,9 @@ class Request:
     islands: tuple[str, ...] | None = None
     """Modules that stay in float32 beside the fixed ones; None for the default."""
     find_islands: bool = False
+    engine: EngineRequest = NO_ENGINE
+    vram: int | None = None
+    """Bytes of device memory that an engine may take; chooses tile and batch."""
 
 
 def export(request: Request, report: Report) -> Path:
@@ -95,7 +108,9 @@ def export(request: Request, report: Report) -> Path:
     nothing is written.
     """
     network, facts = load_network(request.ckpt)
-    tile = request.tile or DEFAULT_TILE.get(facts.arch, OTHER_TILE)
+    trained = bool(facts.training.get("steps"))
+    check_request(request.engine, request.half or "fp32", trained=trained)
+    tile, batch = size_of(network, facts, request, report)
     if 2 * request.halo + request.overlap >= tile:
         raise PoanError(
             f"tile {tile} is too small: need more than 2 * halo + overlap = "
@@ -126,6 +141,10 @@ def export(request: Request, report: Report) -> Path:
             model, more = export_half(exported, gate, request, islands, name, report)
             entries.append(write_model(folder, name, model, request.half, islands))
             checks += more
+        for kind in request.engine.eight_bit:
+            cases = calibration_cases(request.parity_data, tile, facts.scale, method_of(facts))
+            entries += eight_bit_entries(folder, entries, cases, kind, report)
+        entries += plan_entries(folder, entries, batch, request.engine, out, report)
         manifest = {
             "manifest_version": 1,
             "name": out.name,
@@ -137,7 +156,7 @@ def export(request: Request, report: Report) -> Path:
             "scale": facts.scale,
             "contrast": facts.contrast,
             "tile": tile,
-            "batch": BATCH,
+            "batch": batch,
             "halo": request.halo,
             "overlap": request.overlap,
             "gmac_per_tile": gmac(exported, tile),
@@ -159,10 +178,38 @@ def export(request: Request, report: Report) -> Path:
     return out
 
 
+def size_of(
+    network: nn.Module, facts: Facts, request: Request, report: Report
+) -> tuple[int, dict[str, int]]:
+    """Tile and batch range: those asked for, those that fit into ``vram``, or the default."""
+    if request.vram is None:
+        return request.tile or DEFAULT_TILE.get(facts.arch, OTHER_TILE), BATCH
+    form = "box" if request.attention == "auto" else request.attention
+    # neither the root's iteration nor its count matters for the memory
+    exported = rewrite(network, rules_for(Scheme(name="quintic", iterations=7), form))
+    if request.half is not None:
+        exported = in_half(exported, request.half, default_islands(exported))
+    found = fit_network(
+        exported,
+        scale=facts.scale,
+        vram=request.vram,
+        precision=request.half or "fp32",
+        engine=request.engine.engine,
+        sm=request.engine.sm,
+        opset=opset_of(request),
+        tile=request.tile,
+        report=report,
+    )
+    report(
+        f"--vram: tile {found.tile}, batch up to {found.batch.max}: "
+        f"{found.device_bytes / 2**20:.0f} MiB on the device"
+    )
+    return found.tile, asdict(found.batch)
+
+
 def open_gate(network: nn.Module, facts: Facts, tile: int, parity_data: Path | None) -> Gate:
     """The tiles, and the trained network's answers to them in float64 and float32."""
-    method = facts.degradation.get("method", "bicubic")
-    cases = gate_cases(tile, facts.scale, method, parity_data)
+    cases = gate_cases(tile, facts.scale, method_of(facts), parity_data)
     return Gate(
         cases=cases,
         network=network,
@@ -170,6 +217,12 @@ def open_gate(network: nn.Module, facts: Facts, tile: int, parity_data: Path | N
         float32=run_torch(network, cases.batch, torch.float32),
         trained=bool(facts.training.get("steps")),
     )
+
+
+def method_of(facts: Facts) -> Degradation:
+    """How the LR of the training was made."""
+    method: Degradation = facts.degradation.get("method", "bicubic")
+    return method
 
 
 def choose_root(network: nn.Module, gate: Gate, request: Request) -> Choice | None:

@@ -15,11 +15,16 @@ from poan_export.engines import (
     plan_name,
     targets,
 )
-from poan_export.quantise import Kind, quantise_or_refuse
+from poan_export.quantise import (
+    MOST_LOSS_DB,
+    Kind,
+    QuantisationRefusedError,
+    quantise_or_refuse,
+)
 from poan_export.real_tiles import Case, hr_tiles, real_case, scan_paths
 from poan_runtime.backend import BackendOptions, open_backend
 from poan_runtime.errors import PoanError
-from poan_runtime.manifest import BatchRange, sha256_of
+from poan_runtime.manifest import BatchRange, read_manifest, sha256_of
 from poan_runtime.model import find_model
 from poan_runtime.plan_check import check_compute_capability
 from poan_runtime.verify import verify, write_verdict
@@ -42,28 +47,42 @@ class EngineRequest:
     eight_bit: tuple[Kind, ...] = ()
 
 
-def check_request(request: EngineRequest, precisions: Sequence[str]) -> None:
+NO_ENGINE = EngineRequest(engine="none")
+
+
+def check_request(request: EngineRequest, precision: str, *, trained: bool) -> None:
     """Refuse early what would be refused after minutes of exporting."""
+    for kind in request.eight_bit:
+        if not trained:
+            raise PoanError(f"--{kind} needs trained weights: its loss is judged against the truth")
+        if precision == "bf16":
+            raise PoanError(f"--{kind}: expected --fp16 or full precision beside it, got --bf16")
     if request.engine != "none":
-        choose_flavour(request.engine)
-        for precision in (*precisions, *request.eight_bit):
-            targets(precision, request.sm)
+        flavour, _ = choose_flavour(request.engine)
+        if flavour == "tensorrt" and request.sm is not None:
+            raise PoanError(
+                "--sm is for --engine tensorrt-rtx; tensorrt builds for the GPU at hand"
+            )
+        for asked in (precision, *request.eight_bit):
+            targets(asked, request.sm)
 
 
 def eight_bit_entries(
     folder: Path, entries: Sequence[Json], cases: Sequence[Case], kind: Kind, report: Report
 ) -> list[Json]:
-    """Write ``model.int8.onnx`` or ``model.fp8.onnx``; raises where it loses too much.
+    """Write ``model.int8.onnx`` or ``model.fp8.onnx``; nothing where it loses too much.
 
     It is the half-precision graph where there is one, else the fp32 one, with Q/DQ; the loss
     is measured with the fp32 graph.
     """
     source = _source(entries)
     full = next(entry for entry in entries if entry["precision"] == "fp32")
-    if source["precision"] == "bf16":
-        raise PoanError(f"--{kind}: expected --fp16 or full precision beside it, got --bf16")
     models = {entry["precision"]: onnx.load(folder / entry["name"]) for entry in (full, source)}
-    twins, loss = quantise_or_refuse(models, cases, kind)
+    try:
+        twins, loss = quantise_or_refuse(models, cases, kind)
+    except QuantisationRefusedError as refusal:
+        report(str(refusal))
+        return []
     name = f"model.{kind}.onnx"
     content = twins[source["precision"]].SerializeToString(deterministic=True)
     (folder / name).write_bytes(content)
@@ -77,7 +96,7 @@ def eight_bit_entries(
         "case": f"{loss.tiles} real tiles",
         "metric": "psnr_loss_db",
         "value": loss.mean_db,
-        "tolerance": 0.05,
+        "tolerance": MOST_LOSS_DB,
         "reason": "a loss that no table would show",
     }
     return [
@@ -106,9 +125,13 @@ def plan_entries(
     entries: Sequence[Json],
     batch: Mapping[str, int],
     request: EngineRequest,
+    out: Path,
     report: Report,
 ) -> list[Json]:
-    """Build the plans of an export beside its ONNX files; their entries for the manifest."""
+    """Build the plans of an export beside its ONNX files; their entries for the manifest.
+
+    ``out`` is the name that the folder will have: a failed build leaves its log beside it.
+    """
     if request.engine == "none":
         return []
     flavour, why = choose_flavour(request.engine)
@@ -133,6 +156,7 @@ def plan_entries(
                 islands=tuple(source["islands"]),
                 batch=BatchRange(**batch),
                 sms=sms,
+                log=out.with_name(f"{out.name}.{name}.log"),
             )
             built = build_plan(order)
             found.append(built.manifest_entry())
@@ -150,6 +174,15 @@ def describe(name: str, capabilities: Sequence[str], report: Mapping[str, Any]) 
         f"{report['layers']} layers, {fused} fused attention, built in "
         f"{report['build_s']:.1f} s{shown}"
     )
+
+
+def finish(folder: Path, request: EngineRequest, report: Report) -> bool:
+    """Judge the plans of a finished export; whether all that was asked for is there and good."""
+    manifest = read_manifest(folder)
+    names = [file.name for file in manifest.files if file.kind == "plan"]
+    failed = gate_plans(folder, names, report)
+    precisions = {file.precision for file in manifest.files}
+    return not failed and set(request.eight_bit) <= precisions
 
 
 def gate_plans(folder: Path, names: Sequence[str], report: Report) -> list[str]:

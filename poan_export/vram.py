@@ -12,7 +12,7 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 CUDA_BYTES = 512 * 2**20
 """Set aside for the CUDA context and the library's code: an assumption, not a measurement."""
-MOST_BATCH = 64
+MOST_BATCH = 32
 LANES = 2
 """Execution contexts of the runtime's backend, each with its own activation memory."""
 

@@ -123,10 +123,9 @@ def test_a_builder_killed_by_sigsegv_is_an_error_with_the_end_of_its_log(tmp_pat
         "import os, signal; print('choosing kernels'); print('last words', flush=True);"
         "os.kill(os.getpid(), signal.SIGSEGV)"
     )
-    plan = tmp_path / "engine.plan"
+    plan, log = tmp_path / "engine.plan", tmp_path / "engine.log"
     with pytest.raises(PoanError) as death:
-        run_builder([sys.executable, "-c", dies], plan, tmp_path / "error.txt")
-    log = tmp_path / "engine.plan.log"
+        run_builder([sys.executable, "-c", dies], plan, tmp_path / "error.txt", log)
     assert str(death.value) == (
         f"{plan}: the builder died of SIGSEGV; its last words: last words (log: {log})"
     )
@@ -148,4 +147,4 @@ def test_the_real_builder_may_crash_and_this_process_lives(tmp_path: Path) -> No
 def test_a_builder_that_fails_in_python_says_its_status_and_last_line(tmp_path: Path) -> None:
     fails = [sys.executable, "-c", "raise ValueError('odd')"]
     with pytest.raises(PoanError, match=re.escape("ended with status 1; its last words: Value")):
-        run_builder(fails, tmp_path / "engine.plan", tmp_path / "error.txt")
+        run_builder(fails, tmp_path / "engine.plan", tmp_path / "error.txt", tmp_path / "log")
