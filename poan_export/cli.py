@@ -21,9 +21,11 @@ def parser() -> argparse.ArgumentParser:
     half = p.add_mutually_exclusive_group()
     half.add_argument("--fp16", action="store_const", dest="half", const="fp16")
     half.add_argument("--bf16", action="store_const", dest="half", const="bf16")
-    p.add_argument("--tile", type=positive, help="LR voxels (default: 64; 48 for poan-lite)")
-    p.add_argument("--halo", type=natural, default=2, help="LR voxels (default: 2)")
-    p.add_argument("--overlap", type=natural, default=6, help="LR voxels (default: 6)")
+    p.add_argument(
+        "--tile", type=positive, help="LR voxels (default: 64; 32 for the small networks)"
+    )
+    p.add_argument("--halo", type=natural, help="LR voxels (default: 2; 0 for the small)")
+    p.add_argument("--overlap", type=natural, help="LR voxels (default: 6; 4 for the small)")
     p.add_argument("--opset", type=int, choices=range(20, 24), help="default: 20; 22 for bf16")
     p.add_argument("--root", choices=("auto", "newton-schulz", "quintic"), default="auto")
     p.add_argument("--iterations", type=positive, help="instead of the measured choice")

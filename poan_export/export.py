@@ -68,10 +68,9 @@ from poan_export.stages import pools_of
 from poan_runtime.errors import PoanError
 from poan_train.checkpoint import Facts, load_network
 from poan_train.degrade import Degradation
+from poan_train.networks import ARCHITECTURES
 from poan_train.resample import Grid
 
-DEFAULT_TILE = {"poan": 64, "poan-lite": 48}
-OTHER_TILE = 64
 BF16_OPSET = 22
 BATCH = {"min": 1, "opt": 8, "max": MAX_BATCH}
 Report = Callable[[str], None]
@@ -85,8 +84,9 @@ class Request:
     out: Path | None = None
     half: Half | None = None
     tile: int | None = None
-    halo: int = 2
-    overlap: int = 6
+    halo: int | None = None
+    overlap: int | None = None
+    """None: the architecture's own, as for ``tile``."""
     opset: int | None = None
     """20, and 22 for bf16, which Conv has from there on."""
     root: RootName | None = None
@@ -111,10 +111,12 @@ def export(request: Request, report: Report) -> Path:
     trained = bool(facts.training.get("steps"))
     check_request(request.engine, request.half or "fp32", trained=trained)
     tile, batch = size_of(network, facts, request, report)
-    if 2 * request.halo + request.overlap >= tile:
+    own = ARCHITECTURES[facts.arch]
+    halo = own.halo if request.halo is None else request.halo
+    overlap = own.overlap if request.overlap is None else request.overlap
+    if 2 * halo + overlap >= tile:
         raise PoanError(
-            f"tile {tile} is too small: need more than 2 * halo + overlap = "
-            f"{2 * request.halo + request.overlap}"
+            f"tile {tile} is too small: need more than 2 * halo + overlap = {2 * halo + overlap}"
         )
     opset = opset_of(request)
     out = request.out or request.ckpt.with_suffix("")
@@ -157,8 +159,8 @@ def export(request: Request, report: Report) -> Path:
             "contrast": facts.contrast,
             "tile": tile,
             "batch": batch,
-            "halo": request.halo,
-            "overlap": request.overlap,
+            "halo": halo,
+            "overlap": overlap,
             "gmac_per_tile": gmac(exported, tile),
             "intensity": facts.intensity,
             "grid": grid_of(facts),
@@ -183,7 +185,7 @@ def size_of(
 ) -> tuple[int, dict[str, int]]:
     """Tile and batch range: those asked for, those that fit into ``vram``, or the default."""
     if request.vram is None:
-        return request.tile or DEFAULT_TILE.get(facts.arch, OTHER_TILE), BATCH
+        return request.tile or ARCHITECTURES[facts.arch].tile, BATCH
     form = "box" if request.attention == "auto" else request.attention
     # neither the root's iteration nor its count matters for the memory
     exported = rewrite(network, rules_for(Scheme(name="quintic", iterations=7), form))

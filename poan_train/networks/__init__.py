@@ -40,6 +40,11 @@ class Architecture:
         return 32 if self.small else 64
 
     @property
+    def halo(self) -> int:
+        """Border of each tile that is thrown away, in LR voxels."""
+        return 0 if self.small else 2
+
+    @property
     def overlap(self) -> int:
         """What neighbouring tiles share and blend, in LR voxels."""
         return 4 if self.small else 6
