@@ -15,7 +15,11 @@ def test_without_a_gpu_all_is_skipped_with_reasons_and_the_status_says_nothing_r
     out = tmp_path / "gpu.json"
     environment = {**os.environ, "PYTHON": sys.executable}
     done = subprocess.run(
-        [str(SCRIPT), str(out), "tests/engines/test_gpu.py"], env=environment, capture_output=True, text=True, check=False
+        [str(SCRIPT), str(out), "tests/engines/test_gpu.py"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 3, done.stdout + done.stderr
     document = json.loads(out.read_text())
