@@ -1,11 +1,15 @@
 """poan-export: a checkpoint becomes ONNX files, vectors and a manifest, or exit status 3."""
 
 import argparse
+import ctypes
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from poan_runtime.errors import PoanError
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Settings of glibc's mallopt, from malloc.h."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,8 +98,21 @@ def natural(text: str) -> int:
     return value
 
 
+def reuse_freed_memory() -> None:
+    """Have glibc keep large freed blocks for the next tensor of that size.
+
+    By default each goes back to the kernel, which clears its pages again: half of the processor
+    time of a paper-size export. Does nothing where the C library has no such setting.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for setting in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            mallopt(setting, 2**31 - 1)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    reuse_freed_memory()
     # Torch takes seconds to import: --help and a mistyped option do not wait for it.
     from poan_export.export import Request, export, to_stderr
     from poan_export.parity import ParityFailure

@@ -56,7 +56,7 @@ def minimise(
         if not inner or not passes([*kept, *inner]):
             return [*candidates]
         found = minimise(inner, kept, passes, parts)
-        return [*candidates] if found == inner else found
+        return [*candidates] if found == inner and len(inner) > 1 else found
     middle = len(candidates) // 2
     first, second = candidates[:middle], candidates[middle:]
     of_second = minimise(second, [*kept, *first], passes, parts)

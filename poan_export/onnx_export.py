@@ -62,6 +62,7 @@ def export_twin(network: nn.Module, tile: int, opset: int = LEAST_OPSET) -> onnx
         for handle in tapped.handles:
             handle.remove()
     _strip_notes(model)
+    _name_batch(model)
     check(model)
     return model
 
@@ -89,7 +90,6 @@ def without_stages(twin: onnx.ModelProto) -> onnx.ModelProto:
 
 def check(model: onnx.ModelProto) -> None:
     """Raise unless the graph is valid ONNX and holds nothing that a target rejects."""
-    onnx.checker.check_model(model, full_check=True)
     for node in model.graph.node:
         if node.op_type in FORBIDDEN_NODES:
             raise PoanError(
@@ -100,6 +100,14 @@ def check(model: onnx.ModelProto) -> None:
             raise PoanError(f"the exported graph holds {node.op_type} ({node.name})")
         if node.domain not in ("", "ai.onnx"):
             raise PoanError(f"the exported graph holds {node.domain}.{node.op_type}: not ONNX")
+    onnx.checker.check_model(model, full_check=True)
+
+
+def _name_batch(model: onnx.ModelProto) -> None:
+    """Call the dynamic dimension ``batch``; the exporter gives it a symbol's name."""
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del model.graph.value_info[:]
 
 
 def _strip_notes(model: onnx.ModelProto) -> None:

@@ -1,9 +1,9 @@
 """Covariance pooling as it is exported: the same numbers, summed so that float32 suffices.
 
-The regularised covariance has a condition number up to C / eps, 6e6. A plain float32 matrix
-product adds hundreds of terms one after the other; its rounding, some 5e-7 of the largest
-eigenvalue, is as large as the smallest one, and moved z by 7e-4 to 3e-3 on background tiles of a
-trained network. Blocks of 16 pixels, added in a tree, leave 1e-4.
+The regularised covariance has a condition number up to C / eps. A plain float32 matrix product
+adds hundreds of terms one after the other; its rounding is some 5e-7 of the largest eigenvalue.
+At eps 1e-5 that is as large as the smallest one, and moved z by 7e-4 to 3e-3 on background tiles
+of a trained network. Blocks of 16 pixels, added in a tree, leave 1e-4.
 
 The mean is taken off twice. A mean summed one term after the other (ONNX Runtime's ReduceMean) is
 1e-6 off; where it is 3000 times the deviation, as on dark tiles, what is left of it adds 1e-5 of

@@ -1,0 +1,152 @@
+"""poan-export as a command: what it writes, what it refuses, and its exit status."""
+
+import json
+import shutil
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from torch import nn
+
+from poan_export import export as export_module
+from poan_export.cli import main
+from poan_runtime.backend import BackendOptions, open_backend
+from poan_runtime.manifest import read_manifest, sha256_of
+from poan_runtime.model import find_model
+from tests.export.tiny import TILE
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared/data"
+
+
+def test_the_manifest_is_valid_and_tells_what_was_measured(exported: Path) -> None:
+    document = json.loads((exported / "manifest.json").read_text())
+    schema = json.loads((files("poan_runtime") / "manifest.schema.json").read_text())
+    jsonschema.validate(document, schema)
+    manifest = read_manifest(exported)
+    assert (manifest.arch, manifest.scale, manifest.tile) == ("poan-lite", 2, TILE)
+    assert manifest.parity.verdict == "pass"
+    assert [f.name for f in manifest.files] == ["model.onnx", "model.fp16.onnx"]
+    assert [f.precision for f in manifest.files] == ["fp32", "fp16"]
+    for file in manifest.files:
+        assert sha256_of(exported / file.name) == file.sha256
+    assert "body.1.channel.pool" in manifest.files[1].islands
+    root = manifest.square_root
+    assert root["scheme"] in ("newton-schulz", "quintic")
+    assert 1e2 < root["condition_seen"] < 8 / 1e-5
+    metrics = {c["metric"] for c in manifest.parity.checks}
+    assert {"relative_error", "relative_norm_error", "max_abs_error", "psnr_between_db",
+            "psnr_change_db", "ssim_change", "largest_value", "unit_error"} <= metrics  # fmt: skip
+    assert "PyTorch float32" in {c["file"] for c in manifest.parity.checks}
+
+
+def test_errors_in_the_manifest_are_within_what_was_promised(exported: Path) -> None:
+    checks = [c for c in read_manifest(exported).parity.checks if c["file"] == "model.onnx"]
+    output = [c for c in checks if c["stage"] == "output" and c["metric"] == "relative_error"]
+    roots = [c for c in checks if c["metric"] == "relative_norm_error"]
+    assert len(output) == len(roots) == 7
+    assert all(c["value"] <= c["tolerance"] == 1e-4 for c in output)
+    assert all(c["value"] <= c["tolerance"] == 1e-3 for c in roots)
+
+
+def test_the_runtime_reads_the_folder_and_reproduces_its_vectors(exported: Path) -> None:
+    vectors = np.load(exported / "vectors.npz")
+    cases = sorted(name.removeprefix("input_") for name in vectors if name.startswith("input_"))
+    assert cases == ["constant", "one_bright_voxel", "real_0"]
+    backend = open_backend(find_model(exported), BackendOptions()).backend
+    for case in cases:
+        y = backend.run(vectors[f"input_{case}"])
+        assert y.shape == (1, 1, 2 * TILE, 2 * TILE)
+        reference = vectors[f"output_{case}"]
+        assert np.abs(y - reference).max() <= 1e-4 * np.abs(reference).max()
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (["--iterations", "5"], 3, "the square root drifted"),
+        (["--tile", "4"], 2, "tile 4 is too small: need more than 2 * halo + overlap = 4"),
+        (["--opset", "20", "--bf16"], 2, "--opset 20: bf16 needs 22"),
+        (["--find-islands"], 2, "--islands and --find-islands need --fp16 or --bf16"),
+        (["--parity-data", "nowhere"], 2, "nowhere: no such file or folder"),
+    ],
+)
+def test_what_is_refused_says_why_in_one_line_and_writes_nothing(
+    checkpoint: Callable[[nn.Module], Path],
+    network: nn.Module,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    status: int,
+    message: str,
+) -> None:
+    path = checkpoint(network)
+    tile = [] if "--tile" in options else ["--tile", str(TILE)]
+    assert main(["--ckpt", str(path), *tile, "--engine", "none", *options]) == status
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("poan-export: ")
+    assert message in last
+    assert [p.name for p in path.parent.iterdir()] == ["tiny.pt"]
+
+
+def test_only_an_earlier_export_is_replaced(
+    checkpoint: Callable[[nn.Module], Path],
+    network: nn.Module,
+    exported: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = checkpoint(network)
+    out = path.with_suffix("")
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    assert main(["--ckpt", str(path), "--tile", str(TILE)]) == 2
+    assert "is no poan export" in capsys.readouterr().err
+    assert (out / "thesis.txt").read_text() == "mine"
+    shutil.rmtree(out)
+    shutil.copytree(exported, out)
+    (out / "stale.plan").write_text("old")
+    options = ["--halo", "1", "--overlap", "2", "--engine", "none"]
+    assert main(["--ckpt", str(path), "--tile", str(TILE), *options]) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["manifest.json", "model.onnx", "vectors.npz"]
+
+
+def test_a_failure_while_writing_leaves_the_earlier_export(
+    checkpoint: Callable[[nn.Module], Path],
+    network: nn.Module,
+    exported: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = checkpoint(network)
+    out = path.with_suffix("")
+    shutil.copytree(exported, out)
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export_module, "write_manifest", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        main(["--ckpt", str(path), "--tile", str(TILE), "--engine", "none"])
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    assert sorted(p.name for p in path.parent.iterdir()) == ["tiny", "tiny.pt"]
+
+
+def test_a_checkpoint_that_is_none_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "not.pt"
+    path.write_bytes(b"hello")
+    assert main(["--ckpt", str(path)]) == 2
+    assert capsys.readouterr().err.startswith(f"poan-export: {path}: not a poan checkpoint")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real scans are not here")
+def test_tiles_of_a_given_scan_are_used(
+    checkpoint: Callable[[nn.Module], Path], network: nn.Module, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = SHARED / "val" / "T1_openms_patient20_study2.nii.gz"
+    path = checkpoint(network)
+    options = ["--tile", str(TILE), "--parity-data", str(scan), "--engine", "none"]
+    assert main(["--ckpt", str(path), *options]) == 0
+    assert str(scan) in capsys.readouterr().err
