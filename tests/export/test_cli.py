@@ -1,7 +1,6 @@
 """poan-export as a command: what it writes, what it refuses, and its exit status."""
 
 import json
-import shutil
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -11,12 +10,13 @@ import numpy as np
 import pytest
 from torch import nn
 
-from poan_export import export as export_module
 from poan_export.cli import main
+from poan_export.export import open_gate
+from poan_export.package import whole_folder
 from poan_runtime.backend import BackendOptions, open_backend
 from poan_runtime.manifest import read_manifest, sha256_of
 from poan_runtime.model import find_model
-from tests.export.tiny import TILE
+from tests.export.tiny import TILE, facts_of
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared/data"
 
@@ -90,46 +90,46 @@ def test_what_is_refused_says_why_in_one_line_and_writes_nothing(
     assert [p.name for p in path.parent.iterdir()] == ["tiny.pt"]
 
 
-def test_only_an_earlier_export_is_replaced(
+def test_a_folder_that_is_no_export_is_never_replaced(
     checkpoint: Callable[[nn.Module], Path],
     network: nn.Module,
-    exported: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = checkpoint(network)
     out = path.with_suffix("")
     out.mkdir()
     (out / "thesis.txt").write_text("mine")
-    assert main(["--ckpt", str(path), "--tile", str(TILE)]) == 2
+    assert main(["--ckpt", str(path), "--tile", str(TILE), "--engine", "none"]) == 2
     assert "is no poan export" in capsys.readouterr().err
     assert (out / "thesis.txt").read_text() == "mine"
-    shutil.rmtree(out)
-    shutil.copytree(exported, out)
-    (out / "stale.plan").write_text("old")
-    options = ["--halo", "1", "--overlap", "2", "--engine", "none"]
-    assert main(["--ckpt", str(path), "--tile", str(TILE), *options]) == 0
-    assert sorted(p.name for p in out.iterdir()) == ["manifest.json", "model.onnx", "vectors.npz"]
 
 
-def test_a_failure_while_writing_leaves_the_earlier_export(
-    checkpoint: Callable[[nn.Module], Path],
-    network: nn.Module,
-    exported: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    path = checkpoint(network)
-    out = path.with_suffix("")
-    shutil.copytree(exported, out)
-    before = {p.name: p.read_bytes() for p in out.iterdir()}
+def test_an_earlier_export_is_replaced_whole(tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    out.mkdir()
+    for name in ("manifest.json", "stale.plan"):
+        (out / name).write_text("old")
+    with whole_folder(out) as folder:
+        (folder / "manifest.json").write_text("new")
+        assert (out / "manifest.json").read_text() == "old"
+    assert {p.name: p.read_text() for p in out.iterdir()} == {"manifest.json": "new"}
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
-    def full_disk(*_: object) -> None:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export_module, "write_manifest", full_disk)
+def test_a_failure_while_writing_leaves_the_earlier_export(tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    out.mkdir()
+    (out / "manifest.json").write_text("old")
+
+    def fail_halfway() -> None:
+        with whole_folder(out) as folder:
+            (folder / "model.onnx").write_text("half")
+            raise OSError(28, "No space left on device")
+
     with pytest.raises(OSError, match="No space left"):
-        main(["--ckpt", str(path), "--tile", str(TILE), "--engine", "none"])
-    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
-    assert sorted(p.name for p in path.parent.iterdir()) == ["tiny", "tiny.pt"]
+        fail_halfway()
+    assert {p.name: p.read_text() for p in out.iterdir()} == {"manifest.json": "old"}
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_checkpoint_that_is_none_is_one_line(
@@ -142,11 +142,11 @@ def test_a_checkpoint_that_is_none_is_one_line(
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real scans are not here")
-def test_tiles_of_a_given_scan_are_used(
-    checkpoint: Callable[[nn.Module], Path], network: nn.Module, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tiles_of_a_given_scan_are_used(network: nn.Module) -> None:
     scan = SHARED / "val" / "T1_openms_patient20_study2.nii.gz"
-    path = checkpoint(network)
-    options = ["--tile", str(TILE), "--parity-data", str(scan), "--engine", "none"]
-    assert main(["--ckpt", str(path), *options]) == 0
-    assert str(scan) in capsys.readouterr().err
+    gate = open_gate(network, facts_of(network), TILE, scan)
+    assert gate.cases.source == str(scan)
+    first = gate.cases.items[0]
+    assert first.hr is not None
+    assert first.hr.shape == (1, 2 * TILE, 2 * TILE)
+    assert first.lr.std() > 0.05
