@@ -85,6 +85,9 @@ def _providers(options: BackendOptions, available: list[str]) -> list[str]:
 def _session(model: Model, options: BackendOptions, providers: list[str]) -> Any:
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = ERRORS_ONLY
+    if model.file.precision == "fp8":
+        # seen in 1.32: the extended optimisations drop a ReLU before an fp8 Q, silently
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
     try:
