@@ -29,7 +29,7 @@ MODEL = "t2_x2"
 def phantom() -> NDArray[np.float32]:
     """HR phantom (SIDE, SIDE, SLICES): a head with folded cortex, ventricles and small lesions."""
     n = SIDE * SUPERSAMPLING
-    y, x = (np.mgrid[:n, :n].astype(np.float32) + 0.5) * (2 / n) - 1
+    x, y = (np.mgrid[:n, :n].astype(np.float32) + 0.5) * (2 / n) - 1
     slices = []
     for z in np.linspace(-0.35, 0.35, SLICES):
         angle = np.arctan2(y, x)
