@@ -5,8 +5,12 @@ for, so that ``poan-run --help`` loads neither numpy nor nibabel.
 """
 
 import importlib
+import os
 
 from poan_runtime.errors import PoanError
+
+# A machine beside a scanner reports to nobody: ONNX Runtime reads this when it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 TYPE_CHECKING = False  # what type checkers take for True, without loading typing
 if TYPE_CHECKING:
