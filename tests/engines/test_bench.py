@@ -91,12 +91,12 @@ def test_a_backend_that_tells_its_stages_apart_has_them_all(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stage times themselves need a GPU; here their way into the document."""
-    from poan_runtime.onnxruntime_backend import OnnxRuntimeBackend
+    from poan_runtime.onnxruntime_backend import TileByTile
     from poan_runtime.tensorrt_backend import StageTimes
 
     times = StageTimes(enqueue_ms=0.5, h2d_ms=1.0, compute_ms=4.0, d2h_ms=2.0)
     monkeypatch.setattr(
-        OnnxRuntimeBackend, "timed", lambda self, batch: (self.run(batch), times), raising=False
+        TileByTile, "timed", lambda self, batch: (self.run(batch), times), raising=False
     )
     (model,) = run(folder, models=(f"{folder / 'model.onnx'}@onnxruntime",))["models"]
     assert list(model["latency_ms"]) == ["total", "enqueue", "h2d", "compute", "d2h"]
