@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import nibabel
-import nibabel.testing
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -85,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _save(lr, np.diag([2.0, 2.0, 5.0, 1.0]), out / "phantom.nii.gz")
     fine = upscaled_affine(np.diag([2.0, 2.0, 5.0, 1.0]), 2, 2, "centre")
     _save(truth, fine, out / "phantom_truth.nii.gz")
-    scan = Path(str(nibabel.testing.data_path)) / "example4d.nii.gz"
+    scan = Path(nibabel.__file__).parent / "tests/data/example4d.nii.gz"
 
     for name, source in (("phantom", out / "phantom.nii.gz"), ("scan", scan)):
         outputs = ["-o", f"{name}_desc-sr.nii.gz", "--preview", f"{name}.png"]
