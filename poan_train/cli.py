@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     t = p.add_argument_group("training (default: a CPU's for small networks, else the paper's)")
     t.add_argument("--steps", type=int)
     t.add_argument("--minutes", type=float)
+    t.add_argument("--cpu-minutes", type=float, help="of processor time, all threads together")
     t.add_argument("--batch", type=int)
     t.add_argument("--patch", type=int, help="side of an LR patch")
     t.add_argument("--lr", type=float)
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
         intensity={"rule": "percentile-nonzero", "percentile": PERCENTILE},
         training={"data": [], "licence": args.licence, "steps": 0},
     )
-    if config.steps == 0 and config.minutes is None:
+    if config.steps == 0 and config.minutes is None and config.cpu_minutes is None:
         write_untrained(facts, config, args.out)
         return
     if args.data is None:

@@ -34,6 +34,8 @@ class TrainConfig:
     steps: int = 200_000
     minutes: float | None = None
     """Stop after this many minutes; the schedule then follows the clock, not the steps."""
+    cpu_minutes: float | None = None
+    """The same in processor time of all threads, which other jobs on the machine do not use up."""
     batch: int = 96
     patch: int = 64
     """Side of an LR patch, clamped to the smallest slice."""
@@ -112,6 +114,7 @@ class Run:
     scaler: torch.amp.GradScaler
     step: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
     def state(self) -> dict[str, Any]:
         return {
@@ -120,6 +123,7 @@ class Run:
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
         }
 
     def restore(self, average: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
@@ -128,6 +132,7 @@ class Run:
         self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.seconds = state["step"], state["seconds"]
+        self.cpu_seconds = state.get("cpu_seconds", 0.0)
 
     def bypass_attention(self, bypass: bool) -> None:
         for module in (*self.network.modules(), *self.average.modules()):
@@ -172,9 +177,10 @@ def train(
         )
         check = _validation(facts, validation or pairs, sampler.patch, device)
         with _Log(out, quiet=rank > 0, total=config.steps, start=run.step) as log:
-            began, before = time.monotonic(), run.seconds
+            began, cpu_began = time.monotonic() - run.seconds, time.process_time() - run.cpu_seconds
             while True:
-                run.seconds = before + time.monotonic() - began
+                run.seconds = time.monotonic() - began
+                run.cpu_seconds = time.process_time() - cpu_began
                 progress = _progress(config, run)
                 if progress >= 1:
                     break
@@ -205,6 +211,8 @@ def _diverged(loss: float, step: int, out: Path) -> str:
 def _progress(config: TrainConfig, run: Run) -> float:
     if config.minutes is not None:
         return run.seconds / (60 * config.minutes)
+    if config.cpu_minutes is not None:
+        return run.cpu_seconds / (60 * config.cpu_minutes)
     return run.step / config.steps if config.steps else 1.0
 
 
@@ -304,6 +312,7 @@ def _save(facts: Facts, config: TrainConfig, run: Run, check: Any, log: "_Log", 
         **asdict(config),
         "steps": run.step,
         "seconds": round(run.seconds, 1),
+        "cpu_seconds": round(run.cpu_seconds, 1),
     }
     facts = replace(facts, training=training, metrics=metrics)
     save_checkpoint(out, facts, run.average.state_dict(), run.state())

@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     budget = p.add_mutually_exclusive_group()
     budget.add_argument("--steps", type=int, help="of every training")
     budget.add_argument("--minutes", type=float, help="of every training")
+    budget.add_argument("--cpu-minutes", type=float, help="of every training: processor time")
     p.add_argument("--lr", type=float, nargs="+", default=[1e-3], help="rates each network tries")
     p.add_argument("--degradation", choices=tuple(GRID), default="bicubic")
     p.add_argument("--tile", type=int, default=48, help="LR tile, 0 for whole slices")
@@ -100,14 +101,20 @@ def make_protocol(args: argparse.Namespace, extra: Sequence[str]) -> Protocol:
         _refuse_shared_subjects(train, val)
     else:
         raise PoanError("need --data and --val, or --ixi")
-    if not (args.steps or args.minutes) or (args.steps or args.minutes) < 0:
-        raise PoanError("state the budget of every training: --steps or --minutes, above zero")
-    budget = ("--steps", str(args.steps)) if args.steps else ("--minutes", f"{args.minutes:g}")
+    budget = ""
+    for option in ("steps", "minutes", "cpu_minutes"):
+        value = getattr(args, option)
+        if value is not None and value > 0:
+            budget = f"--{option.replace('_', '-')} {value:g}"
+    if not budget:
+        raise PoanError(
+            "state the budget of every training, above zero: --steps, --minutes or --cpu-minutes"
+        )
     return Protocol(
         train=train,
         val=val,
         out=args.out,
-        budget=budget,
+        budget=tuple(budget.split()),
         rates=tuple(args.lr),
         degradation=args.degradation,
         tile=args.tile,

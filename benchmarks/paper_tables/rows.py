@@ -51,7 +51,7 @@ class Protocol:
     val: Path
     out: Path
     budget: tuple[str, ...]
-    """``--steps N`` or ``--minutes M``."""
+    """``--steps N``, ``--minutes M`` or ``--cpu-minutes M``."""
     rates: tuple[float, ...] = (1e-3,)
     """Learning rates that every network tries; the best on subjects held out of ``train`` stays."""
     degradation: str = "bicubic"
@@ -161,6 +161,7 @@ def _trained(row: Row, protocol: Protocol) -> dict[str, Any]:
                 "held_out_psnr": facts.metrics["tile_psnr"],
                 "steps": facts.training["steps"],
                 "seconds": facts.training["seconds"],
+                "cpu_seconds": facts.training["cpu_seconds"],
                 "data": facts.training["data"],
                 "held_out": facts.training["held_out"],
             }

@@ -42,6 +42,7 @@ class Cell:
     parameters: int
     steps: float
     minutes: float
+    """Of training: processor time where the budget is one, else by the clock."""
     psnr: Spread
     ssim: Spread
     gain: Spread
@@ -74,7 +75,8 @@ def _cell(group: Sequence[dict[str, Any]], peak: str) -> Cell:
         np.array([[v[who][f"{what}_{peak}_peak"] for v in row["volumes"]] for row in group])
         for who, what in (("sr", "psnr"), ("sr", "ssim"), ("bicubic", "psnr"))
     )  # (seeds, volumes) each
-    trained = [row["trained"] or {"steps": 0, "seconds": 0.0} for row in group]
+    clock = "cpu_seconds" if group[0]["protocol"]["budget"][0] == "--cpu-minutes" else "seconds"
+    trained = [row["trained"] or {"steps": 0, clock: 0.0} for row in group]
     theirs = _published(r["table"], r["label"], r["arch"], r["contrast"], r["scale"])
     return Cell(
         table=r["table"],
@@ -86,7 +88,7 @@ def _cell(group: Sequence[dict[str, Any]], peak: str) -> Cell:
         volumes=psnr.shape[1],
         parameters=group[0]["parameters"],
         steps=float(np.mean([t["steps"] for t in trained])),
-        minutes=float(np.mean([t["seconds"] for t in trained])) / 60,
+        minutes=float(np.mean([t[clock] for t in trained])) / 60,
         psnr=spread(psnr),
         ssim=spread(ssim),
         gain=spread(psnr - base),

@@ -3,6 +3,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -92,6 +93,23 @@ def test_minutes_stop_a_run_and_anneal_it(scan_folder, tmp_path):
     rates = [r["lr"] for r in records if "lr" in r]
     assert rates[-1] < 0.1 * max(rates)
     assert records[-1]["seconds"] < 10
+
+
+def test_processor_minutes_stop_a_run_that_waits_between_steps(scan_folder, tmp_path, monkeypatch):
+    """A tenth of a second of waiting per step does not count, so the run outlives its wall time."""
+    out, batch = tmp_path / "a.pt", train.PatchSampler.batch
+
+    def slow(self, step):
+        time.sleep(0.1)
+        return batch(self, step)
+
+    monkeypatch.setattr(train.PatchSampler, "batch", slow)
+    assert run("--data", scan_folder, "--out", out, *QUICK, "--cpu-minutes", 0.02) == 0
+    training = load_network(out)[1].training
+    assert training["cpu_seconds"] >= 1.2
+    assert training["steps"] * 0.1 <= training["seconds"]
+    records = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
+    assert min(r["lr"] for r in records if "lr" in r) < 1e-4
 
 
 def test_steps_0_writes_a_seeded_checkpoint_without_data(tmp_path):
