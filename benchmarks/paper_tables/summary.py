@@ -75,7 +75,7 @@ def _cell(group: Sequence[dict[str, Any]], peak: str) -> Cell:
         np.array([[v[who][f"{what}_{peak}_peak"] for v in row["volumes"]] for row in group])
         for who, what in (("sr", "psnr"), ("sr", "ssim"), ("bicubic", "psnr"))
     )  # (seeds, volumes) each
-    clock = "cpu_seconds" if group[0]["protocol"]["budget"][0] == "--cpu-minutes" else "seconds"
+    clock = "cpu_seconds" if "--cpu-minutes" in group[0]["protocol"]["budget"] else "seconds"
     trained = [row["trained"] or {"steps": 0, clock: 0.0} for row in group]
     theirs = _published(r["table"], r["label"], r["arch"], r["contrast"], r["scale"])
     return Cell(

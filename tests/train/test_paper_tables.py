@@ -172,7 +172,7 @@ def test_a_cell_stands_beside_the_papers_network_of_full_size(tmp_path):
     }
     better = {**measures, "psnr_volume_peak": 31.5}
     row = {"table": 1, "label": "poan-lite+", "arch": "poan-lite+", "contrast": "T2", "scale": 4}
-    content = {"row": row, "parameters": 5, "trained": None}
+    content = {"row": row, "parameters": 5, "trained": None, "protocol": {"budget": []}}
     content["volumes"] = [{"volume": "a", "bicubic": measures, "sr": better}]
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows/table1.json").write_text(json.dumps(content))
