@@ -11,25 +11,25 @@ elsewhere, and the PSNR of both against HR.
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from poan_runtime.tiling import plan_axis
-from poan_train import networks
 from poan_train.checkpoint import load_network
 from poan_train.data import cached_pair, default_cache, find_sources
 from poan_train.degrade import GRID
-from poan_train.evaluate import OVERLAP, super_resolve
+from poan_train.evaluate import Tiling, super_resolve
 from poan_train.metrics import psnr
 
 
-def seam_mask(height: int, width: int, tile: int, scale: int) -> np.ndarray:
+def seam_mask(height: int, width: int, tiling: Tiling, scale: int) -> np.ndarray:
     """True for HR voxels (s h, s w) that more than one tile gives a share of."""
     shares = []
     for extent in (height, width):
-        axis = plan_axis(extent, tile, 0, OVERLAP, scale)
+        axis = plan_axis(extent, tiling.tile, tiling.halo, tiling.overlap, scale)
         count = np.zeros(scale * len(axis.index))
         for start, weights in zip(axis.starts, axis.weights, strict=True):
             count[scale * start : scale * start + len(weights)] += weights > 0
@@ -37,15 +37,15 @@ def seam_mask(height: int, width: int, tile: int, scale: int) -> np.ndarray:
     return shares[0][:, None] | shares[1][None, :]
 
 
-def compare(network: Any, pair: Any, facts: Any, tile: int, count: int) -> dict[str, Any]:
+def compare(network: Any, pair: Any, facts: Any, tiling: Tiling, count: int) -> dict[str, Any]:
     """One volume's row, over ``count`` slices spread through it."""
     chosen = np.linspace(0, len(pair.lr) - 1, count + 2).astype(int)[1:-1]
     lr, hr = np.asarray(pair.lr[chosen]), np.asarray(pair.hr[chosen])
     grid = GRID[facts.degradation["method"]]
-    tiled = super_resolve(network, lr, facts.scale, grid, tile)
-    whole = super_resolve(network, lr, facts.scale, grid, 0)
+    tiled = super_resolve(network, lr, facts.scale, grid, tiling)
+    whole = super_resolve(network, lr, facts.scale, grid, replace(tiling, tile=0))
     difference = np.abs(tiled - whole)
-    seams = seam_mask(*lr.shape[1:], tile, facts.scale)
+    seams = seam_mask(*lr.shape[1:], tiling, facts.scale)
     return {
         "volume": pair.source.path.name,
         "slices": [int(c) for c in chosen],
@@ -66,15 +66,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--json", type=Path)
     args = p.parse_args(argv)
     network, facts = load_network(args.ckpt)
-    tile = networks.ARCHITECTURES[facts.arch].tile
+    tiling = Tiling.of(facts.arch)
     rows = []
     for source in find_sources(args.data, facts.contrast):
         method = facts.degradation["method"]
         pair = cached_pair(source, facts.scale, method, None, default_cache())
-        rows.append(compare(network, pair, facts, tile, args.slices))
+        rows.append(compare(network, pair, facts, tiling, args.slices))
         print(json.dumps(rows[-1]))
     if args.json:
-        content = {"checkpoint": args.ckpt.name, "tile": tile, "overlap": OVERLAP, "volumes": rows}
+        content = {"checkpoint": args.ckpt.name, **asdict(tiling), "volumes": rows}
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(content, indent=1) + "\n")
     return 0

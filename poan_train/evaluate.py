@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from poan_train.degrade import GRID, Array
 from poan_train.metrics import psnr, ssim
 from poan_train.resample import Grid, cubic_matrix
 
-OVERLAP = 4
 MEASURES = ("psnr_volume_peak", "psnr_slice_peak", "ssim_volume_peak", "ssim_slice_peak")
 
 
@@ -43,15 +42,41 @@ class TorchBackend:
         return out
 
 
-def super_resolve(
-    network: nn.Module, lr: Array, scale: int, grid: Grid, tile: int, *, self_ensemble: bool = False
-) -> Array:
-    """SR (S, s h, s w) of slices (S, h, w) in units of the intensity scale, tiled as poan-run does.
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """How slices are cut, in LR voxels: the exporter's own for the architecture, as poan-run."""
 
-    ``tile`` 0 runs whole slices.
-    """
+    tile: int
+    """0 runs whole slices."""
+    halo: int
+    overlap: int
+
+    @classmethod
+    def of(cls, arch: str, tile: int | None = None) -> "Tiling":
+        """The architecture's, with another ``tile`` where one is given.
+
+        Raises PoanError where the tile cannot hold halos and overlap.
+        """
+        own = networks.ARCHITECTURES[arch]
+        chosen = own.tile if tile is None else tile
+        least = 2 * own.halo + own.overlap + 1
+        if chosen != 0 and chosen < least:
+            raise PoanError(f"--tile {chosen}: {arch} needs 0 (whole slices) or at least {least}")
+        return cls(tile=chosen, halo=own.halo, overlap=own.overlap)
+
+
+def super_resolve(
+    network: nn.Module,
+    lr: Array,
+    scale: int,
+    grid: Grid,
+    tiling: Tiling,
+    *,
+    self_ensemble: bool = False,
+) -> Array:
+    """SR (S, s h, s w) of slices (S, h, w) in units of the intensity scale, tiled as poan-run."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    whole = tile == 0
+    whole = tiling.tile == 0
     backend: Any = TorchBackend(network=network.to(device), device=device)
     if self_ensemble and (not whole or lr.shape[1] == lr.shape[2]):
         backend = SelfEnsemble(backend, scale, grid)
@@ -61,10 +86,10 @@ def super_resolve(
         lr.shape[1],
         lr.shape[2],
         len(lr),
-        tile=tile,
+        tile=tiling.tile,
         scale=scale,
-        halo=0,
-        overlap=min(OVERLAP, tile // 2),
+        halo=tiling.halo,
+        overlap=tiling.overlap,
         batch=8,
         best_batch=8,
         most_batch=8,
@@ -92,11 +117,17 @@ def measure(hr: Array, estimate: Array) -> dict[str, float]:
 
 
 def evaluate_pair(
-    network: nn.Module, pair: Pair, scale: int, grid: Grid, tile: int, every: int, ensemble: bool
+    network: nn.Module,
+    pair: Pair,
+    scale: int,
+    grid: Grid,
+    tiling: Tiling,
+    every: int,
+    ensemble: bool,
 ) -> tuple[dict[str, Any], list[Array]]:
     """(the volume's row, its middle slice as [LR, bicubic, SR, HR])."""
     lr, hr = np.asarray(pair.lr[::every]), np.asarray(pair.hr[::every])
-    sr = super_resolve(network, lr, scale, grid, tile, self_ensemble=ensemble)
+    sr = super_resolve(network, lr, scale, grid, tiling, self_ensemble=ensemble)
     up = bicubic(lr, scale, grid)
     row = {"volume": pair.source.path.name, "contrast": pair.source.contrast, "slices": len(lr)}
     row |= {"zero_fill_cutoff": pair.cutoff, "bicubic": measure(hr, up), "sr": measure(hr, sr)}
@@ -186,9 +217,9 @@ def run(args: argparse.Namespace) -> None:
     network, facts = load_network(args.ckpt)
     method = facts.degradation["method"]
     grid = GRID[method]
-    tile = networks.ARCHITECTURES[facts.arch].tile if args.tile is None else args.tile
-    if tile < 0 or args.every < 1:
-        raise PoanError(f"need --tile >= 0 and --every >= 1, got {tile} and {args.every}")
+    tiling = Tiling.of(facts.arch, args.tile)
+    if args.every < 1:
+        raise PoanError(f"need --every >= 1, got {args.every}")
     rows, panels = [], []
     for source in find_sources(args.data, args.contrast or facts.contrast, args.table):
         cache = args.cache or default_cache()
@@ -197,7 +228,7 @@ def run(args: argparse.Namespace) -> None:
             print(f"{source.path.name}: nothing but background, left out", file=sys.stderr)
             continue
         row, panel = evaluate_pair(
-            network, pair, facts.scale, grid, tile, args.every, args.self_ensemble
+            network, pair, facts.scale, grid, tiling, args.every, args.self_ensemble
         )
         rows.append(row)
         panels.append((source.path.name, panel))
@@ -206,7 +237,8 @@ def run(args: argparse.Namespace) -> None:
     summary = mean_row(rows)
     print(table([*rows, summary]))
     if args.json:
-        content = {"checkpoint": args.ckpt.name, "tile": tile, "self_ensemble": args.self_ensemble}
+        content = {"checkpoint": args.ckpt.name, "arch": facts.arch, **asdict(tiling)}
+        content |= {"self_ensemble": args.self_ensemble}
         content |= {"every": args.every, "volumes": rows, "mean": summary}
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(content, indent=1) + "\n")

@@ -8,6 +8,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from poan_train import evaluate, networks
 from poan_train.checkpoint import Facts, save_checkpoint
+from poan_train.evaluate import Tiling, super_resolve
 from poan_train.metrics import psnr, ssim
 
 
@@ -47,6 +48,46 @@ def test_a_network_that_is_bicubic_gains_nothing_over_bicubic(
     assert "mean" in capsys.readouterr().out
     with Image.open(picture) as sheet:
         assert sheet.size == (6 * 320, 2 * 336)
+
+
+def smoothing(scale=2):
+    """A network that sees two LR voxels to each side: two 3x3 convolutions, then nearest."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(1, 1, 3, padding=1), torch.nn.Conv2d(1, 1, 3, padding=1)]
+    return torch.nn.Sequential(*layers, torch.nn.UpsamplingNearest2d(scale_factor=scale)).eval()
+
+
+def test_a_halo_of_what_the_network_sees_makes_tiled_output_the_whole_slices():
+    lr = np.random.default_rng(0).random((2, 30, 25), np.float32)
+    whole, halo, none = (
+        super_resolve(smoothing(), lr, 2, "centre", Tiling(tile=tile, halo=halo, overlap=3))
+        for tile, halo in ((0, 2), (12, 2), (12, 0))
+    )
+    # the same fp32 sums in another batch, blended by weights of sum one: last-bit differences
+    assert np.abs(halo - whole).max() < 1e-6
+    assert np.abs(none - whole).max() > 1e-2
+
+
+def test_the_tiling_is_that_of_the_architecture(tmp_path, scan_folder, capsys):
+    config = networks.make_config("edsr", 2, channels=4, blocks=1)
+    facts = Facts(
+        arch="edsr",
+        network=networks.config_to_json(config),
+        contrast="T2",
+        degradation={"method": "bicubic", "scale": 2},
+        intensity={},
+    )
+    save_checkpoint(tmp_path / "e.pt", facts, networks.build("edsr", config).state_dict())
+    arguments = ["--ckpt", tmp_path / "e.pt", "--data", scan_folder, "--json", tmp_path / "e.json"]
+    assert evaluate.main([*map(str, arguments), "--tile", "11"]) == 0
+    content = json.loads((tmp_path / "e.json").read_text())
+    assert (content["tile"], content["halo"], content["overlap"]) == (11, 2, 6)
+    assert evaluate.main([*map(str, arguments), "--tile", "10"]) == 2
+    assert capsys.readouterr().err.endswith(
+        "poan-eval: --tile 10: edsr needs 0 (whole slices) or at least 11\n"
+    )
+    assert Tiling.of("edsr") == Tiling(tile=64, halo=2, overlap=6)
+    assert Tiling.of("poan-lite") == Tiling(tile=32, halo=0, overlap=4)
 
 
 def test_a_missing_checkpoint_is_one_line_and_exit_2(tmp_path, capsys):
