@@ -60,7 +60,7 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
     g.add_argument("--threads", type=_positive, help="threads of the inference engine")
     g.add_argument("--batch", type=_positive, help="tiles per call")
     g.add_argument("--halo", type=int, help="border of each tile thrown away, LR voxels")
-    g.add_argument("--overlap", type=int, help="what neighbours blend, LR voxels")
+    g.add_argument("--overlap", type=int, help="what neighbours blend, LR voxels; exactly so")
 
 
 def _add_trust_options(p: argparse.ArgumentParser) -> None:

@@ -71,6 +71,7 @@ class Network:
             batch=settings.batch,
             best_batch=accepted.opt,
             most_batch=accepted.max,
+            least_overlap=settings.overlap,
         )
 
 

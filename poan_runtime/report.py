@@ -40,7 +40,7 @@ def scan_report(
         "plan": {
             "tile": plan.tile,
             "halo": plan.halo,
-            "overlap": plan.overlap,
+            "overlap": [plan.rows.overlap, plan.columns.overlap],
             "batch": plan.batch,
             "tiles_per_slice": plan.tiles_per_slice,
             "slices_per_slab": plan.slab,

@@ -92,6 +92,7 @@ class Axis:
     index: NDArray[np.intp]
     starts: list[int]
     weights: NDArray[np.float32]
+    overlap: int
 
     @property
     def before(self) -> int:
@@ -118,12 +119,39 @@ class Plan:
         return len(self.rows.starts) * len(self.columns.starts)
 
 
-def plan_axis(extent: int, tile: int, halo: int, overlap: int, scale: int) -> Axis:
-    """Fewest tiles along an axis that leave at least ``halo`` and ``overlap`` between them."""
+def cheapest_overlap(extent: int, tile: int, halo: int, overlap: int, least: int) -> int:
+    """The overlap, of ``least`` to ``overlap``, that needs fewest tiles; the largest of these.
+
+    A slice just too long for n tiles would otherwise pay for n + 1: 120 voxels take two tiles of
+    64 that blend over 4 voxels, but three that blend over 6, that is 4 and 9 tiles per slice.
+
+    >>> cheapest_overlap(120, tile=64, halo=2, overlap=6, least=3)
+    4
+    >>> cheapest_overlap(240, tile=64, halo=2, overlap=6, least=3)
+    6
+    """
+    if not 0 <= least <= overlap:
+        raise ValueError(f"need 0 <= least <= overlap, got {least=}, {overlap=}")
+
+    def tiles(candidate: int) -> int:
+        return len(tile_starts(max(extent, tile), tile, 2 * halo + candidate))
+
+    return min(range(overlap, least - 1, -1), key=tiles)
+
+
+def plan_axis(
+    extent: int, tile: int, halo: int, overlap: int, scale: int, least_overlap: int | None = None
+) -> Axis:
+    """Fewest tiles along an axis that leave ``halo`` and the overlap between them.
+
+    The overlap is ``overlap``, or as little as ``least_overlap`` where that saves a tile.
+    """
     index = reflected_index(extent, tile)
+    if least_overlap is not None:
+        overlap = cheapest_overlap(extent, tile, halo, overlap, least_overlap)
     starts = tile_starts(len(index), tile, 2 * halo + overlap)
     weights = blend_weights(starts, len(index), tile, halo, overlap, scale)
-    return Axis(extent=extent, index=index, starts=starts, weights=weights)
+    return Axis(extent=extent, index=index, starts=starts, weights=weights, overlap=overlap)
 
 
 def plan_slices(
@@ -138,15 +166,18 @@ def plan_slices(
     batch: int | None,
     best_batch: int,
     most_batch: int,
+    least_overlap: int | None = None,
 ) -> Plan:
     """The cheapest plan: fewest tiles, then fewest calls of about the best batch size.
 
-    Tiles of several slices share a batch. ``batch`` overrides the choice. A slab holds as many
-    slices as `SLAB_BYTES` allow, in near-equal parts, so that the last batch of each slab runs
-    rarely and the last slab is no stub.
+    The overlap along an axis may shrink to ``least_overlap`` where that saves a tile (None: to
+    half of ``overlap``). Tiles of several slices share a batch. ``batch`` overrides the choice.
+    A slab holds as many slices as `SLAB_BYTES` allow, in near-equal parts, so that the last
+    batch of each slab runs rarely and the last slab is no stub.
     """
-    rows = plan_axis(height, tile, halo, overlap, scale)
-    columns = plan_axis(width, tile, halo, overlap, scale)
+    least = math.ceil(overlap / 2) if least_overlap is None else least_overlap
+    rows = plan_axis(height, tile, halo, overlap, scale, least)
+    columns = plan_axis(width, tile, halo, overlap, scale, least)
     hr_slice_bytes = 4 * len(rows.index) * len(columns.index) * scale**2
     slabs = math.ceil(slices / max(1, SLAB_BYTES // hr_slice_bytes))
     slab = math.ceil(slices / slabs)

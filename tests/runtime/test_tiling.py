@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poan_runtime.tiling import plan_axis, plan_slices, reflected_index, tile_starts
+from poan_runtime.tiling import (
+    cheapest_overlap,
+    plan_axis,
+    plan_slices,
+    reflected_index,
+    tile_starts,
+)
 
 
 @st.composite
@@ -70,9 +76,35 @@ def test_tiles_that_do_not_fit_are_refused(extent: int, tile: int, overlap: int)
 def test_the_plan_fills_its_batches_and_bounds_its_slabs() -> None:
     sizes = {"tile": 48, "scale": 2, "halo": 2, "overlap": 6, "best_batch": 8, "most_batch": 32}
     plan = plan_slices(512, 512, 400, batch=None, **sizes)
-    assert plan.tiles_per_slice == 14 * 14
+    assert (plan.tiles_per_slice, plan.rows.overlap) == (13 * 13, 5)
     assert plan.slab * 4 * 1024**2 <= 1 << 26
     assert plan.batch <= 8
     single = plan_slices(60, 48, 1, batch=None, **sizes)
     assert (single.tiles_per_slice, single.batch, single.slab) == (2, 2, 1)
     assert plan_slices(60, 48, 1, batch=5, **sizes).batch == 5
+
+
+@given(layouts(), st.integers(0, 24))
+def test_the_overlap_shrinks_only_where_that_saves_a_tile(
+    layout: tuple[int, int, int, int, int], smaller: int
+) -> None:
+    extent, tile, halo, overlap, _ = layout
+    least = min(smaller, overlap)
+    padded = max(extent, tile)
+
+    def tiles(candidate: int) -> int:
+        return len(tile_starts(padded, tile, 2 * halo + candidate))
+
+    chosen = cheapest_overlap(extent, tile, halo, overlap, least)
+    assert least <= chosen <= overlap
+    assert tiles(chosen) == tiles(least)
+    if chosen < overlap:
+        assert tiles(chosen) < tiles(chosen + 1)
+
+
+def test_a_slice_of_the_papers_size_takes_four_tiles_unless_the_overlap_is_given() -> None:
+    sizes = {"tile": 64, "scale": 2, "halo": 2, "overlap": 6, "best_batch": 8, "most_batch": 32}
+    plan = plan_slices(120, 120, 96, batch=None, **sizes)
+    assert (plan.tiles_per_slice, plan.rows.starts, plan.rows.overlap) == (4, [0, 56], 4)
+    exact = plan_slices(120, 120, 96, batch=None, least_overlap=6, **sizes)
+    assert (exact.tiles_per_slice, exact.rows.overlap) == (9, 6)
