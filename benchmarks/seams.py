@@ -17,23 +17,22 @@ from typing import Any
 
 import numpy as np
 
-from poan_runtime.tiling import plan_axis
 from poan_train.checkpoint import load_network
 from poan_train.data import cached_pair, default_cache, find_sources
 from poan_train.degrade import GRID
-from poan_train.evaluate import Tiling, super_resolve
+from poan_train.evaluate import Tiling, plan_of, super_resolve
 from poan_train.metrics import psnr
 
 
-def seam_mask(height: int, width: int, tiling: Tiling, scale: int) -> np.ndarray:
-    """True for HR voxels (s h, s w) that more than one tile gives a share of."""
+def seam_mask(shape: tuple[int, ...], tiling: Tiling, scale: int) -> np.ndarray:
+    """True for HR voxels (s h, s w) of slices (S, h, w) that several tiles share."""
+    plan = plan_of(shape, scale, tiling)
     shares = []
-    for extent in (height, width):
-        axis = plan_axis(extent, tiling.tile, tiling.halo, tiling.overlap, scale)
+    for axis in (plan.rows, plan.columns):
         count = np.zeros(scale * len(axis.index))
         for start, weights in zip(axis.starts, axis.weights, strict=True):
             count[scale * start : scale * start + len(weights)] += weights > 0
-        shares.append(count[scale * axis.before :][: scale * extent] > 1)
+        shares.append(count[scale * axis.before :][: scale * axis.extent] > 1)
     return shares[0][:, None] | shares[1][None, :]
 
 
@@ -45,7 +44,7 @@ def compare(network: Any, pair: Any, facts: Any, tiling: Tiling, count: int) -> 
     tiled = super_resolve(network, lr, facts.scale, grid, tiling)
     whole = super_resolve(network, lr, facts.scale, grid, replace(tiling, tile=0))
     difference = np.abs(tiled - whole)
-    seams = seam_mask(*lr.shape[1:], tiling, facts.scale)
+    seams = seam_mask(lr.shape, tiling, facts.scale)
     return {
         "volume": pair.source.path.name,
         "slices": [int(c) for c in chosen],

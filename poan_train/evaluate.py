@@ -17,7 +17,7 @@ from torch import nn
 from poan_runtime.ensemble import SelfEnsemble
 from poan_runtime.errors import PoanError
 from poan_runtime.pipeline import SliceRunner, Stages
-from poan_runtime.tiling import plan_slices
+from poan_runtime.tiling import Plan, plan_slices
 from poan_train import networks
 from poan_train.checkpoint import load_network
 from poan_train.data import CONTRASTS, Pair, cached_pair, default_cache, find_sources
@@ -82,10 +82,17 @@ def super_resolve(
         backend = SelfEnsemble(backend, scale, grid)
     if whole:
         return np.concatenate([backend.run(part[None, None])[0] for part in lr])
-    plan = plan_slices(
-        lr.shape[1],
-        lr.shape[2],
-        len(lr),
+    plan = plan_of(lr.shape, scale, tiling)
+    runner = SliceRunner(backend=backend, plan=plan, skip=True, stages=Stages())
+    return runner.run(np.ascontiguousarray(lr), 1.0, lambda _: None)
+
+
+def plan_of(shape: tuple[int, ...], scale: int, tiling: Tiling) -> Plan:
+    """How poan-run cuts slices of ``shape`` (S, h, w)."""
+    return plan_slices(
+        shape[1],
+        shape[2],
+        shape[0],
         tile=tiling.tile,
         scale=scale,
         halo=tiling.halo,
@@ -94,8 +101,6 @@ def super_resolve(
         best_batch=8,
         most_batch=8,
     )
-    runner = SliceRunner(backend=backend, plan=plan, skip=True, stages=Stages())
-    return runner.run(np.ascontiguousarray(lr), 1.0, lambda _: None)
 
 
 def bicubic(lr: Array, scale: int, grid: Grid) -> Array:
