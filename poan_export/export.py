@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from poan_export.attention import FORMS, Form, MergedSpatial
+from poan_export.cost import gmac_per_part
 from poan_export.find_islands import find_islands
 from poan_export.fit_network import fit_network
 from poan_export.half_emulation import run_half
@@ -147,6 +147,7 @@ def export(request: Request, report: Report) -> Path:
             cases = calibration_cases(request.parity_data, tile, facts.scale, method_of(facts))
             entries += eight_bit_entries(folder, entries, cases, kind, report)
         entries += plan_entries(folder, entries, batch, request.engine, out, report)
+        parts = gmac_per_part(exported, tile)
         manifest = {
             "manifest_version": 1,
             "name": out.name,
@@ -161,7 +162,8 @@ def export(request: Request, report: Report) -> Path:
             "batch": batch,
             "halo": halo,
             "overlap": overlap,
-            "gmac_per_tile": gmac(exported, tile),
+            "gmac_per_tile": round(sum(parts.values()), 3),
+            "gmac_per_part": parts,
             "intensity": facts.intensity,
             "grid": grid_of(facts),
             "square_root": square_root_entry(network, choice),
@@ -342,13 +344,6 @@ def attention_form(network: nn.Module, form: Form) -> str:
 
 def grid_of(facts: Facts) -> Grid:
     return "kspace" if facts.degradation.get("method") == "kspace" else "centre"
-
-
-def gmac(network: nn.Module, tile: int) -> float:
-    """Multiply-accumulates of one tile, in 1e9, as exported."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(1, 1, tile, tile))
-    return float(round(counter.get_total_flops() / 2e9, 3))
 
 
 def to_stderr(line: str) -> None:

@@ -102,6 +102,8 @@ class Manifest:
     training: Json
     created_by: Json
     raw: Json
+    gmac_per_part: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Of ``gmac_per_tile``; empty in a manifest written before it was counted."""
 
     def file(self, name: str) -> ModelFile | None:
         """The listed file of that name."""
@@ -156,6 +158,7 @@ def parse_manifest(document: object, source: str = MANIFEST_NAME) -> Manifest:
         halo=root.get("halo", _integer(0)),
         overlap=root.get("overlap", _integer(0)),
         gmac_per_tile=root.get("gmac_per_tile", _number(0)),
+        gmac_per_part=root.get("gmac_per_part", _numbers) if "gmac_per_part" in root.value else {},
         percentile=intensity.get("percentile", _percentile),
         grid=root.get("grid", _one_of("centre", "kspace")),  # type: ignore[arg-type]
         square_root=_square_root(root.object("square_root")),
@@ -339,6 +342,12 @@ def _number(least: float) -> Callable[[Any], float]:
         return float(value)
 
     return check
+
+
+def _numbers(value: Any) -> dict[str, float]:
+    if not isinstance(value, dict) or not all(_is_number(n) and n >= 0 for n in value.values()):
+        raise ValueError("an object of numbers of at least 0")
+    return {name: float(number) for name, number in value.items()}
 
 
 def _percentile(value: Any) -> float:

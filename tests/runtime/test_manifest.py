@@ -57,6 +57,7 @@ GOOD: list[tuple[str, Any]] = [
     ("files.0.parity", {"verdict": "pending", "checks": [CHECK]}),
     ("parity.checks", [CHECK]),
     ("gmac_per_tile", 1.3),
+    ("gmac_per_part", {"backbone": 1.0, "tail": 0.3}),
     ("intensity.percentile", 100),
     ("unheard_of", 1),
 ]
@@ -79,6 +80,8 @@ BAD: list[tuple[str, Any]] = [
     ("halo", -1),
     ("gmac_per_tile", -0.1),
     ("gmac_per_tile", False),
+    ("gmac_per_part", {"backbone": -1.0}),
+    ("gmac_per_part", [1.0]),
     ("intensity.rule", "maximum"),
     ("intensity.percentile", 0),
     ("intensity.percentile", 101),
