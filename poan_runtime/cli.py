@@ -14,6 +14,7 @@ examples:
   poan-run t2_x2 scan.nii.gz                  writes scan_desc-sr.nii.gz beside it
   poan-run t2_x2 scan.nii.gz -o fine.nii.gz --preview fine.png --report fine.json
   poan-run ./t2_x4/ a.nii.gz b.nii.gz -o out/
+  poan-run --explain t2_x2 scan.nii.gz        the plan and what it will cost; runs nothing
   poan-run --list
   poan-run --verify t2_x2/engine.plan         compares it with PyTorch on this machine
 
@@ -40,6 +41,11 @@ def parser() -> argparse.ArgumentParser:
         "--verify",
         action="store_true",
         help="run the model's stored test vectors here, write the verdict into its manifest",
+    )
+    p.add_argument(
+        "--explain",
+        action="store_true",
+        help="show engine, tiles, work, predicted time and memory; write no scan",
     )
     p.add_argument("--list", action="store_true", help="list the shipped models")
     p.add_argument("--preview", metavar="PNG", help="picture of LR, bicubic and SR (or a folder)")
@@ -94,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return command.list_models()
             if args.verify:
                 return command.verify(args)
+            if args.explain:
+                return command.explain(args)
             return command.run(args)
     except PoanError as error:
         print(f"poan-run: {error}", file=sys.stderr)

@@ -93,12 +93,8 @@ def _load(args: argparse.Namespace) -> Network:
     return load_network(args.model, options, trust)
 
 
-def _run_one(
-    args: argparse.Namespace, network: Network, path: Path, output: Path, preview: Path | None
-) -> dict[str, Any]:
-    """Super-resolve one scan, say so, and return its part of the report."""
-    start = time.perf_counter()
-    settings = Settings(
+def _settings(args: argparse.Namespace) -> Settings:
+    return Settings(
         axis=args.axis,
         halo=args.halo,
         overlap=args.overlap,
@@ -107,6 +103,31 @@ def _run_one(
         self_ensemble=args.self_ensemble,
         threads=args.threads,
     )
+
+
+def explain(args: argparse.Namespace) -> int:
+    """Print plan and predicted cost of each scan; nothing is written but the report."""
+    from poan_runtime.explain import as_json, as_text, explain_scan, write_json
+
+    network = _load(args)
+    documents = []
+    for path in args.scans:
+        with open_scan(Path(path), None) as scan:
+            documents.append(as_json(network, scan, explain_scan(scan, network, _settings(args))))
+        _say(as_text(documents[-1]))
+    for notice in network.notices:
+        _say(f"poan-run: warning: {notice}", sys.stderr)
+    if args.report is not None:
+        write_json(Path(args.report), documents)
+    return 0
+
+
+def _run_one(
+    args: argparse.Namespace, network: Network, path: Path, output: Path, preview: Path | None
+) -> dict[str, Any]:
+    """Super-resolve one scan, say so, and return its part of the report."""
+    start = time.perf_counter()
+    settings = _settings(args)
     scratch = None if "TMPDIR" in os.environ else output.parent
     looked: list[tuple[Slab, Slab]] = []
     progress = Progress(path.name)

@@ -84,7 +84,7 @@ def write_report(path: Path, network: Network, scans: list[dict[str, Any]]) -> N
             "numpy": np.__version__,
             "machine": platform.machine(),
             "system": platform.platform(),
-            "peak_memory_bytes": _peak_memory_bytes(),
+            "peak_memory_bytes": peak_memory_bytes(),
         },
         "scans": scans,
     }
@@ -108,7 +108,7 @@ def _is_installed() -> bool:
     return True
 
 
-def _peak_memory_bytes() -> int:
+def peak_memory_bytes() -> int:
     """Largest resident size of this process so far; Linux counts in KiB, macOS in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,1 @@
+"""`python -m benchmarks.whole_scan`: poan-run against what a user would pick instead."""

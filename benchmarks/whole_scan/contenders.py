@@ -1,0 +1,117 @@
+"""Who takes part: a name, the command that runs, and what its figures mean."""
+
+import dataclasses
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from poan_runtime.errors import PoanError
+
+REFERENCE = "torch-eager"
+COMPETITORS = (REFERENCE, "torch-compile", "onnxruntime", "openvino-f32", "openvino-bf16")
+POAN = "poan-run"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all contenders share. Lengths are LR voxels."""
+
+    model: Path
+    ckpt: Path
+    onnx: Path
+    lr: Path
+    work: Path
+    scale: int
+    tile: int
+    overlap: int
+    batch: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contender:
+    """A program to run; ``arguments`` are those of poan-run beside model, scan and output."""
+
+    name: str
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def is_poan(self) -> bool:
+        return self.name.startswith(POAN)
+
+    def command(self, setting: Setting) -> list[str]:
+        """Module and arguments."""
+        out, times = str(self.output(setting)), str(self.times(setting))
+        if self.is_poan:
+            scan = [str(setting.model), str(setting.lr), "-o", out, "--report", times]
+            return ["poan_runtime.cli", *scan, *self.arguments]
+        return [
+            "benchmarks.whole_scan.competitor",
+            self.name,
+            *("--ckpt", str(setting.ckpt), "--onnx", str(setting.onnx), "--lr", str(setting.lr)),
+            *("--out", out, "--times", times, "--tile", str(setting.tile)),
+            *("--overlap", str(setting.overlap), "--batch", str(setting.batch)),
+            *("--scale", str(setting.scale)),
+        ]
+
+    def output(self, setting: Setting) -> Path:
+        return setting.work / f"{self.name}.nii.gz"
+
+    def times(self, setting: Setting) -> Path:
+        return setting.work / f"{self.name}.json"
+
+
+def parse(names: str, poan: Sequence[str]) -> list[Contender]:
+    """The competitors in ``names`` (with commas) and each ``NAME=ARGUMENTS`` of poan-run."""
+    chosen = [name for name in names.split(",") if name]
+    if unknown := set(chosen) - set(COMPETITORS):
+        raise PoanError(
+            f"--against: expected some of {', '.join(COMPETITORS)}, got {', '.join(unknown)}"
+        )
+    contenders = []
+    for entry in poan:
+        name, _, arguments = entry.partition("=")
+        full = f"{POAN}-{name}" if name else POAN
+        contenders.append(Contender(name=full, arguments=tuple(shlex.split(arguments))))
+    return [*contenders, *(Contender(name=name) for name in chosen)]
+
+
+def run(contender: Contender, setting: Setting) -> dict[str, Any]:
+    """One sample: seconds from the start of the process to its end, its peak memory, its stages.
+
+    Raises PoanError with the last line on stderr where it fails.
+    """
+    memory = setting.work / f"{contender.name}.memory.json"
+    command = [sys.executable, "-m", "benchmarks.measured", str(memory)]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "TORCHINDUCTOR_CACHE_DIR": str(setting.work / "inductor"),
+    }
+    start = time.perf_counter()
+    done = subprocess.run(
+        [*command, *contender.command(setting)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    wall_s = time.perf_counter() - start
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise PoanError(f"{contender.name}: exit status {done.returncode}: {reason}")
+    facts = json.loads(memory.read_text("utf-8"))
+    times = json.loads(contender.times(setting).read_text("utf-8"))
+    sample: dict[str, Any] = {"wall_s": wall_s, **facts}
+    if contender.is_poan:
+        scan = times["scans"][0]
+        sample |= {"stages_s": scan["seconds"], "tiles": scan["tiles"], "plan": scan["plan"]}
+        sample |= {"backend": times["backend"], "file": times["model"]}
+    else:
+        sample["stages_s"] = times
+    return sample
