@@ -35,6 +35,15 @@ def start_batch(backend: Backend, batch: NDArray[np.float32]) -> Callable[[], ND
     return waits
 
 
+def fills_batches(backend: Backend) -> bool:
+    """Whether a batch that is not full must be filled: not where tiles run one by one.
+
+    Most engines answer a tile alike in every batch of one size, but not in batches of one and
+    of many.
+    """
+    return bool(getattr(backend, "fills_batches", True))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackendOptions:
     """What the user asked for. ``threads`` None leaves the number to the engine."""

@@ -4,8 +4,6 @@ The providers other than the CPU's were not run: no GPU was at hand.
 """
 
 import dataclasses
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from poan_runtime.backend import Backend, BackendOptions, OpenedBackend, check_s
 from poan_runtime.cache_folder import cache_folder
 from poan_runtime.errors import PoanError
 from poan_runtime.model import ONLY_PORT, Model
+from poan_runtime.tile_by_tile import TileByTile, usable_cores
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -40,23 +39,6 @@ class OnnxRuntimeBackend:
         return np.asarray(out, np.float32)
 
 
-class TileByTile:
-    """One session on the CPU, run by several threads, each on a tile of its own.
-
-    Attention is bound by memory: sharing one batch between two threads took 19 to 23 ms a tile
-    (poan-lite x2, tile 32), a tile to each thread 9 to 10, one thread alone 17.
-    """
-
-    def __init__(self, inner: Backend, threads: int) -> None:
-        self._inner = inner
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="poan-tile")
-
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `Backend.run`."""
-        tiles = [batch[index : index + 1] for index in range(len(batch))]
-        return np.concatenate(list(self._pool.map(self._inner.run, tiles)))
-
-
 def open_backend(model: Model, options: BackendOptions) -> OpenedBackend:
     """A session on the GPU where one can be reached and was not declined, else on the CPU.
 
@@ -74,7 +56,7 @@ def open_backend(model: Model, options: BackendOptions) -> OpenedBackend:
         notices.append(f"{wanted[0]} did not start; running on {used}")
     backend: Backend = OnnxRuntimeBackend(session, *_names(model, session))
     if used == CPU:
-        backend = TileByTile(backend, options.threads or usable_cores())
+        backend = TileByTile([backend.run] * (options.threads or usable_cores()))
     return OpenedBackend(
         backend=backend,
         name=options.backend if options.backend != "auto" else "onnxruntime",
@@ -149,13 +131,6 @@ def provider_options(model: Model, provider: str) -> dict[str, str]:
         "trt_timing_cache_path": folder,
         **{f"trt_profile_{key}_shapes": shape for key, shape in shapes.items()},
     }
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _names(model: Model, session: Any) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from poan_runtime.backend import Backend, start_batch
+from poan_runtime.backend import Backend, fills_batches, start_batch
 from poan_runtime.errors import PoanError
 from poan_runtime.tiling import Plan
 
@@ -150,27 +150,28 @@ class SliceRunner:
     def _answers(self, windows: Slab, places: Places) -> Iterator[Slab]:
         """The network's answer (s*tile, s*tile) for each place, in order.
 
-        A batch that is not full repeats its last tile: engines answer a tile alike in every
-        batch of one size, but not in batches of one and of many.
+        A batch that is not full repeats its last tile where the backend needs full ones.
         """
         batch = self.plan.batch
-        started: collections.deque[tuple[int, Callable[[], Slab]]] = collections.deque()
+        full = fills_batches(self.backend)
+        started: collections.deque[tuple[int, int, Callable[[], Slab]]] = collections.deque()
         for first in range(0, len(places), batch):
             chosen = places[first : first + batch]
             with self.stages.stage("tile"):
-                full = chosen[np.minimum(np.arange(batch), len(chosen) - 1)]
-                tiles = self._gather(windows, full)
+                filled = chosen[np.minimum(np.arange(batch), len(chosen) - 1)]
+                tiles = self._gather(windows, filled if full else chosen)
             with self.stages.stage("inference"):
                 # (N, tile, tile) -> (N, 1, tile, tile)
-                started.append((len(chosen), start_batch(self.backend, tiles[:, None])))
+                wait = start_batch(self.backend, tiles[:, None])
+                started.append((len(chosen), len(tiles), wait))
             if len(started) == IN_FLIGHT:
                 yield from self._finished(*started.popleft())
         while started:
             yield from self._finished(*started.popleft())
 
-    def _finished(self, count: int, wait: Callable[[], Slab]) -> Slab:
+    def _finished(self, count: int, batch: int, wait: Callable[[], Slab]) -> Slab:
         """The first ``count`` answers (count, s*tile, s*tile) of a batch, all finite."""
-        batch, side = self.plan.batch, self.plan.scale * self.plan.tile
+        side = self.plan.scale * self.plan.tile
         with self.stages.stage("inference"):
             out = wait()
         if out.shape != (batch, 1, side, side):
