@@ -160,10 +160,9 @@ def sample_all(
             longest = max((s["wall_s"] for s in have), default=0.0)
             if time.perf_counter() - begun + longest > args.budget:
                 return
-            sample = {"contender": contender.name, **run(contender, setting)}
-            document["samples"].append(
-                {**sample, "finished": time.strftime("%FT%TZ", time.gmtime())}
-            )
+            sample = {"contender": contender.name, "load_before": os.getloadavg()[0]}
+            sample |= run(contender, setting)
+            document["samples"].append(sample)
             record.write(path, document)
             print(f"{contender.name}: {sample['wall_s']:.1f} s", file=sys.stderr, flush=True)
 

@@ -13,6 +13,19 @@ from benchmarks.whole_scan.contenders import POAN, REFERENCE, Contender, Setting
 from poan_train.metrics import psnr
 
 Array = np.ndarray[Any, Any]
+COLUMNS = (
+    ("n", "samples", "{}"),
+    ("wall s", "wall_s", "{:.2f}"),
+    ("s/slice", "wall_s_per_slice", "{:.3f}"),
+    ("scaled*", "scaled_to_whole_scan_s", "{:.1f}"),
+    ("outside", "outside_inference", "{:.1%}"),
+    ("peak MiB", "peak_mib", "{:.0f}"),
+    ("PSNR", "psnr_db", "{:.3f}"),
+    ("less ref.", "psnr_less_reference_db", "{:+.4f}"),
+    ("max diff", "largest_difference", "{:.1e}"),
+    ("off seams", "largest_difference_away_from_seams", "{:.1e}"),
+)
+"""Title, key of the row and format; ``outside`` is the share of the time outside the network."""
 
 
 def read_output(path: Path) -> Array:
@@ -65,7 +78,7 @@ def _row(
         "scaled_to_whole_scan_s": wall_s * facts["whole_scan_slices"] / len(hr),
         "inference_s": inference_s,
         "outside_inference": 1 - inference_s / wall_s,
-        "peak_bytes": max(s["peak_bytes"] for s in samples),
+        "peak_mib": max(s["peak_bytes"] for s in samples) / 2**20,
         "psnr_db": psnr(hr, output),
     }
     if reference is not None:
@@ -85,7 +98,7 @@ def _ratios(rows: dict[str, Any]) -> dict[str, Any]:
         own: {
             other: {
                 "time": rows[other]["wall_s"] / rows[own]["wall_s"],
-                "memory": rows[other]["peak_bytes"] / rows[own]["peak_bytes"],
+                "memory": rows[other]["peak_mib"] / rows[own]["peak_mib"],
             }
             for other in rows
             if not other.startswith(POAN)
@@ -98,26 +111,14 @@ def _ratios(rows: dict[str, Any]) -> dict[str, Any]:
 def text(document: dict[str, Any]) -> str:
     """The rows as a table. Only the column ``scaled`` is not measured."""
     facts, rows = document["facts"], document["summary"]["rows"]
-    lines = [
-        ["contender", "n", "wall s", "s/slice", "scaled*", "outside", "peak MiB", "dB", "d dB"]
-        + ["max diff", "off seams"]
-    ]
+    lines = [["contender", *(title for title, _, _ in COLUMNS)]]
     for name, row in sorted(rows.items(), key=lambda item: item[1]["wall_s"]):
-        lines.append(
-            [name, str(row["samples"]), f"{row['wall_s']:.2f}", f"{row['wall_s_per_slice']:.3f}"]
-            + [f"{row['scaled_to_whole_scan_s']:.1f}", f"{100 * row['outside_inference']:.1f} %"]
-            + [f"{row['peak_bytes'] / 2**20:.0f}", f"{row['psnr_db']:.3f}"]
-            + [f"{row.get('psnr_less_reference_db', 0):+.4f}"]
-            + [f"{row.get('largest_difference', 0):.1e}"]
-            + [f"{row.get('largest_difference_away_from_seams', 0):.1e}"]
-        )
-    ratios = [
-        f"{own}: "
-        + ", ".join(
-            f"{other} {r['time']:.2f}x time {r['memory']:.2f}x memory" for other, r in of.items()
-        )
-        for own, of in document["summary"]["ratios"].items()
-    ]
+        cells = [form.format(row[key]) if key in row else "" for _, key, form in COLUMNS]
+        lines.append([name, *cells])
+    ratios = []
+    for own, others in document["summary"]["ratios"].items():
+        said = (f"{o} {r['time']:.2f} ({r['memory']:.2f})" for o, r in others.items())
+        ratios.append(f"times as long (as much memory) as {own}: {', '.join(said)}")
     head = f"{facts['model']['name']} on {facts['scan']}, LR {facts['lr_shape']}"
     note = f"* wall s by {facts['whole_scan_slices']} slices / slices run, not measured"
     return "\n".join([head, record.table(lines), note, *ratios])
@@ -138,7 +139,7 @@ def write_plot(path: Path, document: dict[str, Any]) -> None:
     for name in names:
         values = [s["wall_s"] for s in document["samples"] if s["contender"] == name]
         left.plot(values, [name] * len(values), "k.", markersize=3)
-    right.barh(names, [rows[name]["peak_bytes"] / 2**20 for name in names], color=colours)
+    right.barh(names, [rows[name]["peak_mib"] for name in names], color=colours)
     left.set_xlabel(f"s, {document['facts']['lr_shape'][0]} slices, NIfTI to NIfTI")
     right.set_xlabel("peak resident memory, MiB")
     left.invert_yaxis()
