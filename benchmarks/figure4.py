@@ -5,6 +5,7 @@
 Trains the ablations ``fig4-cab`` and ``fig4-ncab`` under one budget and the settings of the tables
 (unless ``--cab`` and ``--ncab`` name checkpoints), measures both on VAL, and shows the features
 that enter and leave the channel attention on one slice: figure4.png, and figure4.json with numbers.
+What is constant over the slice is taken off first, for it is nearly all of these features' energy.
 Super-resolution has no classes: a class-activation map (Grad-CAM, arXiv:1610.02391) here asks what
 the network's *edge strength* rests on, the mean gradient magnitude of SR. That choice is ours.
 """
@@ -35,6 +36,8 @@ from poan_train.networks.ablations import ABLATED
 from poan_train.networks.poan import POAB
 
 KINDS = ("cab", "ncab")
+BORDER = 2
+"""LR pixels left out of the maps: there the patch attention sees the zeros outside."""
 MEASURES = ("psnr_volume_peak", "ssim_volume_peak")
 
 
@@ -49,7 +52,7 @@ class Activation:
     gate: Array
     """Weight of each channel (C,)."""
     cam_before: Array
-    """Class-activation map (h, w) of ``before``, and of ``after``."""
+    """Class-activation map of ``before``, and of ``after``, without the border."""
     cam_after: Array
     sr: Array
 
@@ -65,20 +68,32 @@ def activation(network: nn.Module, lr: Array) -> Activation:
         handle.remove()
     before, after = seen
     slopes = torch.autograd.grad(edge_strength(sr), (before, after))
-    with torch.no_grad():
-        gate = (before * after).sum((0, 2, 3)) / before.square().sum((0, 2, 3)).clamp_min(1e-30)
-        maps = [
-            torch.relu((slope.mean((2, 3), keepdim=True) * features).sum(1))[0]
-            for slope, features in zip(slopes, (before, after), strict=True)
-        ]
+    x, y = (features[0].detach().numpy() for features in (before, after))
     return Activation(
-        before=before[0].detach().numpy(),
-        after=after[0].detach().numpy(),
-        gate=gate.numpy(),
-        cam_before=maps[0].numpy(),
-        cam_after=maps[1].numpy(),
+        before=x,
+        after=y,
+        gate=(x * y).sum((1, 2)) / np.maximum(np.square(x).sum((1, 2)), 1e-30),
+        cam_before=class_activation(x, slopes[0][0].numpy()),
+        cam_after=class_activation(y, slopes[1][0].numpy()),
         sr=sr[0, 0].detach().numpy(),
     )
+
+
+def varying(features: Array) -> Array:
+    """Features (C, h, w) without their border, less each channel's mean."""
+    inner = features[:, BORDER:-BORDER, BORDER:-BORDER]
+    return np.asarray(inner - inner.mean(axis=(1, 2), keepdims=True))
+
+
+def activation_map(features: Array) -> Array:
+    """Mean magnitude over channels of what varies: (C, h, w) -> (h, w) without the border."""
+    return np.asarray(np.abs(varying(features)).mean(axis=0))
+
+
+def class_activation(features: Array, slopes: Array) -> Array:
+    """Grad-CAM of what varies: channels (C, h, w) weighted by their mean slope, where positive."""
+    weights = slopes.mean(axis=(1, 2), keepdims=True)
+    return np.asarray(np.maximum((weights * varying(features)).sum(axis=0), 0))
 
 
 def channel_attention(network: nn.Module) -> nn.Module:
@@ -109,12 +124,15 @@ def high_frequency_share(image: Array) -> float:
 def numbers(a: Activation) -> dict[str, float]:
     """What the pictures show, in numbers (no units; shares between 0 and 1)."""
     share = a.gate / a.gate.sum()
-    fine = np.array([high_frequency_share(channel) for channel in a.before])
+    fine = np.array([high_frequency_share(channel) for channel in varying(a.before)])
+    inner = a.before[:, BORDER:-BORDER, BORDER:-BORDER]
     together = np.std(fine) * np.std(a.gate)
     correlation = np.mean((fine - fine.mean()) * (a.gate - a.gate.mean())) / max(together, 1e-30)
     maps = {"before": activation_map(a.before), "after": activation_map(a.after)}
     return {
         "channels": len(a.gate),
+        "constant_share": float(np.square(inner.mean(axis=(1, 2))).sum() * inner[0].size)
+        / max(float(np.square(inner).sum()), 1e-30),
         "gate_mean": float(a.gate.mean()),
         "gate_least": float(a.gate.min()),
         "gate_largest": float(a.gate.max()),
@@ -134,11 +152,6 @@ def _correlation(a: Array, b: Array) -> float:
     """Pearson's; 0 where one of the two is constant."""
     x, y = a - a.mean(), b - b.mean()
     return float((x * y).sum() / max(float(np.linalg.norm(x) * np.linalg.norm(y)), 1e-30))
-
-
-def activation_map(features: Array) -> Array:
-    """Mean magnitude over channels: (C, h, w) -> (h, w)."""
-    return np.asarray(np.abs(features).mean(axis=0))
 
 
 def draw(path: Path, up: Array, shown: Mapping[str, Activation], caption: str) -> None:
@@ -162,7 +175,7 @@ def draw(path: Path, up: Array, shown: Mapping[str, Activation], caption: str) -
         row[-1].axhline(1, color="tab:red", linewidth=0.8)
         row[-1].set_title("channel weights / their mean", fontsize=9)
         row[-1].tick_params(labelsize=7)
-    figure.supxlabel("\n".join(textwrap.wrap(caption, 190)), fontsize=8.5, x=0.01, ha="left")
+    figure.supxlabel("\n".join(textwrap.wrap(caption, 225)), fontsize=8.5, x=0.01, ha="left")
     figure.savefig(path, dpi=110)
 
 
@@ -172,15 +185,17 @@ def describe(content: Mapping[str, Any]) -> str:
         f"Features entering and leaving the channel attention, {content['contrast']} "
         f"x{content['scale']}, {content['volume']}, slice {content['slice']}, its central "
         f"{content['crop']}x{content['crop']} LR pixels in one piece. Activation: mean magnitude "
-        "over channels. CAM: the channels weighted by the mean gradient of SR's edge strength "
-        "(there is no class in super-resolution; this stand-in is ours). Each map is scaled to its "
-        "own maximum."
+        "over channels, each less its mean over the image. CAM: the same channels weighted by the "
+        "mean gradient of SR's edge strength (there is no class in super-resolution; this stand-in "
+        "is ours). Each map is scaled to its own maximum."
     ]
     for kind in KINDS:
         n, t, v = (content[kind][k] for k in ("numbers", "training", "validation"))
         parts.append(
             f"{kind.upper()} ({t['arch']}, {t['parameters']:,} parameters, {t['steps']:,} steps, "
-            f"{t['cpu_minutes']:.1f} processor minutes, seed {t['seed']}): weights "
+            f"{t['cpu_minutes']:.1f} processor minutes, seed {t['seed']}): "
+            f"{100 * n['constant_share']:.3f} % of the features' energy is constant over the image "
+            "(not shown); weights "
             f"{n['gate_mean']:.3f} on average, spread {100 * n['gate_spread']:.1f} %; "
             f"{n['effective_channels']:.1f} of {n['channels']} channels count; maps before and "
             f"after correlate {n['map_correlation']:.4f}, their high-frequency share "

@@ -1,10 +1,12 @@
 """poan-train: from a folder of NIfTI volumes to a checkpoint."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from poan_runtime.errors import PoanError
 from poan_runtime.intensity import PERCENTILE
@@ -29,6 +31,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, help="checkpoint to write, NAME.pt")
     p.add_argument("--arch", choices=tuple(networks.ARCHITECTURES), default="poan-lite")
     p.add_argument("--ablation", choices=tuple(ABLATIONS), help="a row of the paper's tables")
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a field of the network's config, as gate=sigmoid or blocks=8",
+    )
     p.add_argument("--degradation", choices=tuple(GRID), default="bicubic")
     p.add_argument(
         "--val", type=Path, help="folder of validation volumes; else subjects are held out"
@@ -94,8 +103,9 @@ def run(args: argparse.Namespace) -> None:
     if args.scale is None or args.out is None:
         raise PoanError("--scale and --out are needed to train")
     config = train_config(args)
+    values = {**changes(args.arch, args.ablation), **fields_of(args.set)}
     network_config = networks.make_config(
-        args.arch, args.scale, grid=GRID[args.degradation], **changes(args.arch, args.ablation)
+        args.arch, args.scale, grid=GRID[args.degradation], **values
     )
     facts = Facts(
         arch=args.arch,
@@ -126,6 +136,29 @@ def run(args: argparse.Namespace) -> None:
     if args.init:
         facts.training["init"] = args.init.name
     train(facts, config, pairs, validation, args.out, resume=args.resume, init=args.init)
+
+
+def fields_of(settings: Sequence[str]) -> dict[str, Any]:
+    """Fields of a config from NAME=VALUE, where VALUE is JSON or else a word.
+
+    >>> fields_of(["blocks=8", "gate=sigmoid", "pyramid=[0.8, 0.4]", "zero_start=false"])
+    {'blocks': 8, 'gate': 'sigmoid', 'pyramid': (0.8, 0.4), 'zero_start': False}
+    """
+    fields: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not (name and equals and text):
+            raise PoanError(f"--set needs NAME=VALUE, got {setting!r}")
+        if name in ("scale", "grid"):
+            raise PoanError(
+                f"--set {setting}: use --{'scale' if name == 'scale' else 'degradation'}"
+            )
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        fields[name] = tuple(value) if isinstance(value, list) else value
+    return fields
 
 
 def describe(sources: Sequence[Source]) -> list[str]:

@@ -54,6 +54,17 @@ TABLE3: Mapping[str, float] = dict(zip("ABCD", (26.71, 28.94, 30.37, 31.62), str
 """PSNR, T1 x4. Row A lies below bicubic: read the order, not the distances."""
 
 
+def base_name(arch: str) -> str:
+    """The published name of a network of ours: its size left out, the + of an ensemble kept.
+
+    >>> base_name("poan-lite+"), base_name("edsr-baseline")
+    ('poan+', 'edsr')
+    """
+    name = arch.removesuffix("+")
+    name = name.removesuffix("-lite").removesuffix("-baseline")
+    return f"{name}+" if arch.endswith("+") else name
+
+
 def published(arch: str, contrast: str, scale: int) -> Score | None:
     """The published score of ``arch`` at its papers' size, or None."""
     if arch == "seran":

@@ -26,6 +26,9 @@ from poan_train.metrics import psnr
 from poan_train.networks.poan import POAB
 from poan_train.resample import cubic_matrix
 
+VALIDATION_TILE = 32
+"""LR side of the tiles that a training is validated on, less where slices are smaller."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -175,7 +178,7 @@ def train(
             rank=rank,
             grid=GRID[facts.degradation["method"]],
         )
-        check = _validation(facts, validation or pairs, sampler.patch, device)
+        check = _validation(facts, validation or pairs, device)
         with _Log(out, quiet=rank > 0, total=config.steps, start=run.step) as log:
             began, cpu_began = time.monotonic() - run.seconds, time.process_time() - run.cpu_seconds
             while True:
@@ -288,10 +291,14 @@ def _stepper(
 
 
 def _validation(
-    facts: Facts, pairs: list[Pair], patch: int, device: str
+    facts: Facts, pairs: list[Pair], device: str
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """A function from a network to its PSNR on 24 fixed tiles, beside bicubic's."""
-    lr, hr = fixed_tiles(pairs, facts.scale, patch, 24)
+    """A function from a network to its PSNR on 24 fixed tiles, beside bicubic's.
+
+    The tiles are the same whatever the training's patch, so that runs with other patches compare.
+    """
+    side = min(VALIDATION_TILE, *(min(p.lr.shape[1:]) for p in pairs))
+    lr, hr = fixed_tiles(pairs, facts.scale, side, 24)
     up = cubic_matrix(lr.shape[-1], hr.shape[-1], grid=GRID[facts.degradation["method"]])
     bicubic = psnr(hr[:, 0], (up @ lr[:, 0] @ up.T).astype(np.float32), "slice")
 

@@ -43,6 +43,17 @@ def parser() -> argparse.ArgumentParser:
     budget.add_argument("--minutes", type=float, help="of every training")
     budget.add_argument("--cpu-minutes", type=float, help="of every training: processor time")
     p.add_argument("--lr", type=float, nargs="+", default=[1e-3], help="rates each network tries")
+    p.add_argument(
+        "--try",
+        action="append",
+        dest="tries",
+        default=[],
+        metavar="OPTIONS",
+        help="options of poan-train that each network tries at its best rate, as '--patch 32', or "
+        "one network alone, as 'poan-lite: --set gate=sigmoid'",
+    )
+    p.add_argument("--search-steps", type=int, help="budget of a trial; the winner gets the whole")
+    p.add_argument("--search-cpu-minutes", type=float, help="the same in processor time")
     p.add_argument("--degradation", choices=tuple(GRID), default="bicubic")
     p.add_argument("--tile", type=int, default=48, help="LR tile, 0 for whole slices")
     p.add_argument("--every", type=int, default=1, help="evaluate every N-th slice")
@@ -101,11 +112,8 @@ def make_protocol(args: argparse.Namespace, extra: Sequence[str]) -> Protocol:
         _refuse_shared_subjects(train, val)
     else:
         raise PoanError("need --data and --val, or --ixi")
-    budget = ""
-    for option in ("steps", "minutes", "cpu_minutes"):
-        value = getattr(args, option)
-        if value is not None and value > 0:
-            budget = f"--{option.replace('_', '-')} {value:g}"
+    budget = _budget(args, "", ("steps", "minutes", "cpu_minutes"))
+    search = _budget(args, "search_", ("steps", "cpu_minutes"))
     if not budget:
         raise PoanError(
             "state the budget of every training, above zero: --steps, --minutes or --cpu-minutes"
@@ -114,13 +122,25 @@ def make_protocol(args: argparse.Namespace, extra: Sequence[str]) -> Protocol:
         train=train,
         val=val,
         out=args.out,
-        budget=tuple(budget.split()),
+        budget=budget,
+        search=search,
+        tries=tuple(args.tries),
         rates=tuple(args.lr),
         degradation=args.degradation,
         tile=args.tile,
         every=args.every,
         extra=tuple(extra),
     )
+
+
+def _budget(args: argparse.Namespace, prefix: str, options: Sequence[str]) -> tuple[str, ...]:
+    """The option of poan-train for the last budget that is above zero; nothing if none is."""
+    budget: tuple[str, ...] = ()
+    for option in options:
+        value = getattr(args, prefix + option)
+        if value is not None and value > 0:
+            budget = (f"--{option.replace('_', '-')}", f"{value:g}")
+    return budget
 
 
 def _refuse_shared_subjects(train: Path, val: Path) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.paper_tables.summary import Cell, agreeing_pairs, cells, read_rows
+from benchmarks.paper_tables.summary import Cell, agreement, cells, read_rows
 from poan_runtime.errors import PoanError
+from poan_train.published import NAMES, base_name
 
 TITLES = {
     1: "Table 1: contrast x scale x network",
@@ -47,17 +48,23 @@ def write_tables(folder: Path, peak: str = "volume") -> list[Path]:
         stem = folder / f"table{table}"
         stem.with_suffix(".md").write_text(markdown(table, summary, members, peak))
         _write_csv(stem.with_suffix(".csv"), summary)
-        _draw(stem.with_suffix(".png"), table, summary)
+        _draw(stem.with_suffix(".png"), table, summary, members)
         written += [stem.with_suffix(s) for s in (".md", ".csv", ".png")]
     return written
 
 
+ORDER = (*NAMES[:-2], "seran", *NAMES[-2:])
+"""The paper's columns, with SERAN before POAN."""
+
+
 def _ordered(members: Sequence[Cell]) -> list[Cell]:
-    """By contrast and scale; letters in their order, networks by PSNR."""
-    return sorted(
-        members,
-        key=lambda c: (c.contrast, c.scale, c.psnr.mean if c.table == 1 else 0, c.label),
-    )
+    """By contrast and scale; letters in their order, networks in the paper's."""
+    return sorted(members, key=lambda c: (c.contrast, c.scale, _place(c), c.label))
+
+
+def _place(cell: Cell) -> int:
+    name = base_name(cell.label)
+    return ORDER.index(name) if cell.table == 1 and name in ORDER else -1
 
 
 def markdown(table: int, summary: Sequence[Cell], rows: Sequence[dict[str, Any]], peak: str) -> str:
@@ -65,10 +72,8 @@ def markdown(table: int, summary: Sequence[Cell], rows: Sequence[dict[str, Any]]
     lines = [f"# {TITLES[table]}", "", _budget(rows, peak), "", NOTES, ""]
     if table == 1:
         lines += [*_matrix(summary), ""]
-    lines += _long(table, summary)
-    if table != 1:
-        agree, pairs = agreeing_pairs(summary)
-        lines += ["", f"{agree} of {pairs} pairs of rows stand in the paper's order."]
+    lines += ["## Agreement with the paper", "", *_agreements(summary), ""]
+    lines += ["## Every row", "", *_long(table, summary, _clock(rows))]
     lines += ["", "## Commands", ""]
     for row in rows:
         lines += [f"- {row['row']['label']}, {row['row']['contrast']} x{row['row']['scale']}, "
@@ -78,18 +83,64 @@ def markdown(table: int, summary: Sequence[Cell], rows: Sequence[dict[str, Any]]
 
 
 def _budget(rows: Sequence[dict[str, Any]], peak: str) -> str:
-    budgets = sorted({" ".join(row["protocol"]["budget"]) for row in rows})
-    rates = sorted({rate for row in rows for rate in row["protocol"]["rates"]})
+    """Under what the rows were made, in words."""
+    protocols = [row["protocol"] for row in rows]
+    budgets = sorted({" ".join(p["budget"]) for p in protocols})
+    rates = sorted({rate for p in protocols for rate in p["rates"]})
+    tries = sorted({tried for p in protocols for tried in p.get("tries", ())})
+    searches = sorted({" ".join(p.get("search", ())) for p in protocols} - {""})
     seeds = sorted({row["row"]["seed"] for row in rows})
+    every = sorted({p["every"] for p in protocols})
+    rate = ", ".join(f"{r:g}" for r in rates)
+    if len(rates) + len(tries) > 1:
+        rate += f", then `{'`, `'.join(tries)}` at the best rate" if tries else ""
+        rate += ", each tried"
+        rate += f" under `{'`, `'.join(searches)}`" if searches else ""
+        rate += "; what is best on subjects held out of the training data stays"
     return (
-        f"Budget of every network: `{'`, `'.join(budgets)}` per learning rate; rates tried by "
-        f"each: {', '.join(f'{r:g}' for r in rates)}, chosen on subjects held out of the training "
-        f"data; seeds {', '.join(map(str, seeds))}. PSNR and SSIM with the {peak}'s peak."
+        f"Budget of every network: `{'`, `'.join(budgets)}`{_meaning(budgets)}. Learning rate "
+        f"{rate}; seeds {', '.join(map(str, seeds))}. {_sizes(rows)}Slices: "
+        f"{', '.join('all' if n == 1 else f'one in {n}' for n in every)}. PSNR and SSIM with the "
+        f"{peak}'s peak."
     )
 
 
+def _meaning(budgets: Sequence[str]) -> str:
+    if all("cpu" in b for b in budgets):
+        return " (processor time: a costlier network takes fewer steps)"
+    return ""
+
+
+def _sizes(rows: Sequence[dict[str, Any]]) -> str:
+    """Whether the trained networks of one scale have one parameter count."""
+    counts = {(r["row"]["scale"], r["row"]["label"]): r["parameters"] for r in rows if r["trained"]}
+    odd = set()
+    for scale in {s for s, _ in counts}:
+        middle = np.median([n for (s, _), n in counts.items() if s == scale])
+        odd |= {
+            name for (s, name), n in counts.items() if s == scale and abs(n / middle - 1) > 0.05
+        }
+    if not counts or len(odd) > 2:
+        return ""
+    but = f" but for {', '.join(sorted(odd))}" if odd else ""
+    return f"Parameters equal within 5 %{but}. "
+
+
+def _clock(rows: Sequence[dict[str, Any]]) -> str:
+    cpu = all("--cpu-minutes" in row["protocol"]["budget"] for row in rows)
+    return "processor minutes" if cpu else "minutes"
+
+
+def _agreements(summary: Sequence[Cell]) -> list[str]:
+    lines = []
+    for contrast, scale in sorted({(c.contrast, c.scale) for c in summary}):
+        members = [c for c in summary if (c.contrast, c.scale) == (contrast, scale)]
+        lines.append(f"- {contrast} x{scale}: {agreement(members)}")
+    return lines
+
+
 def _matrix(summary: Sequence[Cell]) -> list[str]:
-    labels = list(dict.fromkeys(c.label for c in sorted(summary, key=lambda c: c.psnr.mean)))
+    labels = list(dict.fromkeys(c.label for c in sorted(summary, key=_place)))
     keys = sorted({(c.contrast, c.scale) for c in summary})
     by_place = {(c.contrast, c.scale, c.label): c for c in summary}
     lines = ["| | " + " | ".join(labels) + " |", "|---" * (len(labels) + 1) + "|"]
@@ -100,8 +151,8 @@ def _matrix(summary: Sequence[Cell]) -> list[str]:
     return lines
 
 
-def _long(table: int, summary: Sequence[Cell]) -> list[str]:
-    head = "contrast, scale|network|parameters|steps|minutes|PSNR, dB|SSIM|gain, dB"
+def _long(table: int, summary: Sequence[Cell], clock: str) -> list[str]:
+    head = f"contrast, scale|network|parameters|steps|{clock}|PSNR, dB|SSIM|gain, dB"
     head += "|paper PSNR/SSIM|paper gain" if table == 1 else "|paper PSNR|paper gain over A"
     columns = head.split("|")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
@@ -120,6 +171,7 @@ def _write_csv(path: Path, summary: Sequence[Cell]) -> None:
     records = []
     for cell in summary:
         record = asdict(cell)
+        del record["by_volume"]
         for name in ("psnr", "ssim", "gain"):
             values = record.pop(name)
             record |= {name: values["mean"]}
@@ -131,7 +183,7 @@ def _write_csv(path: Path, summary: Sequence[Cell]) -> None:
         writer.writerows(records)
 
 
-def _draw(path: Path, table: int, summary: Sequence[Cell]) -> None:
+def _draw(path: Path, table: int, summary: Sequence[Cell], rows: Sequence[dict[str, Any]]) -> None:
     """A panel per contrast and scale: gain over bicubic, thin bars over volumes, thick over seeds.
 
     Diamonds are the paper's gains (over bicubic in Table 1; Tables 2 and 3: over its row A, drawn
@@ -156,10 +208,15 @@ def _draw(path: Path, table: int, summary: Sequence[Cell]) -> None:
         theirs = [(i, start + c.paper_gain) for i, c in enumerate(members) if c.paper_gain]
         if theirs:
             axes.plot(*zip(*theirs, strict=True), "D", color="tab:red", label="paper (IXI)")
-        axes.set_xticks(x, [c.label for c in members], rotation=60 if table == 1 else 0)
+        names = [
+            c.label if table == 1 else f"{c.label}: {ABLATED[table][c.label]}" for c in members
+        ]
+        axes.set_xticks(x, names, rotation=60, ha="right", rotation_mode="anchor")
         axes.set_title(f"{contrast} x{scale}")
         axes.set_ylabel("PSNR over bicubic, dB")
         axes.axhline(0, color="k", linewidth=0.5)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
+    budgets = sorted({" ".join(row["protocol"]["budget"]) for row in rows})
+    figure.suptitle(f"{TITLES[table]}; each trained with {', '.join(budgets)}", fontsize="medium")
     figure.savefig(path, dpi=120)

@@ -15,7 +15,7 @@ import torch
 from poan_runtime.backend import installed
 from poan_runtime.errors import PoanError
 from poan_train import cli, evaluate
-from poan_train.checkpoint import load_network
+from poan_train.checkpoint import load_network, read_checkpoint
 from poan_train.data import cached_pair, default_cache, find_sources
 
 CLASSICAL = ("bicubic", "nlm")
@@ -60,6 +60,11 @@ class Protocol:
     """Evaluate every N-th slice."""
     extra: tuple[str, ...] = ()
     """More options of poan-train."""
+    tries: tuple[str, ...] = ()
+    """Sets of options that every network tries at its best rate, each one string; after a name and
+    a colon those of that network alone."""
+    search: tuple[str, ...] = ()
+    """Budget of a trial, where it is not ``budget``; the winner is then trained under that."""
 
 
 def plan(
@@ -100,14 +105,16 @@ def plan(
     return rows
 
 
-def train_command(row: Row, protocol: Protocol, rate: float) -> list[str]:
+def train_command(
+    row: Row, protocol: Protocol, rate: float, tried: str = "", budget: Sequence[str] = ()
+) -> list[str]:
     """Arguments of poan-train; the checkpoint is named after them, so others never pass for it."""
     command = ["--data", str(protocol.train), "--contrast", row.contrast]
     command += ["--scale", str(row.scale), "--arch", row.arch.removesuffix("+")]
     command += ["--ablation", row.ablation] if row.ablation else []
     command += ["--degradation", protocol.degradation, "--seed", str(row.seed), "--lr", f"{rate:g}"]
     command += [word for k, v in SETTINGS.items() for word in (f"--{k}", str(v))]
-    command += [*protocol.budget, *protocol.extra]
+    command += [*(budget or protocol.budget), *protocol.extra, *shlex.split(tried)]
     digest = hashlib.sha256(json.dumps(command).encode()).hexdigest()[:10]
     name = f"{row.contrast}_x{row.scale}_{row.arch.removesuffix('+')}_{digest}.pt"
     return [*command, "--resume", "--out", str(protocol.out / "checkpoints" / name)]
@@ -129,7 +136,8 @@ def run_row(row: Row, protocol: Protocol) -> bool:
     promise = {"row": asdict(row), "protocol": _plain(protocol)}
     if path.is_file():
         kept = json.loads(path.read_text())
-        if {k: kept.get(k) for k in promise} != json.loads(json.dumps(promise)):
+        kept["protocol"] = {"tries": [], "search": []} | kept["protocol"]  # older rows had none
+        if {k: kept[k] for k in promise} != json.loads(json.dumps(promise)):
             raise PoanError(f"{path}: made under another protocol; choose another --out")
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,37 +155,60 @@ def _plain(protocol: Protocol) -> dict[str, Any]:
 
 
 def _trained(row: Row, protocol: Protocol) -> dict[str, Any]:
-    trials = []
-    for rate in protocol.rates:
-        command = train_command(row, protocol, rate)
-        _must(cli.main(command), "poan-train", command)
-        checkpoint = Path(command[-1])
-        network, facts = load_network(checkpoint)
-        trials.append(
-            {
-                "command": shlex.join(["poan-train", *command]),
-                "checkpoint": str(checkpoint),
-                "lr": rate,
-                "held_out_psnr": facts.metrics["tile_psnr"],
-                "steps": facts.training["steps"],
-                "seconds": facts.training["seconds"],
-                "cpu_seconds": facts.training["cpu_seconds"],
-                "data": facts.training["data"],
-                "held_out": facts.training["held_out"],
-            }
-        )
-    best = max(trials, key=lambda t: t["held_out_psnr"])
+    trials = [_trial(row, protocol, rate) for rate in protocol.rates]
+    rate = _best(trials)["lr"]
+    trials += [_trial(row, protocol, rate, tried) for tried in tries_of(row, protocol)]
+    best = _best(trials)
+    if protocol.search:
+        best = _train(row, protocol, best["lr"], best["options"], protocol.budget)
     measured = protocol.out / "rows" / f"{row.name}.eval.json"
     command = eval_command(row, protocol, Path(best["checkpoint"]), measured)
     _must(evaluate.main(command), "poan-eval", command)
     volumes = json.loads(measured.read_text())["volumes"]
     measured.unlink()
+    network, _ = load_network(Path(best["checkpoint"]))
     return {
         "commands": [best["command"], shlex.join(["poan-eval", *command])],
         "parameters": sum(p.numel() for p in network.parameters()),
         "trained": best,
         "trials": trials,
         "volumes": volumes,
+    }
+
+
+def tries_of(row: Row, protocol: Protocol) -> list[str]:
+    """The sets of options that this row's network tries."""
+    named = [tried.rpartition(":") for tried in protocol.tries]
+    return [options.strip() for name, _, options in named if name in ("", row.arch.rstrip("+"))]
+
+
+def _trial(row: Row, protocol: Protocol, rate: float, tried: str = "") -> dict[str, Any]:
+    return _train(row, protocol, rate, tried, protocol.search or protocol.budget)
+
+
+def _best(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return max(trials, key=lambda t: t["held_out_psnr"])
+
+
+def _train(
+    row: Row, protocol: Protocol, rate: float, tried: str, budget: Sequence[str]
+) -> dict[str, Any]:
+    """Train once; what a row keeps of it."""
+    command = train_command(row, protocol, rate, tried, budget)
+    _must(cli.main(command), "poan-train", command)
+    checkpoint = Path(command[-1])
+    facts, _, _ = read_checkpoint(checkpoint)
+    return {
+        "command": shlex.join(["poan-train", *command]),
+        "checkpoint": str(checkpoint),
+        "lr": rate,
+        "options": tried,
+        "held_out_psnr": facts.metrics["tile_psnr"],
+        "steps": facts.training["steps"],
+        "seconds": facts.training["seconds"],
+        "cpu_seconds": facts.training["cpu_seconds"],
+        "data": facts.training["data"],
+        "held_out": facts.training["held_out"],
     }
 
 

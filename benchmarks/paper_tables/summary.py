@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from poan_train.degrade import Array
-from poan_train.published import TABLE1, TABLE2, TABLE3, published
+from poan_train.published import TABLE1, TABLE2, TABLE3, base_name, published
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,8 @@ class Cell:
     steps: float
     minutes: float
     """Of training: processor time where the budget is one, else by the clock."""
+    by_volume: tuple[float, ...]
+    """PSNR of each volume, dB, mean over seeds."""
     psnr: Spread
     ssim: Spread
     gain: Spread
@@ -89,6 +91,7 @@ def _cell(group: Sequence[dict[str, Any]], peak: str) -> Cell:
         parameters=group[0]["parameters"],
         steps=float(np.mean([t["steps"] for t in trained])),
         minutes=float(np.mean([t[clock] for t in trained])) / 60,
+        by_volume=tuple(psnr.mean(axis=0).tolist()),
         psnr=spread(psnr),
         ssim=spread(ssim),
         gain=spread(psnr - base),
@@ -112,9 +115,7 @@ def _published(
     table: int, label: str, arch: str, contrast: str, scale: int
 ) -> tuple[float | None, float | None, float | None]:
     if table == 1:
-        plus = "+" if arch.endswith("+") else ""
-        size = arch.removesuffix("+").removesuffix("-lite").removesuffix("-baseline")
-        score = published(size + plus, contrast, scale)
+        score = published(base_name(arch), contrast, scale)
         if score is None:
             return None, None, None
         return *score, score[0] - TABLE1[contrast, scale]["bicubic"][0]
@@ -122,12 +123,35 @@ def _published(
     return theirs[label], None, theirs[label] - theirs["A"]
 
 
-def agreeing_pairs(members: Sequence[Cell]) -> tuple[int, int]:
-    """(pairs of rows that stand in the published order, pairs in all)."""
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How many pairs of rows of one contrast and scale stand in the published order."""
+
+    agree: int
+    pairs: int
+    clear_agree: int
+    """The same among the pairs whose order is one on every volume."""
+    clear: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.agree} of {self.pairs} pairs of rows stand in the paper's order; of the "
+            f"{self.clear} pairs that every volume puts in one order, {self.clear_agree}."
+        )
+
+
+def agreement(members: Sequence[Cell]) -> Agreement:
+    """Of ours and the published PSNR, for rows of one contrast and scale that have both."""
     known = [c for c in members if c.paper_psnr is not None]
-    signs = [
-        (a.psnr.mean - b.psnr.mean) * ((a.paper_psnr or 0) - (b.paper_psnr or 0))
-        for i, a in enumerate(known)
-        for b in known[:i]
-    ]
-    return sum(s > 0 for s in signs), len(signs)
+    signs, clear = [], []
+    for i, a in enumerate(known):
+        for b in known[:i]:
+            differences = np.subtract(a.by_volume, b.by_volume)
+            signs.append((a.psnr.mean - b.psnr.mean) * ((a.paper_psnr or 0) - (b.paper_psnr or 0)))
+            clear.append(bool(np.all(differences > 0) or np.all(differences < 0)))
+    return Agreement(
+        agree=sum(s > 0 for s in signs),
+        pairs=len(signs),
+        clear_agree=sum(s > 0 for s, c in zip(signs, clear, strict=True) if c),
+        clear=sum(clear),
+    )

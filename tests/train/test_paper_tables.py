@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from benchmarks.paper_tables import __main__ as tool
-from benchmarks.paper_tables.rows import Protocol, plan, run_row, train_command
-from benchmarks.paper_tables.summary import cells, read_rows, spread
+from benchmarks.paper_tables.report import _ordered, write_tables
+from benchmarks.paper_tables.rows import Protocol, plan, run_row, train_command, tries_of
+from benchmarks.paper_tables.summary import Cell, agreement, cells, read_rows, spread
 from poan_runtime.errors import PoanError
 from poan_train import networks
 
@@ -133,6 +134,102 @@ def test_each_network_keeps_the_learning_rate_that_is_best_on_held_out_subjects(
     trials = {t["lr"]: t["held_out_psnr"] for t in content["trials"]}
     assert content["trained"]["lr"] == max(trials, key=trials.get) == 1e-3
     assert not run_row(row, gentle)
+
+
+def test_every_network_tries_the_same_options_and_some_alone_before_the_whole_budget(
+    scan_folder, val_folder, tmp_path
+):
+    tries = ("--patch 6", "poan-lite: --set gate=sigmoid", "edsr-lite: --set residual_scale=0.5")
+    protocol = Protocol(
+        train=scan_folder,
+        val=val_folder,
+        out=tmp_path / "tables",
+        budget=("--steps", "3"),
+        search=("--steps", "1"),
+        rates=(1e-3, 1e-4),
+        tries=tries,
+        tile=10,
+        extra=tuple(QUICK),
+    )
+    rows = plan(
+        [1], ["edsr-lite", "poan-lite"], ["T2"], [2], [0], "poan-lite", ("T2", 2), ("T1", 4)
+    )
+    assert [tries_of(row, protocol) for row in rows] == [
+        ["--patch 6", "--set residual_scale=0.5"],
+        ["--patch 6", "--set gate=sigmoid"],
+    ]
+    for row in rows:
+        assert run_row(row, protocol)
+        content = json.loads((tmp_path / f"tables/rows/{row.name}.json").read_text())
+        trials = content["trials"]
+        assert [t["steps"] for t in trials] == [1, 1, 1, 1]
+        first = max(trials[:2], key=lambda t: t["held_out_psnr"])
+        assert [t["lr"] for t in trials] == [1e-3, 1e-4, first["lr"], first["lr"]]
+        best = max(trials, key=lambda t: t["held_out_psnr"])
+        trained = content["trained"]
+        assert (trained["lr"], trained["options"]) == (best["lr"], best["options"])
+        assert trained["steps"] == 3
+    write_tables(tmp_path / "tables")
+    text = (tmp_path / "tables/table1.md").read_text()
+    assert "then `--patch 6`" in text
+    assert "each tried under `--steps 1`; what is best on subjects held out" in text
+
+
+def test_a_row_made_before_there_was_a_search_is_kept(scan_folder, val_folder, tmp_path):
+    protocol = Protocol(
+        train=scan_folder, val=val_folder, out=tmp_path, budget=("--steps", "1"), tile=10
+    )
+    [row] = plan([1], ["bicubic"], ["T2"], [2], [0], "poan-lite", ("T2", 2), ("T1", 4))
+    assert run_row(row, protocol)
+    path = tmp_path / f"rows/{row.name}.json"
+    content = json.loads(path.read_text())
+    del content["protocol"]["tries"], content["protocol"]["search"]
+    path.write_text(json.dumps(content))
+    assert not run_row(row, protocol)
+    with pytest.raises(PoanError, match="made under another protocol"):
+        run_row(row, Protocol(**{**vars(protocol), "tries": ("--patch 6",)}))
+
+
+def cell(label, paper, *psnr):
+    mean = spread(np.array([psnr]))
+    return Cell(
+        table=1,
+        label=label,
+        arch=label,
+        contrast="T2",
+        scale=2,
+        seeds=1,
+        volumes=len(psnr),
+        parameters=1,
+        steps=1,
+        minutes=1,
+        by_volume=psnr,
+        psnr=mean,
+        ssim=mean,
+        gain=mean,
+        paper_psnr=paper,
+        paper_ssim=None,
+        paper_gain=None,
+    )
+
+
+def test_agreement_counts_pairs_in_the_papers_order_and_those_without_a_doubt():
+    cells = [cell("a", 30.0, 20.0, 30.0), cell("b", 31.0, 21.0, 31.0), cell("c", 32.0, 19.0, 32.5)]
+    found = agreement([*cells, cell("ours", None, 50.0, 50.0)])
+    # a < b on both volumes; c is over a and under b on average, but not on every volume
+    assert (found.agree, found.pairs, found.clear_agree, found.clear) == (2, 3, 1, 1)
+    assert str(found) == (
+        "2 of 3 pairs of rows stand in the paper's order; of the 1 pairs that every volume puts in "
+        "one order, 1."
+    )
+
+
+def test_table_1_lists_the_networks_in_the_papers_order(tmp_path):
+    labels = ["poan-lite", "bicubic", "seran-lite", "csn-lite", "poan-lite+", "nlm", "edsr-lite"]
+    names = [c.label for c in _ordered([cell(label, 1.0, 2.0) for label in labels])]
+    assert names == [
+        *("bicubic", "nlm", "edsr-lite", "csn-lite", "seran-lite", "poan-lite", "poan-lite+")
+    ]
 
 
 def test_the_plan_has_every_row_once_and_seeds_for_what_is_trained():

@@ -48,6 +48,36 @@ def test_training_lowers_the_loss_and_writes_metrics_and_checkpoint(scan_folder,
     assert any((tmp_path / "a_tensorboard").iterdir())
 
 
+def test_runs_of_different_patches_are_validated_on_the_same_tiles(scan_folder, tmp_path):
+    results = []
+    for patch in (8, 12):
+        out = tmp_path / f"{patch}.pt"
+        arguments = ["--data", scan_folder, "--out", out, *QUICK, "--patch", patch, "--steps", 1]
+        assert run(*arguments) == 0
+        results.append(read_checkpoint(out)[0].metrics["tile_psnr_bicubic"])
+    assert results[0] == results[1]
+
+
+def test_a_field_of_the_network_is_set_by_name(tmp_path, capsys):
+    out = tmp_path / "a.pt"
+    base = ["--scale", 2, "--steps", 0, "--out", out]
+    changed = ["--set", "gate=sigmoid", "--set", "pyramid=[0.5]", "--set", "zero_start=false"]
+    assert run(*base, *changed) == 0
+    network, facts = load_network(out)
+    assert (facts.network["gate"], facts.network["zero_start"]) == ("sigmoid", False)
+    assert network.config.pyramid == (0.5,)
+    for setting, message in [
+        ("gate", "--set needs NAME=VALUE, got 'gate'"),
+        ("scale=3", "--set scale=3: use --scale"),
+        ("gain=2", "poan-lite: "),
+    ]:
+        assert run(*base, "--set", setting) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("poan-train: ")
+        assert message in error
+        assert error.count("\n") == 1
+
+
 def test_resuming_continues_bit_for_bit(scan_folder, tmp_path, monkeypatch):
     whole, halves = tmp_path / "whole.pt", tmp_path / "halves.pt"
     arguments = ["--data", scan_folder, *QUICK, "--steps", 8, "--validate-every", 4]
