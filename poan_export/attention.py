@@ -1,4 +1,7 @@
-"""POAN's spatial attention as it is exported: two forms, proven equal, and merged 1x1 convolutions.
+"""POAN's spatial attention as it is exported: three forms, proven equal, merged 1x1 convolutions.
+
+``box`` and ``unfold`` are here, ``flat``, the box form for OpenVINO, in
+:mod:`poan_export.flat_attention`.
 
 Exact rewrites of ``POAB.project(POAB.spatial(x))``:
 
@@ -17,11 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from poan_export.flat_attention import FlatMix, FlatScores
 from poan_train.networks.attention import PDSB, PointAttention, PyramidAttention, shrink
 from poan_train.networks.poan import POAB
 
-Form = Literal["box", "unfold"]
-FORMS: tuple[Form, ...] = ("box", "unfold")
+Form = Literal["box", "unfold", "flat"]
+FORMS: tuple[Form, ...] = ("box", "unfold", "flat")
 
 
 def diagonal_box(m: torch.Tensor) -> torch.Tensor:
@@ -135,8 +139,10 @@ class LevelShare(nn.Module):
         self.level = level
         self.key, self.value = trained.key, trained.value
         self.project = conv1x1(weight / 4)
-        self.scores = PatchScores(trained.softmax_scale, form)
-        self.mix = Mix(form)
+        flat = form == "flat"
+        scale = trained.softmax_scale
+        self.scores = FlatScores(scale) if flat else PatchScores(scale, form)
+        self.mix = FlatMix() if flat else Mix(form)
 
     def forward(self, x: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
         small = shrink(x, self.level)

@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--iterations", type=positive, help="instead of the measured choice")
     p.add_argument(
         "--attention",
-        choices=("box", "unfold", "auto"),
+        choices=("box", "unfold", "flat", "auto"),
         default="box",
         help="form of the patch attention; auto times both here (default: box)",
     )

@@ -91,7 +91,7 @@ class Manifest:
     percentile: float
     grid: Literal["centre", "kspace"]
     square_root: Json
-    attention: Literal["box", "unfold", "none"]
+    attention: Literal["box", "unfold", "flat", "none"]
     opset: int
     input_name: str
     output_name: str
@@ -162,7 +162,7 @@ def parse_manifest(document: object, source: str = MANIFEST_NAME) -> Manifest:
         percentile=intensity.get("percentile", _percentile),
         grid=root.get("grid", _one_of("centre", "kspace")),  # type: ignore[arg-type]
         square_root=_square_root(root.object("square_root")),
-        attention=root.object("attention").get("form", _one_of("box", "unfold", "none")),  # type: ignore[arg-type]
+        attention=root.object("attention").get("form", _one_of("box", "unfold", "flat", "none")),  # type: ignore[arg-type]
         opset=root.get("opset", _integer(1)),
         input_name=root.object("inputs").get("name", _text),
         output_name=root.object("outputs").get("name", _text),
