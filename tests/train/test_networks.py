@@ -17,7 +17,7 @@ def qkv(h=9, w=7, h_k=6, w_k=5, batch=2):
 
 
 @pytest.mark.parametrize(("scale", "millions"), [(2, 3.19), (3, 3.38), (4, 3.34)])
-def test_the_paper_size_network_has_the_papers_parameter_count(scale, millions):
+def test_the_paper_size_network_has_the_parameters_of_its_described_layers(scale, millions):
     network = networks.build("poan", networks.make_config("poan", scale))
     count = sum(p.numel() for p in network.parameters())
     assert count / 1e6 == pytest.approx(millions, abs=0.005)
