@@ -152,7 +152,27 @@ def render(results: Path = RESULTS) -> str:
     for model, columns in fair.items():
         lines += _compared_lines(model, columns) if len(columns) > 1 else []
     lines += ["", *(line for model, columns in fair.items() for line in _verdict(model, columns))]
+    lines += ["", *_worth_of_attention(results)]
     return "\n".join(lines)
+
+
+def _worth_of_attention(results: Path) -> list[str]:
+    """What the shipped models lose when their attention block is bypassed, in words."""
+    parts = []
+    for model in MODELS:
+        paths = [
+            results / f"eval/{where}/{model}.json" for where in ("sampled", "without_attention")
+        ]
+        if all(path.is_file() for path in paths):
+            whole, bare = (from_eval(json.loads(path.read_text())).scores for path in paths)
+            gains = [f"{whole[volume][0] - bare[volume][0]:+.3f}" for volume in whole]
+            parts.append(f"{model} {', '.join(gains)}")
+    if not parts:
+        return []
+    return [
+        "What the attention block is worth in the shipped models, dB per volume in the order above "
+        f"(`poan-eval --without-attention` bypasses it): {'; '.join(parts)}."
+    ]
 
 
 def _with_mean(*columns: Mapping[str, Score]) -> dict[str, tuple[Score, ...]]:
@@ -232,9 +252,13 @@ def measure(val: Path, results: Path, models: Sequence[str] = MODELS) -> None:
     rows = read_rows(results / "paper_tables")
     sampled = rows[0]["protocol"]["every"] if rows else 1
     for model in models:
-        for every, out in ((1, f"{model}.json"), (sampled, f"sampled/{model}.json")):
+        for every, out, *options in (
+            (1, f"{model}.json"),
+            (sampled, f"sampled/{model}.json"),
+            (sampled, f"without_attention/{model}.json", "--without-attention"),
+        ):
             command = ["--ckpt", str(ROOT / f"poan_train/checkpoints/{model}.pt")]
-            command += ["--data", str(val), "--every", str(every)]
+            command += ["--data", str(val), "--every", str(every), *options]
             if evaluate.main([*command, "--json", str(results / "eval" / out)]):
                 raise PoanError(f"{model}: poan-eval failed, see above")
 

@@ -23,6 +23,7 @@ from poan_train.checkpoint import load_network
 from poan_train.data import CONTRASTS, Pair, cached_pair, default_cache, find_sources
 from poan_train.degrade import GRID, Array
 from poan_train.metrics import psnr, ssim
+from poan_train.networks.poan import POAB
 from poan_train.resample import Grid, cubic_matrix
 
 MEASURES = ("psnr_volume_peak", "psnr_slice_peak", "ssim_volume_peak", "ssim_slice_peak")
@@ -191,6 +192,15 @@ def picture(panels: Sequence[tuple[str, Sequence[Array]]], size: int = 160) -> I
     return sheet
 
 
+def bypass_attention(network: nn.Module, path: Path) -> None:
+    """Have the POAB of ``network`` return its input. Raises PoanError where there is none."""
+    blocks = [module for module in network.modules() if isinstance(module, POAB)]
+    if not blocks:
+        raise PoanError(f"{path}: --without-attention: the network has no POAB")
+    for block in blocks:
+        block.bypass = True
+
+
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="poan-eval", description=__doc__)
     p.add_argument("--ckpt", type=Path, required=True)
@@ -201,6 +211,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--tile", type=int, help="LR tile, 0 for whole slices; default: the export's")
     p.add_argument("--every", type=int, default=1, help="evaluate every N-th slice")
     p.add_argument("--self-ensemble", action="store_true", help="POAN+: mean of eight orientations")
+    p.add_argument(
+        "--without-attention", action="store_true", help="bypass POAB: what is it worth?"
+    )
     p.add_argument("--cache", type=Path)
     p.add_argument("--json", type=Path)
     p.add_argument("--png", type=Path)
@@ -220,6 +233,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     """Evaluate every volume, print the table, write what was asked for."""
     network, facts = load_network(args.ckpt)
+    if args.without_attention:
+        bypass_attention(network, args.ckpt)
     method = facts.degradation["method"]
     grid = GRID[method]
     tiling = Tiling.of(facts.arch, args.tile)
@@ -244,6 +259,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         content = {"checkpoint": args.ckpt.name, "arch": facts.arch, **asdict(tiling)}
         content |= {"self_ensemble": args.self_ensemble}
+        content |= {"without_attention": args.without_attention}
         content |= {"every": args.every, "volumes": rows, "mean": summary}
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(content, indent=1) + "\n")

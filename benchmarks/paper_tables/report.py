@@ -153,7 +153,7 @@ def _matrix(summary: Sequence[Cell]) -> list[str]:
 
 def _long(table: int, summary: Sequence[Cell], clock: str) -> list[str]:
     head = f"contrast, scale|network|parameters|steps|{clock}|PSNR, dB|SSIM|gain, dB"
-    head += "|paper PSNR/SSIM|paper gain" if table == 1 else "|paper PSNR|paper gain over A"
+    head += "|paper PSNR/SSIM|paper gain" if table == 1 else "|over A, dB|paper PSNR|paper over A"
     columns = head.split("|")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for c in summary:
@@ -162,7 +162,11 @@ def _long(table: int, summary: Sequence[Cell], clock: str) -> list[str]:
         theirs += "" if c.paper_ssim is None else f"/{c.paper_ssim:.4f}"
         gain = "-" if c.paper_gain is None else f"{c.paper_gain:+.2f}"
         values = [f"{c.contrast} x{c.scale}", name, f"{c.parameters:,}", f"{c.steps:.0f}"]
-        values += [f"{c.minutes:.1f}", c.psnr.text(2), c.ssim.text(4), c.gain.text(2), theirs, gain]
+        values += [f"{c.minutes:.1f}", c.psnr.text(2), c.ssim.text(4), c.gain.text(2)]
+        if table != 1:
+            first = next((a for a in summary if a.label == "A"), None)
+            values += [f"{c.psnr.mean - first.psnr.mean:+.2f}" if first else "-"]
+        values += [theirs, gain]
         lines.append(f"| {' | '.join(values)} |")
     return lines
 
@@ -218,5 +222,5 @@ def _draw(path: Path, table: int, summary: Sequence[Cell], rows: Sequence[dict[s
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
     budgets = sorted({" ".join(row["protocol"]["budget"]) for row in rows})
-    figure.suptitle(f"{TITLES[table]}; each trained with {', '.join(budgets)}", fontsize="medium")
+    figure.suptitle(f"{TITLES[table]};\neach trained with {', '.join(budgets)}", fontsize="medium")
     figure.savefig(path, dpi=120)

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -88,6 +89,38 @@ def test_the_tiling_is_that_of_the_architecture(tmp_path, scan_folder, capsys):
     )
     assert Tiling.of("edsr") == Tiling(tile=64, halo=2, overlap=6)
     assert Tiling.of("poan-lite") == Tiling(tile=32, halo=0, overlap=4)
+
+
+def test_without_attention_a_networks_poab_returns_its_input(tmp_path, scan_folder, capsys):
+    small = {"channels": 4, "blocks": 1, "poab_after": 1, "zero_start": False}
+    bare = {"channel": "none", "point": False, "pyramid": (), "patch_at_full_scale": False}
+    means = {}
+    for name, changes in (("with", {}), ("bare", bare)):
+        torch.manual_seed(0)
+        config = networks.make_config("poan-lite", 2, **small, embedding=2, **changes)
+        facts = Facts(
+            arch="poan-lite",
+            network=networks.config_to_json(config),
+            contrast="T2",
+            degradation={"method": "bicubic", "scale": 2},
+            intensity={},
+        )
+        network = networks.build("poan-lite", config)
+        if name == "bare":  # the same weights but for the block
+            weights = torch.load(tmp_path / "with.pt", weights_only=True)["weights"]
+            weights = {k: v for k, v in weights.items() if not k.startswith("body.1.")}
+            kept = {re.sub(r"^body\.2\.", "body.1.", k): v for k, v in weights.items()}
+            network.load_state_dict(kept)
+        save_checkpoint(tmp_path / f"{name}.pt", facts, network.state_dict())
+        for extra in ([], ["--without-attention"])[: 2 if name == "with" else 1]:
+            out = tmp_path / "e.json"
+            arguments = ["--ckpt", tmp_path / f"{name}.pt", "--data", scan_folder, "--json", out]
+            assert evaluate.main([*map(str, [*arguments, "--tile", 20]), *extra]) == 0
+            means[name, *extra] = json.loads(out.read_text())["mean"]["sr"]
+    assert means["with", "--without-attention"] == means[("bare",)]
+    assert means[("with",)] != means[("bare",)]
+    assert evaluate.main([*map(str, arguments), "--without-attention"]) == 2
+    assert capsys.readouterr().err.endswith("--without-attention: the network has no POAB\n")
 
 
 def test_a_missing_checkpoint_is_one_line_and_exit_2(tmp_path, capsys):

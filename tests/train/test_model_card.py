@@ -45,6 +45,7 @@ def add_eval(results, name, *psnr, every=1):
 def test_a_loss_is_told_like_a_win(tmp_path):
     add_eval(tmp_path, "t2_x2", 36.0, 37.0)
     add_eval(tmp_path, "sampled/t2_x2", 35.5, 36.5, every=4)
+    add_eval(tmp_path, "without_attention/t2_x2", 35.375, 36.75, every=4)
     add_row(tmp_path, "bicubic", 30.0, 30.0)
     add_row(tmp_path, "nlm", 31.0, 31.0)
     add_row(tmp_path, "edsr-lite", 33.0, 34.5)
@@ -65,6 +66,7 @@ def test_a_loss_is_told_like_a_win(tmp_path):
     ) in text
     assert "poan-train --cpu-minutes 4` (the same settings, learning rate 0.001, seed 0, 1)" in text
     assert "Slices: one in 4." in text
+    assert text.endswith("(`poan-eval --without-attention` bypasses it): t2_x2 +0.125, -0.250.")
     assert "- t1_x4: poan-lite was not trained under the equal budget." in text
 
 
@@ -109,9 +111,10 @@ def test_measuring_runs_poan_eval_on_all_slices_and_on_those_of_the_rows(tmp_pat
     monkeypatch.setattr(evaluate, "main", lambda command: commands.append(command) or 0)
     add_row(tmp_path, "bicubic", 30.0, 30.0)
     model_card.measure(tmp_path / "val", tmp_path)
-    assert len(commands) == 8
+    assert len(commands) == 12
     every, out = (commands[1][commands[1].index(o) + 1] for o in ("--every", "--json"))
     assert (every, out) == ("4", str(tmp_path / "eval/sampled/t2_x2.json"))
+    assert "--without-attention" in commands[2]
     assert commands[0][commands[0].index("--every") + 1] == "1"
     monkeypatch.setattr(evaluate, "main", lambda command: 2)
     with pytest.raises(PoanError, match="t2_x2: poan-eval failed"):

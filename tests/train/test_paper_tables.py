@@ -101,6 +101,7 @@ def test_rows_are_made_one_at_a_time_and_another_protocol_is_refused(
         assert f"{4 - count} rows left" in capsys.readouterr().out
     text = (out / "table3.md").read_text()
     assert "A: none (poan-lite)" in text
+    assert "| +0.00 | 26.71 | +0.00 |" in text
     assert "| 28.94 | +2.23 |" in text
     assert "of 1 pairs of rows stand in the paper's order" in text
     assert "--ablation table3-B" in text
