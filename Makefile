@@ -27,7 +27,7 @@ lint: .venv/ready
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,openvino,tensorrt-rtx,classical,train,export,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,openvino,tensorrt-rtx,classical,train,export,bench,dev]'
 	touch $@
 
 clean:

@@ -13,19 +13,15 @@ import time
 from pathlib import Path
 
 
-def peak_bytes() -> int:
-    """Largest resident size of this process so far (VmHWM; Linux)."""
-    status = Path("/proc/self/status").read_text("utf-8")
-    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line)
-
-
 def main() -> None:
     out, module, *arguments = sys.argv[1:]
     sys.argv = [module, *arguments]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
-        facts = {"peak_bytes": peak_bytes(), "cpu_s": time.process_time()}
+        from poan_runtime.memory import peak_memory_bytes
+
+        facts = {"peak_bytes": peak_memory_bytes(), "cpu_s": time.process_time()}
         Path(out).write_text(json.dumps(facts), "utf-8")
 
 

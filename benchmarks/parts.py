@@ -15,6 +15,9 @@ from onnx.utils import Extractor
 
 from poan_runtime.errors import PoanError
 
+CARRIERS = ("Cast", "DequantizeLinear", "QuantizeLinear")
+"""Nodes that a weight may pass through on its way to its convolution."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
@@ -78,10 +81,13 @@ def cut(model: onnx.ModelProto) -> list[Part]:
 
 
 def before_tail(model: onnx.ModelProto) -> str:
-    """The tensor that the tail's first convolution reads."""
+    """The tensor that the tail's first convolution reads, whose weight may be quantised."""
+    weights = {t.name for t in model.graph.initializer if "tail.0.weight" in t.name}
     for node in model.graph.node:
-        if node.op_type == "Conv" and node.input[1].endswith("tail.0.weight"):
+        if node.op_type == "Conv" and node.input[1] in weights:
             return str(node.input[0])
+        if node.op_type in CARRIERS and node.input[0] in weights:
+            weights.add(node.output[0])
     raise PoanError("expected a convolution with the weight tail.0.weight, found none")
 
 

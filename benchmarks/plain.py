@@ -3,9 +3,12 @@
 import contextlib
 import copy
 import io
+import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
+import onnx
 import torch
 from torch import nn
 
@@ -34,20 +37,35 @@ def export_plain(network: nn.Module, tile: int, path: Path) -> Path:
     """
     plain = rewrite(with_unfold(network), (RootRule(scheme=SCHEME),))
     batch = torch.export.Dim("batch", min=1, max=MOST_TILES)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
-        warnings.simplefilter("ignore")
-        exported = torch.onnx.export(
-            plain,
-            (torch.zeros(2, 1, tile, tile),),
-            dynamo=True,
-            opset_version=OPSET,
-            dynamic_shapes=({0: batch},),
-            input_names=["lr"],
-            output_names=["sr"],
-            verbose=False,
-        )
-    assert exported is not None
+    example = (torch.zeros(2, 1, tile, tile),)
+    model = onnx_of(plain, example, ["lr"], output_names=["sr"], dynamic_shapes=({0: batch},))
     temporary = path.with_suffix(".partial")
-    temporary.write_bytes(exported.model_proto.SerializeToString())
+    temporary.write_bytes(model.SerializeToString())
     temporary.rename(path)
     return path
+
+
+def onnx_of(
+    module: nn.Module, example: tuple[torch.Tensor, ...], input_names: list[str], **options: Any
+) -> onnx.ModelProto:
+    """What PyTorch's own exporter makes of a module, without its notes on the console."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+            warnings.simplefilter("ignore")
+            exported = torch.onnx.export(
+                module,
+                example,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=input_names,
+                verbose=False,
+                **options,
+            )
+    finally:
+        logger.setLevel(level)
+    assert exported is not None
+    model: onnx.ModelProto = exported.model_proto
+    return model

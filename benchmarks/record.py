@@ -1,6 +1,7 @@
 """Results of a benchmark: one JSON file with machine, versions, hashes and every raw sample."""
 
 import json
+import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +27,18 @@ def machine() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     return {**facts, "snapshot": snapshot()}
+
+
+def commit() -> str | None:
+    """The commit of the working tree, with a + if it was changed; None without git."""
+    command = ["git", "describe", "--always", "--dirty=+", "--match", ""]
+    try:
+        done = subprocess.run(
+            command, cwd=RESULTS.parent, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None
 
 
 def hashes(paths: Sequence[Path]) -> dict[str, str]:

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from poan_runtime import geometry
 from poan_runtime.deflate import GzipWriter
 from poan_runtime.intensity import streamed_intensity_scale
+from poan_runtime.memory import peak_memory_bytes
 from poan_runtime.network import Network, Settings
 from poan_runtime.output import to_stored
 from poan_runtime.pipeline import MOST_CONSTANTS, Slab, SliceRunner, Stages
-from poan_runtime.report import peak_memory_bytes
 from poan_runtime.scan import Scan
 from poan_runtime.tiling import Plan
 

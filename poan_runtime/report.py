@@ -2,8 +2,6 @@
 
 import json
 import platform
-import resource
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from poan_runtime import geometry
+from poan_runtime.memory import peak_memory_bytes
 from poan_runtime.network import Network, Settings
 from poan_runtime.output import WholeFile
 from poan_runtime.scan import Scan, sha256_of_scan
@@ -106,9 +105,3 @@ def _is_installed() -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
-
-
-def peak_memory_bytes() -> int:
-    """Largest resident size of this process so far; Linux counts in KiB, macOS in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

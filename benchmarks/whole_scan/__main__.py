@@ -21,7 +21,15 @@ import numpy as np
 
 from benchmarks import record
 from benchmarks.unit_scan import SHAPE, hr_volume, spread, write_pair
-from benchmarks.whole_scan.contenders import COMPETITORS, Contender, Setting, parse, run
+from benchmarks.whole_scan.contenders import (
+    COMPETITORS,
+    POAN,
+    Contender,
+    Setting,
+    foresee,
+    parse,
+    run,
+)
 from benchmarks.whole_scan.outcome import summarise, text, write_plot
 from poan_runtime.errors import PoanError
 from poan_runtime.manifest import read_manifest
@@ -63,9 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         contenders = parse(args.against, args.poan or POAN_DEFAULT)
         path = args.out or default_out(args)
         setting, facts = prepare(args)
-        document = record.read(path)
-        if args.fresh or document is None or document["facts"] != facts:
-            document = {"facts": facts, "machine": record.machine(), "samples": []}
+        document = earlier(None if args.fresh else record.read(path), facts)
         sample_all(document, contenders, setting, args, path)
         document["summary"] = summarise(document, setting, contenders)
         record.write(path, document)
@@ -75,6 +81,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"whole_scan: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def earlier(document: dict[str, Any] | None, facts: dict[str, Any]) -> dict[str, Any]:
+    """The document to go on with; samples of poan-run with another model are dropped."""
+    fixed = {key: value for key, value in facts.items() if key != "model"}
+    if document is None or any(document["facts"].get(key) != fixed[key] for key in fixed):
+        return {"facts": facts, "machine": record.machine(), "predicted": {}, "samples": []}
+    if document["facts"]["model"] != facts["model"]:
+        document["predicted"] = {}
+        kept = [s for s in document["samples"] if not s["contender"].startswith(POAN)]
+        document["samples"] = kept
+    return {**document, "facts": facts}
 
 
 def default_out(args: argparse.Namespace) -> Path:
@@ -160,7 +178,10 @@ def sample_all(
             longest = max((s["wall_s"] for s in have), default=0.0)
             if time.perf_counter() - begun + longest > args.budget:
                 return
+            if contender.is_poan and contender.name not in document["predicted"]:
+                document["predicted"][contender.name] = foresee(contender, setting)
             sample = {"contender": contender.name, "load_before": os.getloadavg()[0]}
+            sample["commit"] = record.commit()
             sample |= run(contender, setting)
             document["samples"].append(sample)
             record.write(path, document)

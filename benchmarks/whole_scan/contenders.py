@@ -87,24 +87,7 @@ def run(contender: Contender, setting: Setting) -> dict[str, Any]:
     Raises PoanError with the last line on stderr where it fails.
     """
     memory = setting.work / f"{contender.name}.memory.json"
-    command = [sys.executable, "-m", "benchmarks.measured", str(memory)]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "TORCHINDUCTOR_CACHE_DIR": str(setting.work / "inductor"),
-    }
-    start = time.perf_counter()
-    done = subprocess.run(
-        [*command, *contender.command(setting)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
-    wall_s = time.perf_counter() - start
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise PoanError(f"{contender.name}: exit status {done.returncode}: {reason}")
+    wall_s = _run(contender, contender.command(setting), setting, memory)
     facts = json.loads(memory.read_text("utf-8"))
     times = json.loads(contender.times(setting).read_text("utf-8"))
     sample: dict[str, Any] = {"wall_s": wall_s, **facts}
@@ -115,3 +98,35 @@ def run(contender: Contender, setting: Setting) -> dict[str, Any]:
     else:
         sample["stages_s"] = times
     return sample
+
+
+def foresee(contender: Contender, setting: Setting) -> dict[str, Any]:
+    """What ``poan-run --explain`` predicts for a contender that is poan-run."""
+    plan, memory = setting.work / "explain.json", setting.work / "explain.memory.json"
+    scan = [str(setting.model), str(setting.lr), "--report", str(plan)]
+    command = ["poan_runtime.cli", "--explain", *scan, *contender.arguments]
+    explain_s = _run(contender, command, setting, memory)
+    (found,) = json.loads(plan.read_text("utf-8"))["scans"]
+    return {**found["predicted"], "timed": found["timed"], "explain_wall_s": explain_s}
+
+
+def _run(contender: Contender, command: list[str], setting: Setting, memory: Path) -> float:
+    """Run a module in a process of its own; its wall seconds."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "TORCHINDUCTOR_CACHE_DIR": str(setting.work / "inductor"),
+    }
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.measured", str(memory), *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    wall_s = time.perf_counter() - start
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise PoanError(f"{contender.name}: exit status {done.returncode}: {reason}")
+    return wall_s

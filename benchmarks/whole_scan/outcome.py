@@ -18,8 +18,10 @@ COLUMNS = (
     ("wall s", "wall_s", "{:.2f}"),
     ("s/slice", "wall_s_per_slice", "{:.3f}"),
     ("scaled*", "scaled_to_whole_scan_s", "{:.1f}"),
+    ("predicted", "predicted_s", "{:.2f}"),
     ("outside", "outside_inference", "{:.1%}"),
     ("peak MiB", "peak_mib", "{:.0f}"),
+    ("predicted", "predicted_mib", "{:.0f}"),
     ("PSNR", "psnr_db", "{:.3f}"),
     ("less ref.", "psnr_less_reference_db", "{:+.4f}"),
     ("max diff", "largest_difference", "{:.1e}"),
@@ -58,6 +60,9 @@ def summarise(
         samples = [s for s in document["samples"] if s["contender"] == name]
         if samples and path.is_file():
             rows[name] = _row(samples, document["facts"], read_output(path), hr, reference, setting)
+            if foreseen := document["predicted"].get(name):
+                rows[name]["predicted_s"] = foreseen["total_s"]
+                rows[name]["predicted_mib"] = foreseen["peak_bytes"] / 2**20
     return {"rows": rows, "ratios": _ratios(rows)}
 
 

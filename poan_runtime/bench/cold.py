@@ -6,11 +6,12 @@ second, which is warm. Prints one JSON object. File caches of the system are lef
 """
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from poan_runtime.memory import peak_memory_bytes
 
 START = time.perf_counter()
 
@@ -46,19 +47,9 @@ def measure(order: dict[str, Any]) -> dict[str, Any]:
         "first_batch_s": first - created,
         "second_batch_s": second - first,
         "total_to_first_answer_s": first - START,
-        "peak_host_bytes": _peak_host_bytes(),
+        "peak_host_bytes": peak_memory_bytes(),
         "device_bytes": device,
     }
-
-
-def _peak_host_bytes() -> int:
-    """Largest resident size of this process. getrusage would count the parent's before exec."""
-    try:
-        status = Path("/proc/self/status").read_text("utf-8")
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line)
 
 
 def _device_bytes() -> int | None:

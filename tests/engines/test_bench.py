@@ -120,7 +120,7 @@ def test_peak_memory_is_the_childs_and_not_what_its_parent_held() -> None:
     code = (
         "import subprocess, sys; held = bytearray(300 << 20);"
         "print(subprocess.run([sys.executable, '-c', 'from poan_runtime.bench import cold;"
-        "print(cold._peak_host_bytes())'], capture_output=True, text=True, check=True).stdout)"
+        "print(cold.peak_memory_bytes())'], capture_output=True, text=True, check=True).stdout)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 100 << 20
