@@ -10,6 +10,7 @@ model, scan and slices are the same.
 """
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -33,7 +34,7 @@ from benchmarks.whole_scan.contenders import (
 from benchmarks.whole_scan.outcome import summarise, text, write_plot
 from poan_runtime.errors import PoanError
 from poan_runtime.manifest import read_manifest
-from poan_runtime.tiling import plan_slices
+from poan_runtime.tiling import plan_axis
 from poan_train.data import default_cache
 
 POAN_DEFAULT = ("=", "fp32=--backend onnxruntime")
@@ -60,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
         help="a way to run poan-run, repeatable (default: as it is, and fp32 in onnxruntime)",
     )
     p.add_argument("--batch", type=int, default=1, help="tiles per call of the competitors")
+    p.add_argument("--tile", type=int, help="tile of the competitors (default: the model's)")
     p.add_argument("--fresh", action="store_true", help="discard the samples taken before")
     p.add_argument("--out", type=Path, help="JSON (default: results/whole_scan/MODEL.json)")
     return p
@@ -107,29 +109,20 @@ def prepare(args: argparse.Namespace) -> tuple[Setting, dict[str, Any]]:
 
     network, checkpoint = load_network(args.ckpt)
     manifest = read_manifest(args.model)
+    tile = args.tile or manifest.tile
     method = checkpoint.degradation.get("method", "bicubic")
     hr = spread(hr_volume(args.scan, (SHAPE[0], args.size, args.size)), args.slices)
     digest = record.hashes([args.ckpt])[args.ckpt.name]
     scan_name = "phantom" if args.scan is None else args.scan.name
-    key = f"{args.ckpt.stem}-{digest[:12]}-{scan_name}-{args.size}-{len(hr)}"
+    key = f"{args.ckpt.stem}-{digest[:12]}-{scan_name}-{args.size}-{len(hr)}-{tile}"
     work = default_cache() / "whole_scan" / key
     lr = write_pair(work, hr, manifest.scale, method)
-    onnx = work.with_name(f"plain-{digest[:12]}-{manifest.tile}.onnx")
+    onnx = work.with_name(f"plain-{digest[:12]}-{tile}.onnx")
     if not onnx.is_file():
-        export_plain(network, manifest.tile, onnx)
+        export_plain(network, tile, onnx)
     side = args.size // manifest.scale
-    plan = plan_slices(
-        side,
-        side,
-        len(hr),
-        tile=manifest.tile,
-        scale=manifest.scale,
-        halo=manifest.halo,
-        overlap=manifest.overlap,
-        batch=None,
-        best_batch=manifest.batch.opt,
-        most_batch=manifest.batch.max,
-    )
+    least = math.ceil(manifest.overlap / 2)
+    axis = plan_axis(side, tile, manifest.halo, manifest.overlap, manifest.scale, least)
     setting = Setting(
         model=args.model,
         ckpt=args.ckpt,
@@ -137,8 +130,8 @@ def prepare(args: argparse.Namespace) -> tuple[Setting, dict[str, Any]]:
         lr=lr,
         work=work,
         scale=manifest.scale,
-        tile=manifest.tile,
-        overlap=2 * plan.halo + plan.rows.overlap,
+        tile=tile,
+        overlap=2 * manifest.halo + axis.overlap,
         batch=args.batch,
     )
     facts = {
@@ -152,8 +145,8 @@ def prepare(args: argparse.Namespace) -> tuple[Setting, dict[str, Any]]:
         "lr_shape": [len(hr), side, side],
         "whole_scan_slices": SHAPE[0],
         "scale": manifest.scale,
-        "tile": manifest.tile,
-        "tiles_per_slice": plan.tiles_per_slice,
+        "competitors_tile": tile,
+        "competitors_tiles_per_slice": len(axis.starts) ** 2,
         "competitors_batch": args.batch,
         "competitors_overlap": setting.overlap,
     }
