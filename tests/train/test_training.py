@@ -1,9 +1,11 @@
+import itertools
 import json
 import math
 import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -116,13 +118,17 @@ def test_a_loss_that_is_not_finite_stops_with_a_clear_word(scan_folder, tmp_path
     assert not out.exists()
 
 
-def test_minutes_stop_a_run_and_anneal_it(scan_folder, tmp_path):
+def test_minutes_stop_a_run_and_anneal_it(scan_folder, tmp_path, monkeypatch):
+    ticks = itertools.count(step=0.05)  # a step takes 0.05 s, however busy the machine is
+    clock = SimpleNamespace(monotonic=lambda: next(ticks), process_time=time.process_time)
+    monkeypatch.setattr(train, "time", clock)
     out = tmp_path / "a.pt"
     assert run("--data", scan_folder, "--out", out, *QUICK, "--minutes", 0.03) == 0
     records = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
     rates = [r["lr"] for r in records if "lr" in r]
     assert rates[-1] < 0.1 * max(rates)
-    assert records[-1]["seconds"] < 10
+    assert records[-1]["seconds"] == pytest.approx(0.03 * 60, abs=0.06)
+    assert records[-1]["step"] == 35
 
 
 def test_processor_minutes_stop_a_run_that_waits_between_steps(scan_folder, tmp_path, monkeypatch):
