@@ -14,6 +14,7 @@ from torch import nn
 
 from poan_export.attention import FORMS, Form, MergedSpatial
 from poan_export.cost import gmac_per_part
+from poan_export.cpu_precision import cpu_precisions
 from poan_export.find_islands import find_islands
 from poan_export.fit_network import fit_network
 from poan_export.half_emulation import run_half
@@ -60,7 +61,7 @@ from poan_export.precision import (
     outermost,
     widened,
 )
-from poan_export.real_tiles import REAL_TILES, gate_cases
+from poan_export.real_tiles import REAL_TILES, Case, gate_cases
 from poan_export.rewrite import rewrite, rules_for
 from poan_export.root import RootName, Scheme
 from poan_export.spectrum import Choice, candidates, choose
@@ -148,6 +149,10 @@ def export(request: Request, report: Report) -> Path:
             entries += eight_bit_entries(folder, entries, cases, kind, report)
         entries += plan_entries(folder, entries, batch, request.engine, out, report)
         parts = gmac_per_part(exported, tile)
+
+        def truths() -> list[Case]:
+            return calibration_cases(request.parity_data, tile, facts.scale, method_of(facts))
+
         manifest = {
             "manifest_version": 1,
             "name": out.name,
@@ -175,6 +180,7 @@ def export(request: Request, report: Report) -> Path:
             "vectors": write_vectors(folder, gate),
             "relative_error_floor": RELATIVE_ERROR_FLOOR,
             "parity": verdict([check.json() for check in checks]),
+            "cpu_precisions": cpu_precisions(folder, gate, truths, report),
             "training": {**facts.training, "metrics": facts.metrics},
             "created_by": created_by(),
         }

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from poan_runtime.cpu_precision import NOT_REDUCED, Reduced, reduced_precision
 from poan_runtime.errors import PoanError
 from poan_runtime.model import Model
 
@@ -46,11 +47,18 @@ def fills_batches(backend: Backend) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackendOptions:
-    """What the user asked for. ``threads`` None leaves the number to the engine."""
+    """What the user asked for. ``threads`` None leaves the number to the engine.
+
+    ``precision`` is that of an ONNX file on a CPU: ``auto`` takes bf16 where the manifest holds
+    a passing verdict for it and this CPU has it, ``bf16`` insists on it, ``fp32`` never does.
+    """
 
     backend: str = "auto"
     device: str = "auto"
     threads: int | None = None
+    precision: str = "auto"
+    reduced: Reduced = NOT_REDUCED
+    """What ``precision`` came to; `open_backend` fills it in."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +71,8 @@ class OpenedBackend:
     version: str
     reason: str
     notices: tuple[str, ...] = ()
+    precision: str | None = None
+    """What it computes in where that may differ from the file's; None: the file's own."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,18 +143,24 @@ BACKENDS = {
 """Backends by name, in the order in which ``auto`` prefers them on a CPU."""
 
 
-def open_backend(model: Model, options: BackendOptions) -> OpenedBackend:
-    """Load the model into the backend asked for, or into the best one for ``auto``."""
+def open_backend(model: Model, options: BackendOptions, *, judged: bool = True) -> OpenedBackend:
+    """Load the model into the backend asked for, or into the best one for ``auto``.
+
+    ``judged`` false takes a precision that its verdict forbids, to judge it anew.
+    """
+    reduced = NOT_REDUCED
+    if model.file.engine is None:
+        reduced = reduced_precision(model, options, judged=judged)
     if options.backend != "auto":
-        return _open(options.backend, model, options)
+        return _open(options.backend, model, options, reduced)
     if model.file.engine is not None:
-        return _open(model.file.engine.flavour, model, options)
-    name, reason = _choose(model, options)
-    opened = _open(name, model, options)
+        return _open(model.file.engine.flavour, model, options, reduced)
+    name, reason = _choose(model, options, reduced)
+    opened = _open(name, model, options, reduced)
     return dataclasses.replace(opened, reason=f"{reason}; {opened.reason}")
 
 
-def _choose(model: Model, options: BackendOptions) -> tuple[str, str]:
+def _choose(model: Model, options: BackendOptions, reduced: Reduced) -> tuple[str, str]:
     """The backend that ``auto`` takes, and why."""
     fitting = {
         name: kind
@@ -165,6 +181,8 @@ def _choose(model: Model, options: BackendOptions) -> tuple[str, str]:
         return installed[0], f"{installed[0]} is the only engine installed for it"
     if "onnxruntime" in installed and options.device != "cpu" and _cuda_in_onnxruntime():
         return "onnxruntime", "onnxruntime reaches the GPU"
+    if reduced.entry is not None or options.precision == "bf16":
+        return "openvino", "openvino alone runs bf16 on a CPU"
     return installed[0], f"{installed[0]} is the default: in float32 none was measured faster"
 
 
@@ -175,7 +193,7 @@ def _cuda_in_onnxruntime() -> bool:
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
-def _open(name: str, model: Model, options: BackendOptions) -> OpenedBackend:
+def _open(name: str, model: Model, options: BackendOptions, reduced: Reduced) -> OpenedBackend:
     if name not in BACKENDS:
         raise PoanError(f"--backend: expected auto or one of {', '.join(BACKENDS)}, got {name}")
     kind = BACKENDS[name]
@@ -190,6 +208,8 @@ def _open(name: str, model: Model, options: BackendOptions) -> OpenedBackend:
         )
     with installed(kind.needs, kind.extra), installed("cuda", kind.extra):
         module: Any = importlib.import_module(kind.module)
+    if name == "openvino":
+        options = dataclasses.replace(options, reduced=reduced)
     opened: OpenedBackend = module.open_backend(model, options)
     return opened
 

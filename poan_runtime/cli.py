@@ -63,6 +63,12 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
     g.add_argument("--no-skip", action="store_true", help="run constant tiles like all others")
     g.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino, ...")
     g.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    g.add_argument(
+        "--precision",
+        default="auto",
+        choices=["auto", "fp32", "bf16"],
+        help="of an ONNX file on a CPU; auto takes bf16 where the manifest says that it passed",
+    )
     g.add_argument("--threads", type=_positive, help="threads of the inference engine")
     g.add_argument("--batch", type=_positive, help="tiles per call")
     g.add_argument("--halo", type=int, help="border of each tile thrown away, LR voxels")

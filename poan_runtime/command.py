@@ -45,11 +45,18 @@ def verify(args: argparse.Namespace) -> int:
 
     model = find_model(args.model, judged=False)
     device = "cuda" if model.file.kind == "plan" and args.device == "auto" else args.device
-    options = BackendOptions(backend=args.backend, device=device, threads=args.threads)
-    opened = open_backend(model, options)
+    options = BackendOptions(
+        backend=args.backend, device=device, threads=args.threads, precision=args.precision
+    )
+    opened = open_backend(model, options, judged=False)
     _say(f"{opened.name} {opened.version} on {opened.device}: {opened.reason}")
-    verdict = parity.verify(model, opened.backend)
-    parity.write_verdict(model.path.parent, model.file.name, verdict)
+    if args.precision == "bf16" and opened.precision != "bf16":
+        raise PoanError(f"--precision bf16: {'; '.join(opened.notices)}")
+    verdict = parity.verify(model, opened.backend, opened.precision)
+    if opened.precision in (None, model.file.precision):
+        parity.write_verdict(model.path.parent, model.file.name, verdict)
+    else:
+        parity.write_cpu_verdict(model, opened.precision, opened.version, verdict)
     for line in parity.verdict_lines(model, verdict):
         _say(line)
     return 0 if verdict.verdict == "pass" else 3
@@ -89,7 +96,12 @@ def _load(args: argparse.Namespace) -> Network:
             overlap=args.overlap,
             grid=args.grid,
         )
-    options = BackendOptions(backend=args.backend, device=args.device, threads=args.threads)
+    options = BackendOptions(
+        backend=args.backend,
+        device=args.device,
+        threads=args.threads,
+        precision=args.precision,
+    )
     return load_network(args.model, options, trust)
 
 

@@ -18,6 +18,7 @@ MANIFEST_NAME = "manifest.json"
 VERSION = 1
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 HEX = set("0123456789abcdef")
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 
 T = TypeVar("T")
 Json = Mapping[str, Any]
@@ -59,11 +60,28 @@ class ModelFile:
 
     name: str
     kind: Literal["onnx", "plan"]
-    precision: Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+    precision: Precision
     islands: tuple[str, ...]
     sha256: str
     engine: Engine | None = None
     parity: Parity | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CpuPrecision:
+    """What a file loses where ``engine`` runs it on a CPU in less than its own precision.
+
+    ``float32_parts``, each from one tensor to another, stay in float32 all the same: covariances
+    and their roots.
+    The verdict holds for one release of the engine, the first two numbers of ``version``.
+    """
+
+    engine: Literal["openvino"]
+    version: str
+    precision: Literal["bf16"]
+    file: str
+    float32_parts: tuple[tuple[str, str], ...]
+    parity: Parity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,6 +122,7 @@ class Manifest:
     raw: Json
     gmac_per_part: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Of ``gmac_per_tile``; empty in a manifest written before it was counted."""
+    cpu_precisions: tuple[CpuPrecision, ...] = ()
 
     def file(self, name: str) -> ModelFile | None:
         """The listed file of that name."""
@@ -172,6 +191,7 @@ def parse_manifest(document: object, source: str = MANIFEST_NAME) -> Manifest:
         parity=_parity(root.object("parity")),
         training=root.get("training", _mapping),
         created_by=root.get("created_by", _mapping),
+        cpu_precisions=_cpu_precisions(root) if "cpu_precisions" in root.value else (),
         raw=cast(Json, document),
     )
     if 2 * manifest.halo + manifest.overlap >= manifest.tile:
@@ -192,6 +212,24 @@ def _file(fields: "_Fields") -> ModelFile:
         engine=_engine(fields.object("engine")) if "engine" in fields.value else None,
         parity=_parity(fields.object("parity")) if "parity" in fields.value else None,
     )
+
+
+def _cpu_precisions(root: "_Fields") -> tuple[CpuPrecision, ...]:
+    entries = root.get("cpu_precisions", _list)
+    found = []
+    for index, entry in enumerate(entries):
+        fields = _Fields(entry, root.source, f"cpu_precisions[{index}]")
+        found.append(
+            CpuPrecision(
+                engine=fields.get("engine", _one_of("openvino")),  # type: ignore[arg-type]
+                version=fields.get("version", _text),
+                precision=fields.get("precision", _one_of("bf16")),  # type: ignore[arg-type]
+                file=fields.get("file", _file_name),
+                float32_parts=fields.get("float32_parts", _pairs),
+                parity=_parity(fields.object("parity")),
+            )
+        )
+    return tuple(found)
 
 
 def _engine(fields: "_Fields") -> Engine:
@@ -310,6 +348,12 @@ def _texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError("a list of strings")
     return tuple(value)
+
+
+def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, list) or not all(len(_texts(item)) == 2 for item in value):
+        raise ValueError("a list of pairs of strings")
+    return tuple((item[0], item[1]) for item in value)
 
 
 def _one_of(*options: str) -> Callable[[Any], str]:

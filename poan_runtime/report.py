@@ -77,6 +77,7 @@ def write_report(path: Path, network: Network, scans: list[dict[str, Any]]) -> N
             "version": opened.version,
             "device": opened.device,
             "reason": opened.reason,
+            "precision": opened.precision or model.file.precision,
         },
         "system": {
             "python": platform.python_version(),

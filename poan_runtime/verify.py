@@ -7,14 +7,22 @@ them. An engine is proven on the machine that runs it: nothing is run in its pla
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from poan_runtime.backend import Backend
+from poan_runtime.cpu_precision import release
 from poan_runtime.errors import PoanError
-from poan_runtime.manifest import MANIFEST_NAME, Manifest, ModelFile, Parity, sha256_of
+from poan_runtime.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ModelFile,
+    Parity,
+    Precision,
+    sha256_of,
+)
 from poan_runtime.model import Model
 from poan_runtime.output import WholeFile
 
@@ -94,12 +102,18 @@ def relative_error(
     return worst
 
 
-def verify(model: Model, backend: Backend) -> Parity:
-    """The verdict on a model file, from its stored vectors."""
+def verify(model: Model, backend: Backend, precision: str | None = None) -> Parity:
+    """The verdict on a model file, from its stored vectors.
+
+    ``precision`` is what the backend computes in where that is not the file's own.
+    """
+    judged = model.file
+    if precision is not None:
+        judged = dataclasses.replace(judged, precision=cast(Precision, precision))
     checks: list[dict[str, Any]] = []
     for case in read_vectors(model.manifest, model.path.parent):
         answer = _run(backend, case.tiles, model.manifest.batch.max)
-        metric, tolerance, reason = _tolerance(model.manifest, model.file, case.name)
+        metric, tolerance, reason = _tolerance(model.manifest, judged, case.name)
         floor = UNIT if metric == "unit_error" else model.manifest.relative_error_floor
         value = relative_error(answer, case.reference, floor)
         checks.append(
@@ -141,6 +155,24 @@ def write_verdict(folder: Path, name: str, parity: Parity) -> None:
     document: dict[str, Any] = json.loads(path.read_text("utf-8"))
     entry = next(entry for entry in document["files"] if entry["name"] == name)
     entry["parity"] = {"verdict": parity.verdict, "checks": [dict(c) for c in parity.checks]}
+    with WholeFile(path) as file:
+        file.write((json.dumps(document, indent=1) + "\n").encode())
+
+
+def write_cpu_verdict(model: Model, precision: str, version: str, parity: Parity) -> None:
+    """Put the verdict on a CPU's reduced precision, for this engine's version, into the manifest.
+
+    Entries for other releases of the engine stay.
+    """
+    path = model.path.parent / MANIFEST_NAME
+    document: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    entries = document["cpu_precisions"]
+    like = next(e for e in entries if (e["file"], e["precision"]) == (model.file.name, precision))
+    checks = [dict(check) for check in parity.checks]
+    found = {**like, "version": version, "parity": {"verdict": parity.verdict, "checks": checks}}
+    same = (found["file"], precision, release(version))
+    others = [e for e in entries if (e["file"], e["precision"], release(e["version"])) != same]
+    document["cpu_precisions"] = [*others, found]
     with WholeFile(path) as file:
         file.write((json.dumps(document, indent=1) + "\n").encode())
 

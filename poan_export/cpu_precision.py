@@ -1,0 +1,123 @@
+"""bf16 on a CPU behind the gate: what OpenVINO does to the float32 file, as the manifest says it.
+
+The file is the same; the engine rounds operands and features to bf16. Covariance and matrix root
+stay in float32 (an iteration in bf16 is not a root: z was not finite).
+"""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from poan_export.parity import Check, Gate, Stages, finite, run_onnx
+from poan_export.real_tiles import Case
+from poan_export.stages import OUTPUT, pools_of
+from poan_train.metrics import psnr
+
+Json = dict[str, Any]
+PRECISION = "bf16"
+MOST_LOSS_DB = 0.01
+LOSS_REASON = "trained weights: the mean loss against HR that no table would show"
+UNTRAINED = "weights are untrained: the loss against HR is reported, not judged"
+
+
+def cpu_precisions(
+    folder: Path,
+    gate: Gate,
+    more_cases: Callable[[], Sequence[Case]],
+    report: Callable[[str], None],
+) -> list[Json]:
+    """The manifest's entries about ``model.onnx``; none where this machine cannot judge.
+
+    ``more_cases`` reads real tiles with their truth, beside the gate's own; every fourth is run.
+    """
+    if importlib.util.find_spec("openvino") is None:
+        return []
+    import openvino
+
+    from poan_runtime.cpu_precision import cpu_has_bf16
+
+    if not cpu_has_bf16():
+        report("bf16 on CPUs: not judged, this one has none")
+        return []
+    file = "model.onnx"
+    parts = root_parts(gate)
+    stages = run_openvino(folder / file, parts, gate.cases.batch)
+    seen = replace(
+        gate, reference={name: gate.reference[name] for name in gate.reference if name in stages}
+    )
+    real = [*more_cases()[::4], *(case for case in gate.cases.items if case.hr is not None)]
+    checks = seen.check_half(f"{file} in {PRECISION}", stages, PRECISION)
+    checks.append(_loss(folder / file, parts, real, gate.trained))
+    verdict = "pass" if all(check.passed for check in checks) else "fail"
+    worst = next((c for c in checks if not c.passed), checks[-1])
+    report(
+        f"{file} in {PRECISION} on a CPU (OpenVINO): {verdict}, "
+        f"{worst.metric} {worst.value} at {worst.stage}, {worst.case}"
+    )
+    return [
+        {
+            "engine": "openvino",
+            "version": openvino.__version__,
+            "precision": PRECISION,
+            "file": file,
+            "float32_parts": [[*part] for part in parts],
+            "parity": {"verdict": verdict, "checks": [check.json() for check in checks]},
+        }
+    ]
+
+
+def root_parts(gate: Gate) -> list[tuple[str, str]]:
+    """Features and z of each covariance pooling, in the order of computation."""
+    return [(features, z) for z, (features, _) in pools_of(gate.network).items()]
+
+
+def run_openvino(
+    path: Path, parts: Sequence[tuple[str, str]], batch: NDArray[Any], precision: str = PRECISION
+) -> Stages:
+    """Tiles ``batch`` (N, 1, tile, tile) through OpenVINO as the runtime runs them.
+
+    The output, and the features and z of each of ``parts``.
+    """
+    import openvino
+
+    from poan_runtime.openvino_split import Chain, compile_chains
+
+    graph = openvino.Core().read_model(path)
+    tile = batch.shape[-1]
+    (chain,) = compile_chains(graph, tile=tile, precision=precision, float32_parts=parts, threads=1)
+    assert isinstance(chain, Chain)
+    rows: dict[str, list[NDArray[Any]]] = {OUTPUT: []}
+    for one in batch:
+        rows[OUTPUT].append(chain(one[None].astype(np.float32)))
+        for stage in (name for part in parts for name in part):
+            rows.setdefault(stage, []).append(chain.tensor(stage))
+    return {stage: np.concatenate(found) for stage, found in rows.items()}
+
+
+def _loss(
+    path: Path, parts: Sequence[tuple[str, str]], cases: Sequence[Case], trained: bool
+) -> Check:
+    """Mean PSNR against the truth that bf16 loses against float32, in dB."""
+    batch = np.stack([case.lr for case in cases])
+    full = run_onnx(onnx.load(path), batch)[OUTPUT]
+    half = run_openvino(path, parts, batch)[OUTPUT]
+    losses = [
+        psnr(case.hr, one) - psnr(case.hr, other)
+        for case, one, other in zip(cases, full, half, strict=True)
+        if case.hr is not None
+    ]
+    return Check(
+        file=f"{path.name} in {PRECISION}",
+        stage=OUTPUT,
+        case=f"{len(losses)} real tiles",
+        metric="psnr_loss_db",
+        value=finite(float(np.mean(losses))),
+        tolerance=MOST_LOSS_DB if trained else None,
+        reason=LOSS_REASON if trained else UNTRAINED,
+    )
