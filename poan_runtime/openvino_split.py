@@ -133,6 +133,9 @@ class Chain:
                 self._tensors[name] = request.get_output_tensor(index)
         self._source = self._tensors[pieces[0].inputs[0]]
         self._target = self._tensors[pieces[-1].outputs[0]]
+        # The first look at a tensor's data in a process sets up a static of OpenVINO's bindings;
+        # two threads that do so at once wait for each other for ever (seen in 2026.4.1).
+        _ = self._source.data, self._target.data
 
     def __call__(self, tile: Tiles) -> Tiles:
         """Answer one tile (1, 1, h, w)."""
