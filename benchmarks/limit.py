@@ -71,7 +71,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for engine in engines
         for part in parts
     }
-    peaks = [cpu_peaks(args.seconds / 2)]
+    peaks = [cpu_peaks(args.seconds / 4, cores=args.cores)]
     samples: dict[str, dict[str, list[float]]] = {
         engine: {part.name: [] for part in parts} for engine in engines
     }
@@ -81,7 +81,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             for engine in engines:
                 taken = seconds_per_tile(loaded[engine, part.name], feed, args.seconds)
                 samples[engine][part.name].append(taken)
-    peaks.append(cpu_peaks(args.seconds / 2))
+    peaks.append(cpu_peaks(args.seconds / 4, cores=args.cores))
     peak = {
         precision: max(value for run in peaks for value in run[precision].values())
         for precision in peaks[0]

@@ -13,7 +13,9 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-SIZES = (1024, 2048)
+from benchmarks.engines import CPU_ENGINES, PRECISION, load, seconds_per_tile
+
+SIZES = (512, 1024, 2048)
 GPU_SIZE = 8192
 COPY_BYTES = 1 << 28
 
@@ -29,7 +31,9 @@ def rate(run: Callable[[], Any], operations: float, least_s: float) -> float:
     return operations / best / 1e9
 
 
-def cpu_peaks(least_s: float = 0.5, sizes: tuple[int, ...] = SIZES) -> dict[str, dict[str, float]]:
+def cpu_peaks(
+    least_s: float = 0.5, sizes: tuple[int, ...] = SIZES, cores: int = 2
+) -> dict[str, dict[str, float]]:
     """GFLOP/s (GOP/s for int8) by precision and by library; ``copy`` in GB/s read plus written."""
     found: dict[str, dict[str, float]] = {"fp32": {}, "bf16": {}, "int8": {}}
     for n in sizes:
@@ -37,16 +41,27 @@ def cpu_peaks(least_s: float = 0.5, sizes: tuple[int, ...] = SIZES) -> dict[str,
             gflops = rate(run, 2 * n**3, least_s)
             best = found[precision].get(library, 0.0)
             found[precision][library] = max(best, gflops)
+        for engine in CPU_ENGINES:
+            # as the network runs: each core multiplies a matrix of its own
+            runs = load(engine, product_graph(matrix(n)), cores)
+            seconds = seconds_per_tile(runs, {"a": matrix(n)}, least_s)
+            best = found[PRECISION[engine]].get(f"{engine} by core", 0.0)
+            gflops = 2 * n**3 / seconds / 1e9
+            found[PRECISION[engine]][f"{engine} by core"] = max(best, gflops)
     source = np.ones(COPY_BYTES, np.uint8)
     target = np.empty_like(source)
     copied = rate(lambda: np.copyto(target, source), 2 * COPY_BYTES, least_s)
     return {**found, "copy": {"numpy": copied}}
 
 
+def matrix(n: int) -> np.ndarray:
+    """A random matrix (n, n), float32."""
+    return np.random.default_rng(0).random((n, n), np.float32)
+
+
 def products(n: int) -> list[tuple[str, str, Callable[[], Any]]]:
     """(precision, library, product of n x n matrices) for what runs here."""
-    rng = np.random.default_rng(0)
-    a, b = (rng.random((n, n), np.float32) for _ in range(2))
+    a, b = matrix(n), matrix(n)
     out = np.empty_like(a)
     ta, tb = torch.from_numpy(a), torch.from_numpy(b)
     ha, hb = ta.bfloat16(), tb.bfloat16()

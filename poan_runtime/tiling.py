@@ -12,8 +12,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-SLAB_BYTES = 1 << 26
-"""Bytes of HR float32 that a slab of slices may take (one slice may take more)."""
+SLAB_BYTES = 1 << 23
+"""Bytes of HR float32 that a slab of slices may take (one slice may take more).
+
+A few slabs to a scan: memory stays flat, and one is read and one written while one is run."""
 
 
 def tile_starts(extent: int, tile: int, overlap: int) -> list[int]:

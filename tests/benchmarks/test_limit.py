@@ -77,7 +77,7 @@ def test_a_graph_without_stages_is_refused() -> None:
 
 
 def test_peaks_are_measured_in_each_precision() -> None:
-    peaks = cpu_peaks(0.0, sizes=(64,))
+    peaks = cpu_peaks(0.0, sizes=(64,), cores=1)
     assert set(peaks) == {"fp32", "bf16", "int8", "copy"}
     assert all(value > 0 for library in peaks.values() for value in library.values())
     assert {"numpy", "torch", "openvino"} <= set(peaks["fp32"])

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poan_runtime.tiling import (
+    SLAB_BYTES,
     cheapest_overlap,
     plan_axis,
     plan_slices,
@@ -77,7 +78,7 @@ def test_the_plan_fills_its_batches_and_bounds_its_slabs() -> None:
     sizes = {"tile": 48, "scale": 2, "halo": 2, "overlap": 6, "best_batch": 8, "most_batch": 32}
     plan = plan_slices(512, 512, 400, batch=None, **sizes)
     assert (plan.tiles_per_slice, plan.rows.overlap) == (13 * 13, 5)
-    assert plan.slab * 4 * 1024**2 <= 1 << 26
+    assert plan.slab * 4 * 1024**2 <= SLAB_BYTES
     assert plan.batch <= 8
     single = plan_slices(60, 48, 1, batch=None, **sizes)
     assert (single.tiles_per_slice, single.batch, single.slab) == (2, 2, 1)
