@@ -37,7 +37,7 @@ from poan_runtime.manifest import read_manifest
 from poan_runtime.tiling import plan_axis
 from poan_train.data import default_cache
 
-POAN_DEFAULT = ("=", "fp32=--backend onnxruntime")
+POAN_DEFAULT = ("=", "fp32=--precision fp32")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,8 +57,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--poan",
         action="append",
-        metavar="NAME=ARGUMENTS",
-        help="a way to run poan-run, repeatable (default: as it is, and fp32 in onnxruntime)",
+        metavar="NAME[@MODEL]=ARGUMENTS",
+        help="a way to run poan-run, repeatable (default: as it is, and in fp32)",
     )
     p.add_argument("--batch", type=int, default=1, help="tiles per call of the competitors")
     p.add_argument("--tile", type=int, help="tile of the competitors (default: the model's)")

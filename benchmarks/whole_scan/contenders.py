@@ -39,6 +39,8 @@ class Contender:
 
     name: str
     arguments: tuple[str, ...] = ()
+    model: Path | None = None
+    """Of poan-run; None for the setting's."""
 
     @property
     def is_poan(self) -> bool:
@@ -48,8 +50,8 @@ class Contender:
         """Module and arguments."""
         out, times = str(self.output(setting)), str(self.times(setting))
         if self.is_poan:
-            scan = [str(setting.model), str(setting.lr), "-o", out, "--report", times]
-            return ["poan_runtime.cli", *scan, *self.arguments]
+            scan = [str(self.model or setting.model), str(setting.lr)]
+            return ["poan_runtime.cli", *scan, "-o", out, "--report", times, *self.arguments]
         return [
             "benchmarks.whole_scan.competitor",
             self.name,
@@ -67,7 +69,11 @@ class Contender:
 
 
 def parse(names: str, poan: Sequence[str]) -> list[Contender]:
-    """The competitors in ``names`` (with commas) and each ``NAME=ARGUMENTS`` of poan-run."""
+    """The competitors in ``names`` (with commas) and each ``NAME[@MODEL]=ARGUMENTS`` of poan-run.
+
+    >>> parse("onnxruntime", ["=", "64@net=--precision fp32"])[1]
+    Contender(name='poan-run-64', arguments=('--precision', 'fp32'), model=PosixPath('net'))
+    """
     chosen = [name for name in names.split(",") if name]
     if unknown := set(chosen) - set(COMPETITORS):
         raise PoanError(
@@ -76,8 +82,14 @@ def parse(names: str, poan: Sequence[str]) -> list[Contender]:
     contenders = []
     for entry in poan:
         name, _, arguments = entry.partition("=")
-        full = f"{POAN}-{name}" if name else POAN
-        contenders.append(Contender(name=full, arguments=tuple(shlex.split(arguments))))
+        name, _, model = name.partition("@")
+        contenders.append(
+            Contender(
+                name=f"{POAN}-{name}" if name else POAN,
+                arguments=tuple(shlex.split(arguments)),
+                model=Path(model) if model else None,
+            )
+        )
     return [*contenders, *(Contender(name=name) for name in chosen)]
 
 
@@ -103,7 +115,7 @@ def run(contender: Contender, setting: Setting) -> dict[str, Any]:
 def foresee(contender: Contender, setting: Setting) -> dict[str, Any]:
     """What ``poan-run --explain`` predicts for a contender that is poan-run."""
     plan, memory = setting.work / "explain.json", setting.work / "explain.memory.json"
-    scan = [str(setting.model), str(setting.lr), "--report", str(plan)]
+    scan = [str(contender.model or setting.model), str(setting.lr), "--report", str(plan)]
     command = ["poan_runtime.cli", "--explain", *scan, *contender.arguments]
     explain_s = _run(contender, command, setting, memory)
     (found,) = json.loads(plan.read_text("utf-8"))["scans"]
