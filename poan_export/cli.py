@@ -2,11 +2,17 @@
 
 import argparse
 import ctypes
+import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from poan_runtime.errors import PoanError
+
+if TYPE_CHECKING:
+    from poan_export.attention import Form
+    from poan_export.plans import EngineRequest
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Settings of glibc's mallopt, from malloc.h."""
@@ -36,8 +42,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--attention",
         choices=("box", "unfold", "flat", "auto"),
-        default="box",
-        help="form of the patch attention; auto times both here (default: box)",
+        help="form of the patch attention; auto times all of them in ONNX Runtime here (default: "
+        "box; flat where nothing but float32 ONNX is asked for and openvino is installed)",
     )
     p.add_argument(
         "--islands",
@@ -110,6 +116,12 @@ def reuse_freed_memory() -> None:
             mallopt(setting, 2**31 - 1)
 
 
+def default_form(half: str | None, engine: "EngineRequest") -> "Form":
+    """``flat``, OpenVINO's form, for what only a CPU will run where OpenVINO is at hand."""
+    for_cpu = half is None and engine.engine == "none" and not engine.eight_bit
+    return "flat" if for_cpu and importlib.util.find_spec("openvino") else "box"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     reuse_freed_memory()
@@ -135,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             opset=args.opset,
             root=None if args.root == "auto" else args.root,
             iterations=args.iterations,
-            attention=args.attention,
+            attention=args.attention or default_form(args.half, engine),
             parity_data=args.parity_data,
             islands=args.islands,
             find_islands=args.find_islands,

@@ -183,7 +183,9 @@ def _choose(model: Model, options: BackendOptions, reduced: Reduced) -> tuple[st
         return "onnxruntime", "onnxruntime reaches the GPU"
     if reduced.entry is not None or options.precision == "bf16":
         return "openvino", "openvino alone runs bf16 on a CPU"
-    return installed[0], f"{installed[0]} is the default: in float32 none was measured faster"
+    if "openvino" in installed and model.manifest.attention == "flat":
+        return "openvino", "openvino takes the flat attention without a copy of its map"
+    return installed[0], f"{installed[0]} is the default in float32"
 
 
 def _cuda_in_onnxruntime() -> bool:

@@ -44,9 +44,10 @@ def test_an_answer_is_not_overwritten_by_the_next_call(nearest_x2: Path) -> None
         assert first.min() == 1
 
 
-def test_auto_takes_onnxruntime_whatever_the_form_of_attention(make_model: Any) -> None:
+def test_auto_takes_openvino_for_its_own_form_of_attention_alone(make_model: Any) -> None:
     pytest.importorskip("openvino")
-    for form, name in (("box", "onnxruntime"), ("none", "onnxruntime"), ("unfold", "onnxruntime")):
+    others = [(form, "onnxruntime") for form in ("box", "none", "unfold")]
+    for form, name in (("flat", "openvino"), *others):
         model = find_model(make_model(attention={"form": form}))
         opened = open_backend(model, BackendOptions(device="cpu"))
         assert opened.name == name
