@@ -1,6 +1,7 @@
 """Results of a benchmark: one JSON file with machine, versions, hashes and every raw sample."""
 
 import json
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -16,6 +17,11 @@ from poan_runtime.output import WholeFile
 RESULTS = Path(__file__).parent / "results"
 VERSIONS = ("torch", "monai", "onnx", "onnxscript", "nibabel", "isal", "zlib-ng", "matplotlib")
 """Beside those that `describe_machine` names."""
+
+
+ABSOLUTE = re.compile(r'"/[^"\n]*/(?=[^"/\n]+/[^"/\n]+")')
+"""What leads to a file and its folder in an absolute path: it tells of a machine's folders, not of
+what was measured, and stays out of a record."""
 
 
 def machine() -> dict[str, Any]:
@@ -58,7 +64,8 @@ def write(path: Path, document: Mapping[str, Any]) -> None:
     """Write the document whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with WholeFile(path) as file:
-        file.write(json.dumps(document, indent=1, allow_nan=False).encode() + b"\n")
+        text = json.dumps(document, indent=1, allow_nan=False)
+        file.write(ABSOLUTE.sub('"', text).encode() + b"\n")
 
 
 def median(samples: Sequence[float]) -> float:
