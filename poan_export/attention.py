@@ -10,8 +10,13 @@ Exact rewrites of ``POAB.project(POAB.spatial(x))``:
   concatenation is gone, and each branch yields its own share of the result.
 * The patch attention's 1/4 and the point attention's output convolution move into W_s too.
 
-What a half-precision graph may keep in float32 stands in modules of its own (`*Scores`), so that
-an island has a name.
+What a half-precision graph may keep in float32 stands in modules of its own (`*Scores`,
+`PointSoftmax`), so that an island has a name.
+
+The point attention stands in the one form that TensorRT fuses into a single kernel, which never
+holds the (hw, hw) matrix: products of half precision and rank 4 (one head), queries and values as
+wide as each other and at most 256; what lies between the products may be float32. The patches'
+product is 288 wide, and their box form sums between the products: neither fuses.
 """
 
 from typing import Literal
@@ -26,6 +31,8 @@ from poan_train.networks.poan import POAB
 
 Form = Literal["box", "unfold", "flat"]
 FORMS: tuple[Form, ...] = ("box", "unfold", "flat")
+SHARE_OF_SCORES = 32.0
+"""By which queries and keys are divided each, where their product is half precision."""
 
 
 def diagonal_box(m: torch.Tensor) -> torch.Tensor:
@@ -56,11 +63,33 @@ def overlap_add(x: torch.Tensor) -> torch.Tensor:
     return out
 
 
+class PointSoftmax(nn.Module):
+    """softmax of scores that were divided by ``factor``: (B, 1, P, L) -> (B, 1, P, L)."""
+
+    factor = 1.0
+
+    def forward(self, scores: torch.Tensor) -> torch.Tensor:
+        if self.factor != 1.0:
+            scores = scores * self.factor
+        return torch.softmax(scores, dim=-1)
+
+
 class PointScores(nn.Module):
-    """softmax(Q K): query (B, P, E), key (B, E, L) -> (B, P, L)."""
+    """softmax(Q K): query (B, 1, P, E), key (B, 1, E, L) -> (B, 1, P, L)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.softmax = PointSoftmax()
 
     def forward(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        return torch.softmax(query @ key, dim=-1)
+        return self.softmax(query @ key)  # type: ignore[no-any-return]
+
+
+class PointMix(nn.Module):
+    """Values weighted by attention: (B, 1, P, L), value (B, 1, L, V) -> (B, 1, P, V)."""
+
+    def forward(self, attention: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return attention @ value
 
 
 class PatchScores(nn.Module):
@@ -107,6 +136,11 @@ class Mix(nn.Module):
         return overlap_add(y) if self.form == "unfold" else y
 
 
+def one_head(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, h, w) -> (B, 1, C, hw)."""
+    return torch.unflatten(x.flatten(2), 1, (1, x.shape[1]))
+
+
 class PointShare(nn.Module):
     """What the point branch adds to the block's result. (B, C, h, w) -> (B, C, h, w)."""
 
@@ -114,16 +148,28 @@ class PointShare(nn.Module):
         super().__init__()
         self.theta, self.phi, self.g = trained.theta, trained.phi, trained.g
         self.scores = PointScores()
-        self.mix = Mix("box")
+        self.mix = PointMix()
         if isinstance(trained.out, nn.Conv2d):
             weight = weight @ trained.out.weight.flatten(1)
         self.out = conv1x1(weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q = self.theta(x).flatten(2).transpose(1, 2)  # (B, hw, E)
-        attention = self.scores(q, self.phi(x).flatten(2))  # (B, hw, hw)
-        h, w = x.shape[-2:]
-        return self.out(self.mix(attention, self.g(x), (h, w)))  # type: ignore[no-any-return]
+        q = one_head(self.theta(x)).transpose(2, 3)  # (B, 1, hw, E)
+        attention = self.scores(q, one_head(self.phi(x)))  # (B, 1, hw, hw)
+        y = self.mix(attention, one_head(self.g(x)).transpose(2, 3))  # (B, 1, hw, V)
+        y = torch.unflatten(y.transpose(2, 3).flatten(1, 2), 2, x.shape[-2:])  # (B, V, h, w)
+        return self.out(y)  # type: ignore[no-any-return]
+
+    def divide_scores(self) -> None:
+        """Have the product yield scores / 1024, and the softmax multiply them back.
+
+        Queries are not normalised: with intensities of a thousand units scores reach 4e6, beyond
+        fp16's 65504, which a thousandth of them does not. A power of two rounds nothing.
+        """
+        with torch.no_grad():
+            for parameter in (*self.theta.parameters(), *self.phi.parameters()):
+                parameter.div_(SHARE_OF_SCORES)
+        self.scores.softmax.factor = SHARE_OF_SCORES**2
 
 
 class LevelShare(nn.Module):

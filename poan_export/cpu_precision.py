@@ -6,7 +6,7 @@ stay in float32 (an iteration in bf16 is not a root: z was not finite).
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,34 +26,62 @@ LOSS_REASON = "trained weights: the mean loss against HR that no table would sho
 UNTRAINED = "weights are untrained: the loss against HR is reported, not judged"
 
 
-def cpu_precisions(
-    folder: Path,
-    gate: Gate,
-    more_cases: Callable[[], Sequence[Case]],
-    report: Callable[[str], None],
-) -> list[Json]:
-    """The manifest's entries about ``model.onnx``; none where this machine cannot judge.
+@dataclass(frozen=True, kw_only=True)
+class CpuAnswers:
+    """What the float32 file answers on a CPU."""
 
-    ``more_cases`` reads real tiles with their truth, beside the gate's own; every fourth is run.
-    """
+    stages: Stages
+    """OpenVINO in bf16: the gate's tiles."""
+    cases: tuple[Case, ...]
+    """Real tiles with their truth."""
+    full: NDArray[Any]
+    """ONNX Runtime in float32: the real tiles."""
+    half: NDArray[Any]
+    """OpenVINO in bf16: the real tiles."""
+
+
+def can_judge(report: Callable[[str], None]) -> bool:
+    """Whether this machine runs bf16 on its CPU, through OpenVINO."""
     if importlib.util.find_spec("openvino") is None:
-        return []
-    import openvino
-
+        return False
     from poan_runtime.cpu_precision import cpu_has_bf16
 
     if not cpu_has_bf16():
         report("bf16 on CPUs: not judged, this one has none")
-        return []
-    file = "model.onnx"
-    parts = root_parts(gate)
-    stages = run_openvino(folder / file, parts, gate.cases.batch)
+        return False
+    return True
+
+
+def cpu_answers(path: Path, gate: Gate, more_cases: Sequence[Case]) -> CpuAnswers:
+    """Run the file at ``path``, on two engines and one core.
+
+    ``more_cases`` are real tiles with their truth, beside the gate's own; every fourth is run.
+    Runs no module of torch, so that it may work beside a trace.
+    """
+    real = (*more_cases[::4], *(case for case in gate.cases.items if case.hr is not None))
+    batch = np.stack([case.lr for case in real])
+    both = run_openvino(path, root_parts(gate), np.concatenate([gate.cases.batch, batch]))
+    count = len(gate.cases.items)
+    return CpuAnswers(
+        stages={stage: rows[:count] for stage, rows in both.items()},
+        cases=real,
+        full=run_onnx(onnx.load(path), batch, threads=1)[OUTPUT],
+        half=both[OUTPUT][count:],
+    )
+
+
+def cpu_precisions(
+    file: str, answers: CpuAnswers, gate: Gate, report: Callable[[str], None]
+) -> list[Json]:
+    """The manifest's entries about how the float32 file may run on a CPU."""
+    import openvino
+
+    stages = answers.stages
     seen = replace(
         gate, reference={name: gate.reference[name] for name in gate.reference if name in stages}
     )
-    real = [*more_cases()[::4], *(case for case in gate.cases.items if case.hr is not None)]
     checks = seen.check_half(f"{file} in {PRECISION}", stages, PRECISION)
-    checks.append(_loss(folder / file, parts, real, gate.trained))
+    checks.append(_loss(file, answers, gate.trained))
     verdict = "pass" if all(check.passed for check in checks) else "fail"
     worst = next((c for c in checks if not c.passed), checks[-1])
     report(
@@ -66,7 +94,7 @@ def cpu_precisions(
             "version": openvino.__version__,
             "precision": PRECISION,
             "file": file,
-            "float32_parts": [[*part] for part in parts],
+            "float32_parts": [[*part] for part in root_parts(gate)],
             "parity": {"verdict": verdict, "checks": [check.json() for check in checks]},
         }
     ]
@@ -100,20 +128,15 @@ def run_openvino(
     return {stage: np.concatenate(found) for stage, found in rows.items()}
 
 
-def _loss(
-    path: Path, parts: Sequence[tuple[str, str]], cases: Sequence[Case], trained: bool
-) -> Check:
+def _loss(file: str, answers: CpuAnswers, trained: bool) -> Check:
     """Mean PSNR against the truth that bf16 loses against float32, in dB."""
-    batch = np.stack([case.lr for case in cases])
-    full = run_onnx(onnx.load(path), batch)[OUTPUT]
-    half = run_openvino(path, parts, batch)[OUTPUT]
     losses = [
         psnr(case.hr, one) - psnr(case.hr, other)
-        for case, one, other in zip(cases, full, half, strict=True)
+        for case, one, other in zip(answers.cases, answers.full, answers.half, strict=True)
         if case.hr is not None
     ]
     return Check(
-        file=f"{path.name} in {PRECISION}",
+        file=f"{file} in {PRECISION}",
         stage=OUTPUT,
         case=f"{len(losses)} real tiles",
         metric="psnr_loss_db",

@@ -1,23 +1,22 @@
 """poan-export, top to bottom: checkpoint in, folder with models, vectors and manifest out."""
 
-import json
+import os
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import onnx
 import torch
 from torch import nn
 
 from poan_export.attention import FORMS, Form, MergedSpatial
 from poan_export.cost import gmac_per_part
-from poan_export.cpu_precision import cpu_precisions
-from poan_export.find_islands import find_islands
+from poan_export.cpu_precision import can_judge, cpu_answers, cpu_precisions
 from poan_export.fit_network import fit_network
-from poan_export.half_emulation import run_half
+from poan_export.half_graph import islands_of, search_islands, trace_half
 from poan_export.onnx_export import (
     INPUT_NAME,
     LEAST_OPSET,
@@ -47,20 +46,13 @@ from poan_export.parity import (
 from poan_export.plans import (
     NO_ENGINE,
     EngineRequest,
+    PlanMaker,
     calibration_cases,
     check_request,
     eight_bit_entries,
-    plan_entries,
+    flavour_for,
 )
-from poan_export.precision import (
-    DTYPE,
-    Half,
-    default_islands,
-    fixed_islands,
-    in_half,
-    outermost,
-    widened,
-)
+from poan_export.precision import Half, default_islands, in_half
 from poan_export.real_tiles import REAL_TILES, Case, gate_cases
 from poan_export.rewrite import rewrite, rules_for
 from poan_export.root import RootName, Scheme
@@ -132,27 +124,23 @@ def export(request: Request, report: Report) -> Path:
         if form == "auto":
             form = fastest_form(network, scheme, tile, opset)
         exported = rewrite(network, rules_for(scheme, form))
-        twin = export_twin(exported, tile, opset)
-        checks = gate.check_float32("model.onnx", run_onnx(twin, gate.cases.batch))
-        judge(checks)
-        report(summary("model.onnx", checks))
-        entries = [write_model(folder, "model.onnx", without_stages(twin), "fp32")]
-        checks += gate.torch_float32()
-        if request.half is not None:
-            islands = choose_islands(exported, gate, request, report)
-            name = f"model.{request.half}.onnx"
-            model, more = export_half(exported, gate, request, islands, name, report)
-            entries.append(write_model(folder, name, model, request.half, islands))
-            checks += more
-        for kind in request.engine.eight_bit:
-            cases = calibration_cases(request.parity_data, tile, facts.scale, method_of(facts))
-            entries += eight_bit_entries(folder, entries, cases, kind, report)
-        entries += plan_entries(folder, entries, batch, request.engine, out, report)
-        parts = gmac_per_part(exported, tile)
+        plans = PlanMaker(
+            folder=folder,
+            out=out,
+            batch=batch,
+            flavour=flavour_for(request.engine, report),
+            sm=request.engine.sm,
+            report=report,
+        )
 
         def truths() -> list[Case]:
             return calibration_cases(request.parity_data, tile, facts.scale, method_of(facts))
 
+        entries, checks, on_cpus = write_graphs(exported, gate, request, plans, truths)
+        if request.engine.eight_bit:
+            more = eight_bit_entries(folder, entries, truths(), request.engine.eight_bit, report)
+            entries += [*more, *plans.make(more)]
+        parts = gmac_per_part(exported, tile)
         manifest = {
             "manifest_version": 1,
             "name": out.name,
@@ -180,12 +168,55 @@ def export(request: Request, report: Report) -> Path:
             "vectors": write_vectors(folder, gate),
             "relative_error_floor": RELATIVE_ERROR_FLOOR,
             "parity": verdict([check.json() for check in checks]),
-            "cpu_precisions": cpu_precisions(folder, gate, truths, report),
+            "cpu_precisions": on_cpus,
             "training": {**facts.training, "metrics": facts.metrics},
             "created_by": created_by(),
         }
         write_manifest(folder, manifest)
     return out
+
+
+def write_graphs(
+    exported: nn.Module,
+    gate: Gate,
+    request: Request,
+    plans: PlanMaker,
+    truths: Callable[[], Sequence[Case]],
+) -> tuple[list[Json], list[Check], list[Json]]:
+    """Trace, write and judge the graphs, and build the plans of the last.
+
+    Their manifest entries, all checks, and what the manifest says about CPUs. Tracing keeps one
+    core busy with Python: meanwhile the float32 graph answers the gate. (No module of torch runs
+    beside a trace, which patches their calls.) The builder works while the graph that it builds
+    is judged. What fails is never kept.
+    """
+    tile, opset, report = gate.cases.batch.shape[-1], opset_of(request), plans.report
+    first, half, on_cpu = plans.folder / "model.onnx", None, None
+    others = max(1, (os.cpu_count() or 1) - 1)  # cores that tracing leaves
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        twin = export_twin(exported, tile, opset)
+        entries = [write_model(plans.folder, first.name, without_stages(twin), "fp32")]
+        answers = beside.submit(run_onnx, twin, gate.cases.batch, others)
+        if can_judge(report):
+            on_cpu = beside.submit(cpu_answers, first, gate, truths())
+        if request.half is not None and not request.find_islands:
+            islands = islands_of(exported, request.half, request.islands)
+            half = trace_half(exported, request.half, islands, tile, opset)
+        checks = gate.check_float32(first.name, answers.result())
+        judge(checks)
+        report(summary(first.name, checks))
+        checks += gate.torch_float32()
+        if request.half is not None and half is None:
+            islands = search_islands(exported, gate, request.half, report)
+            half = trace_half(exported, request.half, islands, tile, opset)
+        if half is not None:
+            entries.append(half.write(plans.folder))
+        building = beside.submit(plans.make, entries[-1:])
+        if half is not None:
+            checks += half.judged(gate, report)
+            report(summary(half.file, checks))
+        on_cpus = cpu_precisions(first.name, on_cpu.result(), gate, report) if on_cpu else []
+        return [*entries, *building.result()], checks, on_cpus
 
 
 def size_of(
@@ -198,7 +229,7 @@ def size_of(
     # neither the root's iteration nor its count matters for the memory
     exported = rewrite(network, rules_for(Scheme(name="quintic", iterations=7), form))
     if request.half is not None:
-        exported = in_half(exported, request.half, default_islands(exported))
+        exported = in_half(exported, request.half, default_islands(exported, request.half))
     found = fit_network(
         exported,
         scale=facts.scale,
@@ -252,48 +283,6 @@ def opset_of(request: Request) -> int:
     if request.opset is not None and request.opset < least:
         raise PoanError(f"--opset {request.opset}: {request.half or 'export'} needs {least}")
     return request.opset or least
-
-
-def choose_islands(
-    exported: nn.Module, gate: Gate, request: Request, report: Report
-) -> tuple[str, ...]:
-    """Modules that stay in float32: the default, those asked for, or those found."""
-    assert request.half is not None
-    if request.find_islands:
-        found = find_islands(exported, gate, request.half)
-        report(f"--find-islands: {found.trials} runs; the smallest set beside the fixed islands:")
-        report(f"islands = {json.dumps(found.islands)}")
-        return outermost([*fixed_islands(exported), *found.islands])
-    if request.islands is not None:
-        return outermost([*fixed_islands(exported), *request.islands])
-    return default_islands(exported)
-
-
-def export_half(
-    exported: nn.Module,
-    gate: Gate,
-    request: Request,
-    islands: Sequence[str],
-    name: str,
-    report: Report,
-) -> tuple[onnx.ModelProto, list[Check]]:
-    """The half-precision graph to ship, checked twice; raises ParityFailure.
-
-    Its arithmetic in emulation, and its file (wiring, weights, islands) widened to float32.
-    """
-    assert request.half is not None
-    half = in_half(exported, request.half, islands)
-    run = run_half(half, gate.cases.batch, DTYPE[request.half])
-    module, headroom = run.tightest
-    report(f"{name}: least headroom {headroom:.3g} in {module} ({len(islands)} islands)")
-    checks = run.checks(name) + gate.check_half(name, run.stages, request.half)
-    judge(checks, hint="; --find-islands finds what must stay in float32")
-    twin = export_twin(half, gate.cases.batch.shape[-1], opset_of(request))
-    as_file = run_onnx(widened(twin), gate.cases.batch)
-    checks += gate.check_half(f"{name} (widened)", as_file, request.half)
-    judge(checks)
-    report(summary(name, checks))
-    return without_stages(twin), checks
 
 
 def fastest_form(network: nn.Module, scheme: Scheme, tile: int, opset: int) -> Form:

@@ -32,7 +32,7 @@ Stages = Mapping[str, Array]
 
 RELATIVE_ERROR_FLOOR = 1e-6
 """Smallest max|ref| that a relative error is taken to: a millionth of the intensity unit."""
-CHUNK = 3
+CHUNK = 2
 """Tiles per call: bounds the memory of the attention, and runs two batch sizes."""
 OUTPUT_TOLERANCE, ROOT_TOLERANCE = 1e-4, 1e-3
 OUTPUT_REASON = (
@@ -136,10 +136,12 @@ def run_torch(network: nn.Module, batch: Array, dtype: torch.dtype) -> dict[str,
     }
 
 
-def run_onnx(twin: onnx.ModelProto, batch: Array) -> dict[str, Array]:
-    """Every output of a graph through ONNX Runtime on the CPU."""
+def run_onnx(twin: onnx.ModelProto, batch: Array, threads: int = 0) -> dict[str, Array]:
+    """Every output of a graph through ONNX Runtime on the CPU; 0 threads are all there are."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(
-        twin.SerializeToString(), providers=["CPUExecutionProvider"]
+        twin.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     names = [output.name for output in session.get_outputs()]
     rows = [session.run(names, {INPUT_NAME: part}) for part in chunks(batch, CHUNK)]

@@ -27,6 +27,7 @@ from poan_runtime.errors import PoanError
 from poan_runtime.manifest import BatchRange, read_manifest, sha256_of
 from poan_runtime.model import find_model
 from poan_runtime.plan_check import check_compute_capability
+from poan_runtime.tensorrt_library import Flavour
 from poan_runtime.verify import verify, write_verdict
 from poan_train.degrade import Degradation
 
@@ -68,9 +69,22 @@ def check_request(request: EngineRequest, precision: str, *, trained: bool) -> N
 
 
 def eight_bit_entries(
+    folder: Path,
+    entries: Sequence[Json],
+    cases: Sequence[Case],
+    kinds: Sequence[Kind],
+    report: Report,
+) -> list[Json]:
+    """Write ``model.int8.onnx`` or ``model.fp8.onnx``, but none that loses too much; entries."""
+    return [
+        entry for kind in kinds for entry in _eight_bit_entry(folder, entries, cases, kind, report)
+    ]
+
+
+def _eight_bit_entry(
     folder: Path, entries: Sequence[Json], cases: Sequence[Case], kind: Kind, report: Report
 ) -> list[Json]:
-    """Write ``model.int8.onnx`` or ``model.fp8.onnx``; nothing where it loses too much.
+    """One 8-bit file, or none.
 
     It is the half-precision graph where there is one, else the fp32 one, with Q/DQ; the loss
     is measured with the fp32 graph.
@@ -120,48 +134,61 @@ def calibration_cases(data: Path | None, tile: int, scale: int, method: Degradat
     return cases
 
 
-def plan_entries(
-    folder: Path,
-    entries: Sequence[Json],
-    batch: Mapping[str, int],
-    request: EngineRequest,
-    out: Path,
-    report: Report,
-) -> list[Json]:
-    """Build the plans of an export beside its ONNX files; their entries for the manifest.
+def flavour_for(request: EngineRequest, report: Report) -> Flavour | None:
+    """The flavour to build, and a line that says why; None where there is none to build."""
+    if request.engine == "none":
+        return None
+    flavour, why = choose_flavour(request.engine)
+    report(why if flavour is None else f"engine: {flavour}: {why}")
+    return flavour
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanMaker:
+    """Builds the plans of one export beside its ONNX files, in ``folder``.
 
     ``out`` is the name that the folder will have: a failed build leaves its log beside it.
     """
-    if request.engine == "none":
-        return []
-    flavour, why = choose_flavour(request.engine)
-    if flavour is None:
-        report(why)
-        return []
-    report(f"engine: {flavour}: {why}")
-    sources = [_source(entries), *(e for e in entries if e["precision"] in ("int8", "fp8"))]
-    found = []
-    for source in sources:
+
+    folder: Path
+    out: Path
+    batch: Mapping[str, int]
+    flavour: Flavour | None
+    """None builds none."""
+    sm: str | None
+    report: Report
+
+    def make(self, sources: Sequence[Json]) -> list[Json]:
+        """The plans of some ONNX files, by their entries; entries for the manifest."""
+        if self.flavour is None:
+            return []
+        return [
+            self._one(source, self.flavour, sms)
+            for source in sources
+            for sms in self._targets(source["precision"])
+        ]
+
+    def _targets(self, precision: str) -> list[tuple[str, ...]]:
+        return targets(precision, self.sm) if self.flavour == "tensorrt-rtx" else [()]
+
+    def _one(self, source: Json, flavour: Flavour, sms: tuple[str, ...]) -> Json:
         precision = source["precision"]
-        groups = targets(precision, request.sm) if flavour == "tensorrt-rtx" else [()]
-        for sms in groups:
-            name = plan_name(sms)
-            if precision in ("int8", "fp8"):
-                name = name.replace("engine.", f"engine.{precision}.")
-            order = Order(
-                onnx=folder / source["name"],
-                plan=folder / name,
-                flavour=flavour,
-                precision=precision,
-                islands=tuple(source["islands"]),
-                batch=BatchRange(**batch),
-                sms=sms,
-                log=out.with_name(f"{out.name}.{name}.log"),
-            )
-            built = build_plan(order)
-            found.append(built.manifest_entry())
-            report(describe(name, built.compute_capabilities, built.report))
-    return found
+        name = plan_name(sms)
+        if precision in ("int8", "fp8"):
+            name = name.replace("engine.", f"engine.{precision}.")
+        order = Order(
+            onnx=self.folder / source["name"],
+            plan=self.folder / name,
+            flavour=flavour,
+            precision=precision,
+            islands=tuple(source["islands"]),
+            batch=BatchRange(**self.batch),
+            sms=sms,
+            log=self.out.with_name(f"{self.out.name}.{name}.log"),
+        )
+        built = build_plan(order)
+        self.report(describe(name, built.compute_capabilities, built.report))
+        return built.manifest_entry()
 
 
 def describe(name: str, capabilities: Sequence[str], report: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from poan_export.attention import PatchScores, PointScores
+from poan_export.attention import PatchScores, PointScores, PointShare, PointSoftmax
 from poan_export.rewrite import ImageSkip
 from poan_runtime.errors import PoanError
 from poan_train.networks.covariance import CovariancePooling
@@ -43,13 +43,16 @@ def fixed_islands(network: nn.Module) -> tuple[str, ...]:
     return _named(network, (CovariancePooling, ImageSkip))
 
 
-def default_islands(network: nn.Module) -> tuple[str, ...]:
-    """The fixed islands and the attention's logits and softmax.
+def default_islands(network: nn.Module, half: Half) -> tuple[str, ...]:
+    """The fixed islands, the patch attention's logits and softmax, the point attention's softmax.
 
     Queries are not normalised: logits up to 93 were seen, where half precision errs by 2-3e-3
-    after the softmax.
+    after the softmax. The point attention's logits are a product of half precision in fp16 all
+    the same, for then TensorRT fuses it and keeps their sums in float32; bf16 would round them to
+    one part in 256.
     """
-    return _named(network, (CovariancePooling, ImageSkip, PointScores, PatchScores))
+    point = PointSoftmax if half == "fp16" else PointScores
+    return _named(network, (CovariancePooling, ImageSkip, point, PatchScores))
 
 
 def _named(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> tuple[str, ...]:
@@ -61,7 +64,12 @@ def in_half(network: nn.Module, half: Half, islands: Iterable[str]) -> nn.Module
 
     Its input and output stay float32. Raises PoanError for an island that is no module.
     """
-    result = copy.deepcopy(network).to(DTYPE[half])
+    result = copy.deepcopy(network)
+    if half == "fp16":
+        for module in result.modules():
+            if isinstance(module, PointShare):
+                module.divide_scores()
+    result = result.to(DTYPE[half])
     modules = dict(result.named_modules(remove_duplicate=False))  # shared ones by each name
     whole: set[nn.Module] = set()
     for island in islands:

@@ -31,7 +31,7 @@ def test_a_plan_of_the_papers_network_is_built_for_every_target(scale: int, tmp_
     network = networks.build("poan", networks.make_config("poan", scale)).eval()
     scheme = Scheme(name="quintic", iterations=7)
     exported = rewrite(network, rules_for(scheme, "box"))
-    islands = default_islands(exported)
+    islands = default_islands(exported, "fp16")
     half = in_half(exported, "fp16", islands)
     onnx.save(without_stages(export_twin(half, TILE)), tmp_path / "model.fp16.onnx")
     (sms,) = targets("fp16")
@@ -49,6 +49,8 @@ def test_a_plan_of_the_papers_network_is_built_for_every_target(scale: int, tmp_
     assert built.compute_capabilities == ("8.0", "8.6", "8.9", "12.0", "12.1")
     report = built.report
     assert report["layer_kinds"]["correlation"] >= 82 + CONVOLUTIONS[scale]
+    assert len(report["fused_attention"]) == 1  # the point attention, and all its nodes
+    assert set(report["attention"].values()) == {True}
     parameters = sum(parameter.numel() for parameter in network.parameters())
     # two bytes per weight; the builder keeps a little more for the islands
     assert report["weights_bytes"] == pytest.approx(2 * parameters, rel=0.05)

@@ -41,7 +41,7 @@ def overflowing() -> nn.Module:
 @pytest.fixture(scope="module")
 def half_twin(network: nn.Module) -> onnx.ModelProto:
     exported = rewrite(network, RULES)
-    return export_twin(in_half(exported, "fp16", default_islands(exported)), TILE)
+    return export_twin(in_half(exported, "fp16", default_islands(exported, "fp16")), TILE)
 
 
 def test_the_emulation_agrees_with_true_half_arithmetic(
@@ -49,7 +49,9 @@ def test_the_emulation_agrees_with_true_half_arithmetic(
 ) -> None:
     exported = rewrite(network, RULES)
     batch = gate.cases.batch[:1]
-    run = run_half(in_half(exported, "fp16", default_islands(exported)), batch, torch.float16)
+    run = run_half(
+        in_half(exported, "fp16", default_islands(exported, "fp16")), batch, torch.float16
+    )
     names = [output.name for output in half_twin.graph.output]
     with np.errstate(all="ignore"):
         true = dict(zip(names, ReferenceEvaluator(half_twin).run(None, {"lr": batch}), strict=True))
@@ -93,7 +95,7 @@ def test_an_island_that_is_no_module_is_refused(network: nn.Module) -> None:
 
 def test_overflow_is_seen_and_its_module_named(gate: Gate) -> None:
     exported = rewrite(overflowing(), RULES)
-    half = in_half(exported, "fp16", default_islands(exported))
+    half = in_half(exported, "fp16", default_islands(exported, "fp16"))
     run = run_half(half, gate.cases.batch, torch.float16)
     assert run.tightest == ("body.0.body.0", 0.0)
     failed = [c for c in run.checks("m") if not c.passed]

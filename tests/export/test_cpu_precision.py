@@ -1,0 +1,81 @@
+"""bf16 on a CPU: what the exporter finds, and that its gate can fail."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from poan_export.cpu_precision import CpuAnswers, cpu_precisions, root_parts, run_openvino
+from poan_export.onnx_export import export_twin, without_stages
+from poan_export.parity import Gate, norm_error, root_of, run_torch
+from poan_export.real_tiles import Case, Cases
+from poan_export.rewrite import rewrite, rules_for
+from poan_export.root import Scheme
+from poan_export.stages import OUTPUT, pools_of
+from poan_runtime.cpu_precision import cpu_has_bf16
+from tests.export.tiny import tiny_network
+
+pytest.importorskip("openvino")
+
+TILE = 16
+RULES = rules_for(Scheme(name="quintic", iterations=7), "flat")
+
+
+@pytest.fixture(scope="module")
+def gate() -> Gate:
+    seeded = np.random.default_rng(0)
+    lr = seeded.uniform(0.1, 1, (2, 1, TILE, TILE)).astype(np.float32)
+    items = tuple(
+        Case(name=f"real {i}", lr=one, hr=one.repeat(2, 1).repeat(2, 2)) for i, one in enumerate(lr)
+    )
+    network = tiny_network()
+    return Gate(
+        cases=Cases(items=items, source="noise"),
+        network=network,
+        reference=run_torch(network, lr, torch.float64),
+        float32=run_torch(network, lr, torch.float32),
+        trained=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def file(gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cpu") / "model.onnx"
+    onnx.save(without_stages(export_twin(rewrite(gate.network, RULES), TILE)), path)
+    return path
+
+
+def test_the_root_is_that_of_its_own_features_although_all_else_is_bf16(
+    gate: Gate, file: Path
+) -> None:
+    if not cpu_has_bf16():
+        pytest.skip("this CPU has no bf16")
+    stages = run_openvino(file, root_parts(gate), gate.cases.batch)
+    assert not np.array_equal(
+        stages[OUTPUT], run_openvino(file, [], gate.cases.batch, "fp32")[OUTPUT]
+    )
+    ((z, (features, pool)),) = pools_of(gate.network).items()
+    exact = root_of(stages[features], pool)
+    assert norm_error(stages[z], exact) < 1e-3  # float32's; 2e-2 where one product was bf16
+
+
+def test_a_loss_beyond_the_bound_is_a_failing_verdict(gate: Gate) -> None:
+    truth = np.stack([case.hr for case in gate.cases.items if case.hr is not None])
+    full = truth + np.float32(0.01)
+    answers = {
+        loss: CpuAnswers(
+            stages={OUTPUT: gate.reference[OUTPUT]},
+            cases=gate.cases.items,
+            full=full,
+            half=truth + np.float32(0.01 * 10 ** (loss / 20)),
+        )
+        for loss in (0.005, 0.02)
+    }
+    for loss, verdict in ((0.005, "pass"), (0.02, "fail")):
+        (entry,) = cpu_precisions("model.onnx", answers[loss], gate, lambda line: None)
+        check = entry["parity"]["checks"][-1]
+        assert entry["parity"]["verdict"] == verdict
+        assert check["metric"] == "psnr_loss_db"
+        assert check["value"] == pytest.approx(loss, rel=1e-2)  # float32 images
