@@ -91,8 +91,8 @@ def test_a_backend_that_tells_its_stages_apart_has_them_all(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stage times themselves need a GPU; here their way into the document."""
-    from poan_runtime.tile_by_tile import TileByTile
     from poan_runtime.tensorrt_backend import StageTimes
+    from poan_runtime.tile_by_tile import TileByTile
 
     times = StageTimes(enqueue_ms=0.5, h2d_ms=1.0, compute_ms=4.0, d2h_ms=2.0)
     monkeypatch.setattr(
