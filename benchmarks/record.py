@@ -2,6 +2,7 @@
 
 import json
 import re
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -45,6 +46,12 @@ def commit() -> str | None:
     except FileNotFoundError:
         return None
     return done.stdout.strip() or None
+
+
+def busy_s() -> float:
+    """Processor seconds that all programs have taken since the machine started (Linux)."""
+    user, nice, system = Path("/proc/stat").read_text("utf-8").split()[1:4]
+    return (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def hashes(paths: Sequence[Path]) -> dict[str, str]:

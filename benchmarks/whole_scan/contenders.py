@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import record
 from poan_runtime.errors import PoanError
 
 REFERENCE = "torch-eager"
@@ -96,13 +97,18 @@ def parse(names: str, poan: Sequence[str]) -> list[Contender]:
 def run(contender: Contender, setting: Setting) -> dict[str, Any]:
     """One sample: seconds from the start of the process to its end, its peak memory, its stages.
 
+    ``taken_by_others`` is the share of all cores that ran other programs (and this one's compiler).
+
     Raises PoanError with the last line on stderr where it fails.
     """
     memory = setting.work / f"{contender.name}.memory.json"
+    before = record.busy_s()
     wall_s = _run(contender, contender.command(setting), setting, memory)
+    after = record.busy_s()
     facts = json.loads(memory.read_text("utf-8"))
     times = json.loads(contender.times(setting).read_text("utf-8"))
-    sample: dict[str, Any] = {"wall_s": wall_s, **facts}
+    others = (after - before - facts["cpu_s"]) / wall_s / (os.cpu_count() or 1)
+    sample: dict[str, Any] = {"wall_s": wall_s, **facts, "taken_by_others": others}
     if contender.is_poan:
         scan = times["scans"][0]
         sample |= {"stages_s": scan["seconds"], "tiles": scan["tiles"], "plan": scan["plan"]}

@@ -15,6 +15,7 @@ from poan_train.metrics import psnr
 Array = np.ndarray[Any, Any]
 COLUMNS = (
     ("n", "samples", "{}"),
+    ("others", "taken_by_others", "{:.0%}"),
     ("wall s", "wall_s", "{:.2f}"),
     ("s/slice", "wall_s_per_slice", "{:.3f}"),
     ("scaled*", "scaled_to_whole_scan_s", "{:.1f}"),
@@ -27,7 +28,8 @@ COLUMNS = (
     ("max diff", "largest_difference", "{:.1e}"),
     ("off seams", "largest_difference_away_from_seams", "{:.1e}"),
 )
-"""Title, key of the row and format; ``outside`` is the share of the time outside the network."""
+"""Title, key of the row and format; ``others`` is the largest share of the cores that other programs
+took, ``outside`` the share of the time outside the network."""
 
 
 def read_output(path: Path) -> Array:
@@ -78,6 +80,7 @@ def _row(
     inference_s = record.median([s["stages_s"]["inference"] for s in samples])
     row = {
         "samples": len(samples),
+        "taken_by_others": max(s.get("taken_by_others", 0.0) for s in samples),
         "wall_s": wall_s,
         "wall_s_per_slice": wall_s / len(hr),
         "scaled_to_whole_scan_s": wall_s * facts["whole_scan_slices"] / len(hr),
