@@ -1,8 +1,8 @@
 """Results of a benchmark: one JSON file with machine, versions, hashes and every raw sample."""
 
 import json
-import re
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import metadata
