@@ -30,8 +30,10 @@ def test_all_contenders_agree_with_pytorch(tiny: tuple[Path, Path], tmp_path: Pa
     rows = document["summary"]["rows"]
     assert set(rows) == {*AGAINST.split(","), "poan-run", "poan-run-fp32"}
     for name, row in rows.items():
-        # float32 drift and one rounding to int16: half a unit of 16,000 each
-        assert row["largest_difference_away_from_seams"] <= 2e-4, name
+        # float32 drift and one rounding to int16: half a unit of 16,000 each; poan-run takes bf16,
+        # of 8 bits, where the processor has it
+        tolerance = 5e-3 if name == "poan-run" else 2e-4
+        assert row["largest_difference_away_from_seams"] <= tolerance, name
         assert abs(row["psnr_less_reference_db"]) < (0.5 if name.startswith("poan") else 1e-3)
         assert row["peak_mib"] > 30
         assert -0.1 < row["taken_by_others"] < 1  # the kernel counts in steps of 10 ms
