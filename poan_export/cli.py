@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from poan_export.attention import Form
     from poan_export.plans import EngineRequest
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Settings of glibc's mallopt, from malloc.h."""
 
 
@@ -108,14 +108,12 @@ def reuse_freed_memory() -> None:
     """Have glibc keep large freed blocks for the next tensor of that size.
 
     By default each goes back to the kernel, which clears its pages again: half of the processor
-    time of a paper-size export. All threads share one pool, so that what the file's run frees
-    serves the next stage. Does nothing where the C library has no such setting.
+    time of a paper-size export. Does nothing where the C library has no such setting.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         for setting in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
             mallopt(setting, 2**31 - 1)
-        mallopt(M_ARENA_MAX, 1)
 
 
 def default_form(half: str | None, engine: "EngineRequest") -> "Form":

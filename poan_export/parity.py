@@ -140,6 +140,7 @@ def run_onnx(twin: onnx.ModelProto, batch: Array, threads: int = 0) -> dict[str,
     """Every output of a graph through ONNX Runtime on the CPU; 0 threads are all there are."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = False  # takes what earlier stages freed
     session = onnxruntime.InferenceSession(
         twin.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

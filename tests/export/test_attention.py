@@ -1,10 +1,19 @@
-"""The exported attention, in both forms, against the trained modules."""
+"""The exported attention, in each form, against the trained modules."""
+
+import copy
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from poan_export.attention import FORMS, Form, MergedSpatial, overlap_add, shifted_copies
+from poan_export.attention import (
+    FORMS,
+    Form,
+    MergedSpatial,
+    PointShare,
+    overlap_add,
+    shifted_copies,
+)
 from poan_train.networks.poan import POAB
 from tests.export.tiny import tiny_network
 
@@ -65,3 +74,18 @@ def test_shifts_and_overlap_add_are_unfold_and_fold() -> None:
         y.unflatten(1, (9, 8)).transpose(1, 2).flatten(1, 2).flatten(2), (5, 6), 3, padding=1
     )
     torch.testing.assert_close(overlap_add(y), folded, rtol=0, atol=1e-14)
+
+
+def test_scores_divided_for_half_precision_are_the_same_attention() -> None:
+    block, x = block_of(), 1e3 * features()
+    merged = MergedSpatial(block.float(), "box")
+    assert isinstance(merged.point, PointShare)
+    share = copy.deepcopy(merged.point)
+    share.divide_scores()
+    seen: list[torch.Tensor] = []
+    for part in (merged.point, share):
+        part.scores.softmax.register_forward_pre_hook(lambda _, scores: seen.append(scores[0]))
+    with torch.no_grad():
+        assert torch.equal(merged.point(x.float()), share(x.float()))  # a power of two is exact
+    assert float(seen[0].abs().max()) > 65504  # fp16 ends there
+    assert torch.equal(seen[1] * 1024, seen[0])
