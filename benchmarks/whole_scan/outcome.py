@@ -28,8 +28,8 @@ COLUMNS = (
     ("max diff", "largest_difference", "{:.1e}"),
     ("off seams", "largest_difference_away_from_seams", "{:.1e}"),
 )
-"""Title, key of the row and format; ``others`` is the largest share of the cores that other programs
-took, ``outside`` the share of the time outside the network."""
+"""Title, key of the row and format; ``others`` is the largest share of the cores that other
+programs took, ``outside`` the share of the time outside the network."""
 
 
 def read_output(path: Path) -> Array:
