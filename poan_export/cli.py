@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         "--attention",
         choices=("box", "unfold", "flat", "auto"),
         help="form of the patch attention; auto times all of them in ONNX Runtime here (default: "
-        "box; flat where nothing but float32 ONNX is asked for and openvino is installed)",
+        "box; flat where only CPUs are asked for and openvino is installed)",
     )
     p.add_argument(
         "--islands",
@@ -118,7 +118,7 @@ def reuse_freed_memory() -> None:
 
 def default_form(half: str | None, engine: "EngineRequest") -> "Form":
     """``flat``, OpenVINO's form, for what only a CPU will run where OpenVINO is at hand."""
-    for_cpu = half is None and engine.engine == "none" and not engine.eight_bit
+    for_cpu = half is None and engine.engine == "none" and "fp8" not in engine.eight_bit
     return "flat" if for_cpu and importlib.util.find_spec("openvino") else "box"
 
 

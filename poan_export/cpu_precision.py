@@ -1,34 +1,37 @@
-"""bf16 on a CPU behind the gate: what OpenVINO does to the float32 file, as the manifest says it.
+"""bf16 on a CPU behind the gate: what OpenVINO does to a float32 file, as the manifest says it.
 
 The file is the same; the engine rounds operands and features to bf16. Covariance and matrix root
-stay in float32 (an iteration in bf16 is not a root: z was not finite).
+stay in float32 (an iteration in bf16 is not a root: z was not finite). A file whose convolutions
+are in eight bits keeps them so, and the rest of it is rounded to bf16.
 """
 
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from poan_export.parity import Check, Gate, Stages, finite, run_onnx
+from poan_export.quantise import MOST_LOSS_DB as MOST_LOSS_OF_EIGHT_BITS_DB
 from poan_export.real_tiles import Case
 from poan_export.stages import OUTPUT, pools_of
 from poan_train.metrics import psnr
 
 Json = dict[str, Any]
 PRECISION = "bf16"
-MOST_LOSS_DB = 0.01
+MOST_LOSS_DB = {"fp32": 0.01, "int8": MOST_LOSS_OF_EIGHT_BITS_DB}
+"""By the precision of the file."""
 LOSS_REASON = "trained weights: the mean loss against HR that no table would show"
 UNTRAINED = "weights are untrained: the loss against HR is reported, not judged"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CpuAnswers:
-    """What the float32 file answers on a CPU."""
+    """What a file answers on a CPU in bf16, and the float32 file as it is."""
 
     stages: Stages
     """OpenVINO in bf16: the gate's tiles."""
@@ -52,8 +55,10 @@ def can_judge(report: Callable[[str], None]) -> bool:
     return True
 
 
-def cpu_answers(path: Path, gate: Gate, more_cases: Sequence[Case]) -> CpuAnswers:
-    """Run the file at ``path``, on two engines and one core.
+def cpu_answers(
+    path: Path, gate: Gate, more_cases: Sequence[Case], float32: Path | None = None
+) -> CpuAnswers:
+    """Run the file at ``path`` in bf16, and the ``float32`` file (None: the same), on one core.
 
     ``more_cases`` are real tiles with their truth, beside the gate's own; every fourth is run.
     Runs no module of torch, so that it may work beside a trace.
@@ -65,28 +70,34 @@ def cpu_answers(path: Path, gate: Gate, more_cases: Sequence[Case]) -> CpuAnswer
     return CpuAnswers(
         stages={stage: rows[:count] for stage, rows in both.items()},
         cases=real,
-        full=run_onnx(onnx.load(path), batch, threads=1)[OUTPUT],
+        full=run_onnx(onnx.load(float32 or path), batch, threads=1)[OUTPUT],
         half=both[OUTPUT][count:],
     )
 
 
 def cpu_precisions(
-    file: str, answers: CpuAnswers, gate: Gate, report: Callable[[str], None]
+    file: str,
+    answers: CpuAnswers,
+    gate: Gate,
+    report: Callable[[str], None],
+    own: Literal["fp32", "int8"] = "fp32",
 ) -> list[Json]:
-    """The manifest's entries about how the float32 file may run on a CPU."""
+    """The manifest's entries about how a file of precision ``own`` may run on a CPU."""
     import openvino
 
     stages = answers.stages
     seen = replace(
         gate, reference={name: gate.reference[name] for name in gate.reference if name in stages}
     )
-    checks = seen.check_half(f"{file} in {PRECISION}", stages, PRECISION)
-    checks.append(_loss(file, answers, gate.trained))
+    rounded = PRECISION if own == "fp32" else own  # the coarser of the two
+    checks = seen.check_half(f"{file} in {PRECISION}", stages, rounded)
+    checks.append(_loss(file, answers, MOST_LOSS_DB[own] if gate.trained else None))
     verdict = "pass" if all(check.passed for check in checks) else "fail"
     worst = next((c for c in checks if not c.passed), checks[-1])
+    value = "not finite" if worst.value is None else f"{worst.value:.2g}"
     report(
         f"{file} in {PRECISION} on a CPU (OpenVINO): {verdict}, "
-        f"{worst.metric} {worst.value} at {worst.stage}, {worst.case}"
+        f"{worst.metric} {value} at {worst.stage}, {worst.case}"
     )
     return [
         {
@@ -128,8 +139,8 @@ def run_openvino(
     return {stage: np.concatenate(found) for stage, found in rows.items()}
 
 
-def _loss(file: str, answers: CpuAnswers, trained: bool) -> Check:
-    """Mean PSNR against the truth that bf16 loses against float32, in dB."""
+def _loss(file: str, answers: CpuAnswers, most_db: float | None) -> Check:
+    """Mean PSNR against the truth that is lost against float32, in dB."""
     losses = [
         psnr(case.hr, one) - psnr(case.hr, other)
         for case, one, other in zip(answers.cases, answers.full, answers.half, strict=True)
@@ -141,6 +152,6 @@ def _loss(file: str, answers: CpuAnswers, trained: bool) -> Check:
         case=f"{len(losses)} real tiles",
         metric="psnr_loss_db",
         value=finite(float(np.mean(losses))),
-        tolerance=MOST_LOSS_DB if trained else None,
-        reason=LOSS_REASON if trained else UNTRAINED,
+        tolerance=most_db,
+        reason=UNTRAINED if most_db is None else LOSS_REASON,
     )

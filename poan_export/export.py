@@ -139,6 +139,8 @@ def export(request: Request, report: Report) -> Path:
         entries, checks, on_cpus = write_graphs(exported, gate, request, plans, truths)
         if request.engine.eight_bit:
             more = eight_bit_entries(folder, entries, truths(), request.engine.eight_bit, report)
+            if request.half is None:
+                on_cpus += int8_on_cpus(folder, more, gate, truths(), report)
             entries += [*more, *plans.make(more)]
         parts = gmac_per_part(exported, tile)
         manifest = {
@@ -217,6 +219,18 @@ def write_graphs(
             report(summary(half.file, checks))
         on_cpus = cpu_precisions(first.name, on_cpu.result(), gate, report) if on_cpu else []
         return [*entries, *building.result()], checks, on_cpus
+
+
+def int8_on_cpus(
+    folder: Path, entries: Sequence[Json], gate: Gate, truths: Sequence[Case], report: Report
+) -> list[Json]:
+    """What the manifest says about the int8 file among ``entries`` on CPUs, which have no fp8."""
+    found = []
+    for name in (entry["name"] for entry in entries if entry["precision"] == "int8"):
+        if can_judge(report):
+            answers = cpu_answers(folder / name, gate, truths, folder / "model.onnx")
+            found += cpu_precisions(name, answers, gate, report, "int8")
+    return found
 
 
 def size_of(

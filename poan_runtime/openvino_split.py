@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import openvino
 from numpy.typing import NDArray
-from openvino.passes import ConstantFolding, Manager
 
 from poan_runtime.errors import PoanError
 
@@ -34,9 +33,7 @@ def pieces_of(graph: Any, float32_parts: Sequence[tuple[str, str]]) -> list[Piec
 
     The parts come in order of computation. Raises PoanError where a tensor is not there.
     """
-    manager = Manager()
-    manager.register_pass(ConstantFolding())  # shapes, so that no cut goes through a shape
-    manager.run_passes(graph)
+    _fix_shapes(graph)
     source, target = graph.input().any_name, graph.output().any_name
     known = [source]
     pieces: list[Piece] = []
@@ -49,17 +46,40 @@ def pieces_of(graph: Any, float32_parts: Sequence[tuple[str, str]]) -> list[Piec
     return pieces
 
 
+def _fix_shapes(graph: Any) -> None:
+    """Put a constant where a shape is asked for, so that no cut goes through a shape.
+
+    OpenVINO's own folding of constants would also undo the storage of weights in eight bits,
+    and with it the convolutions in eight bits.
+    """
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() == "ShapeOf":
+            shape = np.array(node.input_value(0).get_shape(), np.int64)
+            node.output(0).replace(openvino.opset13.constant(shape).output(0))
+
+
 def _crossing(graph: Any, known: Sequence[str], last: str) -> list[str]:
     """Tensors that what is computed up to ``last`` hands on: ``last`` first, then the others."""
     before = _ancestors(_port(graph, last), {_key(_port(graph, name)) for name in known})
+    varying = _varying(graph)
     names = [last]
     for node in before:
         for port in node.outputs():
             after = [user.get_node() for user in port.get_target_inputs()]
             used = any(user not in before for user in after)
-            if used and node.get_type_name() not in ("Constant", "Parameter"):
+            if used and node.get_name() in varying:
                 names.append(_name(port))
     return list(dict.fromkeys(names))
+
+
+def _varying(graph: Any) -> set[str]:
+    """Names of the nodes whose value depends on the graph's input."""
+    names: set[str] = set()
+    for node in graph.get_ordered_ops():
+        sources = (node.input_value(index).get_node() for index in range(node.get_input_size()))
+        if any(one.get_name() in names or one.get_type_name() == "Parameter" for one in sources):
+            names.add(node.get_name())
+    return names
 
 
 def _ancestors(port: Any, stops: set[tuple[str, int]]) -> list[Any]:

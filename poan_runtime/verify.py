@@ -28,13 +28,14 @@ from poan_runtime.output import WholeFile
 
 HALF = "it rounds features of order 1 whatever the size of the output, so that errors count \
 against the intensity unit or the largest output"
-EIGHT = "8-bit convolutions are judged by PSNR when exported; this finds a broken engine"
+EIGHT = "8-bit convolutions, which clip what lies beyond their calibration, are judged by PSNR \
+when exported; this finds a broken engine"
 TOLERANCES = {
     "fp32": ("relative_error", 1e-4, "float32 rounding through the network"),
     "fp16": ("unit_error", 1e-2, f"fp16 keeps 11 bits: {HALF}"),
     "bf16": ("unit_error", 8e-2, f"bf16 keeps 8 bits: {HALF}"),
-    "int8": ("unit_error", 2e-1, EIGHT),
-    "fp8": ("unit_error", 2e-1, EIGHT),
+    "int8": ("unit_error", 5e-1, EIGHT),
+    "fp8": ("unit_error", 5e-1, EIGHT),
 }
 """Metric, bound and its reason, where the exporter's gate states no bound for the case."""
 

@@ -7,15 +7,22 @@ import onnx
 import pytest
 import torch
 
+from poan_export.cli import main
 from poan_export.cpu_precision import CpuAnswers, cpu_precisions, root_parts, run_openvino
 from poan_export.onnx_export import export_twin, without_stages
 from poan_export.parity import Gate, norm_error, root_of, run_torch
+from poan_export.quantise import calibrate, quantise, residual_convolutions
 from poan_export.real_tiles import Case, Cases
 from poan_export.rewrite import rewrite, rules_for
 from poan_export.root import Scheme
 from poan_export.stages import OUTPUT, pools_of
+from poan_runtime.backend import BackendOptions, open_backend
 from poan_runtime.cpu_precision import cpu_has_bf16
-from tests.export.tiny import tiny_network
+from poan_runtime.manifest import read_manifest
+from poan_runtime.model import find_model
+from poan_runtime.openvino_split import pieces_of
+from poan_train.checkpoint import save_checkpoint
+from tests.export.tiny import facts_of, tiny_network
 
 pytest.importorskip("openvino")
 
@@ -59,6 +66,58 @@ def test_the_root_is_that_of_its_own_features_although_all_else_is_bf16(
     ((z, (features, pool)),) = pools_of(gate.network).items()
     exact = root_of(stages[features], pool)
     assert norm_error(stages[z], exact) < 1e-3  # float32's; 2e-2 where one product was bf16
+
+
+@pytest.fixture(scope="module")
+def int8_file(gate: Gate, file: Path) -> Path:
+    model = onnx.load(file)
+    scales = calibrate(model, gate.cases.batch.astype(np.float32), "int8")
+    convolutions = residual_convolutions(model.graph)
+    path = file.with_name("model.int8.onnx")
+    onnx.save(quantise(model, [scales[conv.input[0]] for conv in convolutions], "int8"), path)
+    return path
+
+
+def test_cutting_a_graph_keeps_its_eight_bit_convolutions(
+    gate: Gate, file: Path, int8_file: Path
+) -> None:
+    import openvino
+
+    graph = openvino.Core().read_model(int8_file)
+    graph.reshape([1, 1, TILE, TILE])
+    precisions = []
+    for piece in pieces_of(graph, root_parts(gate)):
+        compiled = openvino.Core().compile_model(piece.graph, "CPU")
+        for node in compiled.get_runtime_model().get_ops():
+            facts = node.get_rt_info()
+            if facts["layerType"].astype(str) == "Convolution":
+                precisions.append(facts["runtimePrecision"].astype(str))
+    wanted = len(residual_convolutions(onnx.load(file).graph))
+    assert wanted > 0
+    assert sum(precision in ("u8", "i8") for precision in precisions) == wanted
+
+
+def test_an_int8_file_beside_float32_gets_a_verdict_for_cpus(
+    tmp_path: Path,
+) -> None:
+    if not cpu_has_bf16():
+        pytest.skip("this CPU has no bf16")
+    network = tiny_network()
+    save_checkpoint(tmp_path / "tiny.pt", facts_of(network, steps=1), network.state_dict())
+    out = tmp_path / "tiny"
+    arguments = ["--ckpt", str(tmp_path / "tiny.pt"), "--halo", "1", "--overlap", "2"]
+    assert main([*arguments, "--tile", str(TILE), "--int8", "--engine", "none"]) == 0
+    manifest = read_manifest(out)
+    assert manifest.attention == "flat"
+    assert [entry.file for entry in manifest.cpu_precisions] == ["model.onnx", "model.int8.onnx"]
+    (loss,) = [
+        check
+        for check in manifest.cpu_precisions[1].parity.checks
+        if check["metric"] == "psnr_loss_db"
+    ]
+    assert loss["tolerance"] == 0.05
+    opened = open_backend(find_model(out / "model.int8.onnx"), BackendOptions())
+    assert (opened.name, opened.precision) == ("openvino", "bf16")
 
 
 def test_a_loss_beyond_the_bound_is_a_failing_verdict(gate: Gate) -> None:
