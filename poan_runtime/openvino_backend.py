@@ -38,7 +38,7 @@ def open_backend(model: Model, options: BackendOptions) -> OpenedBackend:
         name="openvino",
         device="cpu",
         version=openvino.__version__,
-        reason=f"{precision}: {reduced.reason}",
+        reason=reduced.reason if reduced.entry else f"{precision}: {reduced.reason}",
         notices=(f"{reduced.reason}: running in float32",) if fallback else (),
         precision=precision,
     )

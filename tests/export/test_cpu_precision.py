@@ -16,6 +16,7 @@ from poan_export.real_tiles import Case, Cases
 from poan_export.rewrite import rewrite, rules_for
 from poan_export.root import Scheme
 from poan_export.stages import OUTPUT, pools_of
+from poan_runtime import cli as run_cli
 from poan_runtime.backend import BackendOptions, open_backend
 from poan_runtime.cpu_precision import cpu_has_bf16
 from poan_runtime.manifest import read_manifest
@@ -118,6 +119,7 @@ def test_an_int8_file_beside_float32_gets_a_verdict_for_cpus(
     assert loss["tolerance"] == 0.05
     opened = open_backend(find_model(out / "model.int8.onnx"), BackendOptions())
     assert (opened.name, opened.precision) == ("openvino", "bf16")
+    assert run_cli.main(["--verify", str(out / "model.int8.onnx")]) == 0
 
 
 def test_a_loss_beyond_the_bound_is_a_failing_verdict(gate: Gate) -> None:
