@@ -181,7 +181,8 @@ def compile_chains(
 
     The precision hint is always set: left alone, OpenVINO takes bf16 on CPUs that have it, which
     would be outside of any parity verdict. Elementwise operations are fused only where shapes
-    are known, hence the fixed batch.
+    are known, hence the fixed batch. Streams are not pinned to cores: each compiled piece would
+    have its own stream pinned to each core, and pieces of two tiles would meet on one of them.
     """
     graph.reshape([1, 1, tile, tile])
     core = openvino.Core()
@@ -194,6 +195,7 @@ def compile_chains(
             "INFERENCE_PRECISION_HINT": hint,
             "NUM_STREAMS": threads,
             "INFERENCE_NUM_THREADS": threads,
+            "ENABLE_CPU_PINNING": False,
         }
         compiled.append(core.compile_model(piece.graph, "CPU", settings))
     return [Chain(compiled, pieces) for _ in range(threads)]
