@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from poan_runtime.arguments import Parser, natural, positive
 from poan_runtime.errors import PoanError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="poan-export",
         description="Export a checkpoint to ONNX, prove that it still answers as PyTorch does, and "
         "write models, test vectors and a manifest. Exit status: 0, 2 for what you can mend, 3 if "
@@ -88,20 +89,6 @@ def add_engine_options(p: argparse.ArgumentParser) -> None:
     g.add_argument(
         "--fp8", action="append_const", dest="eight_bit", const="fp8", help="the same in fp8 (e4m3)"
     )
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"need a whole number of at least 1, got {text}")
-    return value
-
-
-def natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"need a whole number of at least 0, got {text}")
-    return value
 
 
 def reuse_freed_memory() -> None:

@@ -228,8 +228,7 @@ def gate_plans(folder: Path, names: Sequence[str], report: Report) -> list[str]:
             )
             continue
         opened = open_backend(model, BackendOptions(device="cuda"))
-        parity = verify(model, opened.backend)
-        write_verdict(folder, name, parity)
+        parity = write_verdict(folder, name, verify(model, opened.backend))
         report(f"{name}: parity {parity.verdict} on {opened.device}")
         if parity.verdict != "pass":
             failed.append(name)

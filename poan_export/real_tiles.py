@@ -18,6 +18,7 @@ from poan_train.degrade import Degradation, degrade
 Array = NDArray[Any]
 REAL_TILES = 2
 DARK, BRIGHT = 1e-3, 1e3
+BRIGHTEST = "intensities x 1e3"
 """Factors on the intensities of a real tile."""
 
 
@@ -115,7 +116,7 @@ def hard_cases(real: Array) -> Iterable[Case]:
     yield Case(name="background", lr=zeros)
     yield Case(name="one bright voxel", lr=spark)
     yield Case(name="intensities x 1e-3", lr=(real * DARK).astype(np.float32))
-    yield Case(name="intensities x 1e3", lr=(real * BRIGHT).astype(np.float32))
+    yield Case(name=BRIGHTEST, lr=(real * BRIGHT).astype(np.float32))
 
 
 def chunks(batch: Array, size: int) -> Sequence[Array]:

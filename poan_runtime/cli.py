@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
+from poan_runtime.arguments import Parser, positive
 from poan_runtime.errors import PoanError
 
 EPILOG = """\
@@ -14,7 +15,7 @@ examples:
   poan-run t2_x2 scan.nii.gz                  writes scan_desc-sr.nii.gz beside it
   poan-run t2_x2 scan.nii.gz -o fine.nii.gz --preview fine.png --report fine.json
   poan-run ./t2_x4/ a.nii.gz b.nii.gz -o out/
-  poan-run --explain t2_x2 scan.nii.gz        the plan and what it will cost; runs nothing
+  poan-run --explain t2_x2 scan.nii.gz        the plan and what it will cost; times a few tiles
   poan-run --list
   poan-run --verify t2_x2/engine.plan         compares it with PyTorch on this machine
 
@@ -26,7 +27,7 @@ Not a medical device."""
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="poan-run",
         description="Super-resolve MR scans in-plane, tile by tile, in bounded memory.",
         epilog=EPILOG,
@@ -69,8 +70,8 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
         choices=["auto", "fp32", "bf16"],
         help="of an ONNX file on a CPU; auto takes bf16 where the manifest says that it passed",
     )
-    g.add_argument("--threads", type=_positive, help="threads of the inference engine")
-    g.add_argument("--batch", type=_positive, help="tiles per call")
+    g.add_argument("--threads", type=positive, help="threads of the inference engine")
+    g.add_argument("--batch", type=positive, help="tiles per call")
     g.add_argument("--halo", type=int, help="border of each tile thrown away, LR voxels")
     g.add_argument("--overlap", type=int, help="what neighbours blend, LR voxels; exactly so")
 
@@ -78,16 +79,9 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
 def _add_trust_options(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("a bare .onnx without manifest.json")
     g.add_argument("--trust", action="store_true", help="run it all the same; needs these facts:")
-    g.add_argument("--scale", type=_positive, help="HR voxels per LR voxel")
-    g.add_argument("--tile", type=_positive, help="LR voxels along a tile")
+    g.add_argument("--scale", type=positive, help="HR voxels per LR voxel")
+    g.add_argument("--tile", type=positive, help="LR voxels along a tile")
     g.add_argument("--grid", default="centre", choices=["centre", "kspace"], help="half-voxel rule")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
-    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:

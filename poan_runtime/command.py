@@ -52,12 +52,14 @@ def verify(args: argparse.Namespace) -> int:
     _say(f"{opened.name} {opened.version} on {opened.device}: {opened.reason}")
     if args.precision == "bf16" and opened.precision != "bf16":
         raise PoanError(f"--precision bf16: {'; '.join(opened.notices)}")
-    verdict = parity.verify(model, opened.backend, opened.precision)
+    found = parity.verify(model, opened.backend, opened.precision)
+    for line in parity.check_lines(found):
+        _say(line)
     if opened.precision in (None, model.file.precision):
-        parity.write_verdict(model.path.parent, model.file.name, verdict)
+        verdict = parity.write_verdict(model.path.parent, model.file.name, found)
     else:
-        parity.write_cpu_verdict(model, opened.precision, opened.version, verdict)
-    for line in parity.verdict_lines(model, verdict):
+        verdict = parity.write_cpu_verdict(model, opened.precision, opened.version, found)
+    for line in parity.verdict_lines(model, found, verdict):
         _say(line)
     return 0 if verdict.verdict == "pass" else 3
 
@@ -69,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
     previews: list[Path | None] = [None] * len(scans)
     if args.preview is not None:
         previews = [*_outputs(scans, args.preview, "_desc-sr.png", (".png",))]
-    _check_distinct(scans, [*outputs, *(path for path in previews if path is not None)])
+    reports_to = [] if args.report is None else [Path(args.report)]
+    _check_distinct(scans, [*outputs, *(path for path in previews if path), *reports_to])
     network = _load(args)
     opened = network.opened
     _say(f"{opened.name} {opened.version} on {opened.device}: {opened.reason}")
@@ -88,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _load(args: argparse.Namespace) -> Network:
     trust = None
+    if not args.trust and (args.scale or args.tile):
+        raise PoanError("--scale and --tile: expected --trust with them; a manifest states its own")
     if args.trust:
         trust = Trust(
             scale=args.scale or 0,
@@ -121,6 +126,8 @@ def explain(args: argparse.Namespace) -> int:
     """Print plan and predicted cost of each scan; nothing is written but the report."""
     from poan_runtime.explain import as_json, as_text, explain_scan, write_json
 
+    if args.report is not None:
+        _check_distinct([Path(path) for path in args.scans], [Path(args.report)])
     network = _load(args)
     documents = []
     for path in args.scans:
@@ -207,11 +214,13 @@ def _check_distinct(scans: list[Path], outputs: list[Path]) -> None:
     for output in outputs:
         if not output.parent.is_dir():
             raise PoanError(f"{output}: there is no folder {output.parent}")
+        if output.is_dir():
+            raise PoanError(f"{output}: expected a file's name, this is a folder")
         resolved = output.resolve()
         if resolved in inputs:
-            raise PoanError(f"{output}: the output would replace an input; name another with -o")
+            raise PoanError(f"{output}: would replace an input; name another file")
         if resolved in seen:
-            raise PoanError(f"{output}: two scans would be written to it; run them apart")
+            raise PoanError(f"{output}: two results would be written to it; name them apart")
         seen.add(resolved)
 
 

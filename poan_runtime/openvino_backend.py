@@ -33,14 +33,16 @@ def open_backend(model: Model, options: BackendOptions) -> OpenedBackend:
         reason = str(error).strip().splitlines()[-1]
         raise PoanError(f"{model.path}: openvino cannot load it: {reason}") from None
     fallback = options.precision == "bf16" and reduced.entry is None
+    own = model.file.precision  # in eight bits, the convolutions stay so
+    reason = reduced.reason if reduced.entry else f"{precision}: {reduced.reason}"
     return OpenedBackend(
         backend=TileByTile(chains),
         name="openvino",
         device="cpu",
         version=openvino.__version__,
-        reason=reduced.reason if reduced.entry else f"{precision}: {reduced.reason}",
+        reason=reason if own == "fp32" else f"convolutions in {own}, {reason}",
         notices=(f"{reduced.reason}: running in float32",) if fallback else (),
-        precision=precision,
+        precision=precision if own == "fp32" or reduced.entry else None,
     )
 
 

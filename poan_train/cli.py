@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from poan_runtime.arguments import Parser
 from poan_runtime.errors import PoanError
 from poan_runtime.intensity import PERCENTILE
 from poan_train import networks
@@ -24,7 +25,7 @@ LITE_TRAINING |= {"clip": 1.0, "ema": 0.999, "steps": 20_000, "attention_from": 
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="poan-train", description=__doc__)
+    p = Parser(prog="poan-train", description=__doc__)
     p.add_argument("--data", type=Path, help="folder of NIfTI volumes (with --steps 0 not needed)")
     p.add_argument("--contrast", choices=(*CONTRASTS, "all"), default="T2")
     p.add_argument("--scale", type=int, choices=networks.SCALES)
@@ -48,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--cache", type=Path, help="folder of decoded volumes")
     p.add_argument("--licence", default="", help="licence of the data, recorded in the checkpoint")
     p.add_argument("--resume", action="store_true", help="go on from --out where it left off")
+    p.add_argument("--overwrite", action="store_true", help="replace --out if it is there")
     p.add_argument("--init", type=Path, help="checkpoint whose fitting tensors to start from")
     c = p.add_argument_group("calibration, instead of training")
     c.add_argument(
@@ -102,6 +104,8 @@ def run(args: argparse.Namespace) -> None:
     """Train as the arguments say, or write fresh weights for ``--steps 0``."""
     if args.scale is None or args.out is None:
         raise PoanError("--scale and --out are needed to train")
+    if args.out.exists() and not (args.resume or args.overwrite):
+        raise PoanError(f"{args.out} is there already: --resume goes on, --overwrite replaces it")
     config = train_config(args)
     values = {**changes(args.arch, args.ablation), **fields_of(args.set)}
     network_config = networks.make_config(

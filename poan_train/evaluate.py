@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import nn
 
+from poan_runtime.arguments import Parser
 from poan_runtime.ensemble import SelfEnsemble
 from poan_runtime.errors import PoanError
 from poan_runtime.pipeline import SliceRunner, Stages
@@ -202,7 +203,7 @@ def bypass_attention(network: nn.Module, path: Path) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="poan-eval", description=__doc__)
+    p = Parser(prog="poan-eval", description=__doc__)
     p.add_argument("--ckpt", type=Path, required=True)
     p.add_argument("--data", type=Path, required=True, help="folder of HR NIfTI volumes")
     p.add_argument("--contrast", choices=(*CONTRASTS, "all"), help="default: the checkpoint's")

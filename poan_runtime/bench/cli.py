@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from poan_runtime.arguments import Parser, natural, positive
 from poan_runtime.errors import PoanError
 
 EPILOG = """\
@@ -19,36 +20,29 @@ The models take turns, so that what slows the machine slows all of them."""
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="poan-bench",
         description="Latency, throughput, cold start and memory of models, side by side.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("models", nargs="+", metavar="MODEL[@BACKEND]", help="as for poan-run")
-    p.add_argument("--batch", type=_positive, help="tiles per batch (default: the manifest's)")
-    p.add_argument("--iterations", type=_positive, default=50, help="batches that count")
-    p.add_argument("--warmup", type=_natural, default=5, help="batches before, kept apart")
+    p.add_argument(
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="as for poan-run; MODEL@BACKEND, MODEL@fp32 and MODEL@bf16 ask for one",
+    )
+    p.add_argument("--batch", type=positive, help="tiles per batch (default: the manifest's)")
+    p.add_argument("--iterations", type=positive, default=50, help="batches that count")
+    p.add_argument("--warmup", type=natural, default=5, help="batches before, kept apart")
     p.add_argument("--scan", type=Path, help="scan for the whole-scan figure (default: made up)")
-    p.add_argument("--scan-iterations", type=_natural, default=1, help="0 leaves it out")
+    p.add_argument("--scan-iterations", type=natural, default=1, help="0 leaves it out")
     p.add_argument("--no-cold", action="store_true", help="leave the cold starts out")
     p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    p.add_argument("--threads", type=_positive, help="threads of the inference engine")
+    p.add_argument("--threads", type=positive, help="threads of the inference engine")
     p.add_argument("--json", type=Path, help="everything, raw samples included")
     p.add_argument("--plot", type=Path, metavar="PNG", help="distribution of the latency")
     return p
-
-
-def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
-    return value
-
-
-def _natural(text: str) -> int:
-    if (value := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text}")
-    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from poan_runtime.backend import BackendOptions
 from poan_runtime.bench.machine import describe_machine, snapshot
 from poan_runtime.bench.statistics import ratios, summarise
+from poan_runtime.cpu_precision import PRECISIONS
 from poan_runtime.errors import PoanError
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.scan import Volume
@@ -28,7 +29,7 @@ STAGES = ("total", "enqueue", "h2d", "compute", "d2h")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to measure. ``models`` are MODEL or MODEL@BACKEND."""
+    """What to measure. ``models`` are MODEL, with @BACKEND, @fp32 or @bf16 behind it."""
 
     models: tuple[str, ...]
     batch: int | None = None
@@ -91,9 +92,11 @@ def bench(request: Request) -> dict[str, Any]:
 
 
 def _contender(name: str, request: Request) -> Contender:
-    model, _, backend = name.partition("@")
+    model, *wishes = name.split("@")
+    precision = next((wish for wish in wishes if wish in PRECISIONS), "auto")
+    backend = next((wish for wish in wishes if wish not in PRECISIONS), "auto")
     options = BackendOptions(
-        backend=backend or "auto", device=request.device, threads=request.threads
+        backend=backend, device=request.device, threads=request.threads, precision=precision
     )
     network = load_network(model, options)
     manifest = network.model.manifest
@@ -159,7 +162,7 @@ def _result(contender: Contender, scan_s: list[float], request: Request) -> dict
         "label": contender.label,
         "file": str(network.model.path),
         "sha256": network.model.file.sha256,
-        "precision": network.model.file.precision,
+        "precision": network.opened.precision or network.model.file.precision,
         "scale": manifest.scale,
         "tile": manifest.tile,
         "batch": tiles,

@@ -1,7 +1,7 @@
 """The networks by name. A new one is one file and one line in :data:`ARCHITECTURES`."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from torch import nn
@@ -98,6 +98,13 @@ def make_config(arch: str, scale: int, **changes: Any) -> Any:
     if arch not in ARCHITECTURES:
         raise PoanError(f"no network {arch!r}; there are {', '.join(ARCHITECTURES)}")
     entry = ARCHITECTURES[arch]
+    defaults = {field.name: field.default for field in fields(entry.config)}  # type: ignore[arg-type]
+    for name, value in changes.items():
+        if name not in defaults:
+            raise PoanError(f"{arch} has no setting {name}; it has {', '.join(defaults)}")
+        number = isinstance(defaults[name], int | float) and not isinstance(defaults[name], bool)
+        if number and not isinstance(value, int | float):
+            raise PoanError(f"{arch}: {name}: expected a number, got {value!r}")
     values = {**entry.preset, "scale": scale, **changes}
     try:
         return entry.config(**values)

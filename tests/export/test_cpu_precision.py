@@ -119,7 +119,13 @@ def test_an_int8_file_beside_float32_gets_a_verdict_for_cpus(
     assert loss["tolerance"] == 0.05
     opened = open_backend(find_model(out / "model.int8.onnx"), BackendOptions())
     assert (opened.name, opened.precision) == ("openvino", "bf16")
-    assert run_cli.main(["--verify", str(out / "model.int8.onnx")]) == 0
+    before = manifest.cpu_precisions[1].parity.checks
+    for precision in ("auto", "fp32"):  # the verdict on bf16, and on the file in float32
+        arguments = ["--verify", str(out / "model.int8.onnx"), "--precision", precision]
+        assert run_cli.main(arguments) == 0
+    after = read_manifest(out).cpu_precisions[1].parity.checks
+    assert loss in after
+    assert len(after) == len(before)
 
 
 def test_a_loss_beyond_the_bound_is_a_failing_verdict(gate: Gate) -> None:

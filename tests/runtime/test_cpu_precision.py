@@ -92,6 +92,23 @@ def test_verify_judges_bf16_here_and_writes_its_own_entry(make_model: Any) -> No
     assert read_manifest(folder).cpu_precisions[1].parity.verdict == "fail"
 
 
+@pytest.mark.usefixtures("with_bf16")
+def test_what_failed_when_exported_fails_still_after_verify(
+    make_model: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = {"file": "model.onnx", "stage": "output", "case": "4 real tiles", "reason": "none"}
+    lost |= {"metric": "psnr_loss_db", "value": 0.5, "tolerance": 0.01}
+    judged = {**entry(), "parity": {"verdict": "fail", "checks": [lost]}}
+    folder: Path = make_model(cpu_precisions=[judged])
+    tiles = np.random.default_rng(1).uniform(size=(2, 1, 16, 16)).astype(np.float32)
+    add_vectors(folder, tiles, tiles.repeat(2, 2).repeat(2, 3))
+    assert main(["--verify", str(folder), "--precision", "bf16"]) == 3
+    assert "psnr_loss_db 0.5 at output, when exported" in capsys.readouterr().out
+    (found,) = read_manifest(folder).cpu_precisions
+    assert found.parity.verdict == "fail"
+    assert [check["metric"] for check in found.parity.checks] == ["psnr_loss_db", "unit_error"]
+
+
 def add_vectors(folder: Path, tiles: Any, answers: Any) -> None:
     np.savez(folder / "vectors.npz", input_noise=tiles, output_noise=answers)
     document = json.loads((folder / "manifest.json").read_text())

@@ -71,9 +71,10 @@ def test_a_field_of_the_network_is_set_by_name(tmp_path, capsys):
     for setting, message in [
         ("gate", "--set needs NAME=VALUE, got 'gate'"),
         ("scale=3", "--set scale=3: use --scale"),
-        ("gain=2", "poan-lite: "),
+        ("gain=2", "poan-lite has no setting gain; it has "),
+        ("blocks=x", "poan-lite: blocks: expected a number, got 'x'"),
     ]:
-        assert run(*base, "--set", setting) == 2
+        assert run(*base, "--set", setting, "--overwrite") == 2
         error = capsys.readouterr().err
         assert error.startswith("poan-train: ")
         assert message in error
@@ -192,7 +193,7 @@ def test_attention_joins_after_its_share_of_the_run(scan_folder, tmp_path):
     arguments = ["--data", scan_folder, *QUICK, "--steps", 4, "--out", out]
     assert run(*arguments, "--attention-from", 1.0) == 0
     assert read_checkpoint(out)[1]["body.1.out.weight"].abs().max() == 0
-    assert run(*arguments, "--attention-from", 0.5) == 0
+    assert run(*arguments, "--attention-from", 0.5, "--overwrite") == 0
     assert read_checkpoint(out)[1]["body.1.out.weight"].abs().max() > 0
 
 
@@ -202,9 +203,20 @@ def test_a_checkpoint_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     before = path.read_bytes()
     monkeypatch.setattr(checkpoint.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
-        run("--scale", 2, "--steps", 0, "--out", path, "--seed", 4)
+        run("--scale", 2, "--steps", 0, "--out", path, "--seed", 4, "--overwrite")
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_checkpoint_is_not_replaced_unless_asked(tmp_path, capsys):
+    path = tmp_path / "a.pt"
+    assert run("--scale", 2, "--steps", 0, "--out", path) == 0
+    before = path.read_bytes()
+    assert run("--scale", 2, "--steps", 0, "--out", path, "--seed", 4) == 2
+    assert "--resume goes on, --overwrite replaces it" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert run("--scale", 2, "--steps", 0, "--out", path, "--seed", 4, "--overwrite") == 0
+    assert path.read_bytes() != before
 
 
 def test_files_that_are_no_checkpoint_are_one_line(tmp_path):
