@@ -167,7 +167,10 @@ def _run_one(
             progress.end()
         if preview is not None:
             coarse, fine = looked[0]
-            write_preview(preview, coarse, fine, scan.header.affine, outcome.axis)
+            try:
+                write_preview(preview, coarse, fine, scan.header.affine, outcome.axis)
+            except PoanError as error:
+                raise PoanError(f"{error}; {output} is complete") from None
         total_s = time.perf_counter() - start
         report = scan_report(scan, output, network, settings, outcome, total_s)
         report["seconds"]["open_and_unpack"] = unpacked_s
