@@ -20,8 +20,8 @@ examples:
   poan-run --verify t2_x2/engine.plan         compares it with PyTorch on this machine
 
 exit status: 0 done; 2 something you can mend (one line says what), and then no output
-exists for that scan, unless the line says so; 3 --verify found the model beyond its tolerance. Several scans are
-tried one after the other.
+exists for that scan, unless the line says so; 3 --verify found the model beyond its
+tolerance. Several scans are tried one after the other.
 Not a medical device."""
 
 
