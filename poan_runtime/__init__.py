@@ -6,11 +6,14 @@ for, so that ``poan-run --help`` loads neither numpy nor nibabel.
 
 import importlib
 import os
+import sys
 
 from poan_runtime.errors import PoanError
 
-# A machine beside a scanner reports to nobody: ONNX Runtime reads this when it is imported.
+# A machine beside a scanner reports to nobody. ONNX Runtime reads this when it is imported;
+# OpenVINO, which sends an event when it is, does so through a package that it can go without.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 TYPE_CHECKING = False  # what type checkers take for True, without loading typing
 if TYPE_CHECKING:

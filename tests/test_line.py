@@ -115,7 +115,7 @@ def test_a_shipped_model_beats_bicubic_on_a_real_scan(name, tmp_path, monkeypatc
 
 
 def test_a_run_leaves_nothing_in_the_home_folder(tmp_path):
-    """ONNX Runtime keeps a telemetry database there unless it is told not to."""
+    """ONNX Runtime and OpenVINO keep what their telemetry needs there, unless told not to."""
     home, out = tmp_path / "home", tmp_path / "fine.nii.gz"
     home.mkdir()
     scan = tmp_path / "flat.nii.gz"
