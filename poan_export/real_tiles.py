@@ -18,8 +18,8 @@ from poan_train.degrade import Degradation, degrade
 Array = NDArray[Any]
 REAL_TILES = 2
 DARK, BRIGHT = 1e-3, 1e3
-BRIGHTEST = "intensities x 1e3"
 """Factors on the intensities of a real tile."""
+BRIGHTEST = "intensities x 1e3"
 
 
 @dataclass(frozen=True, kw_only=True)

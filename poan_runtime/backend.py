@@ -148,19 +148,19 @@ def open_backend(model: Model, options: BackendOptions, *, judged: bool = True) 
 
     ``judged`` false takes a precision that its verdict forbids, to judge it anew.
     """
-    reduced = NOT_REDUCED
     if model.file.engine is None:
         reduced = reduced_precision(model, options, judged=judged)
+        options = dataclasses.replace(options, reduced=reduced)
     if options.backend != "auto":
-        return _open(options.backend, model, options, reduced)
+        return _open(options.backend, model, options)
     if model.file.engine is not None:
-        return _open(model.file.engine.flavour, model, options, reduced)
-    name, reason = _choose(model, options, reduced)
-    opened = _open(name, model, options, reduced)
+        return _open(model.file.engine.flavour, model, options)
+    name, reason = _choose(model, options)
+    opened = _open(name, model, options)
     return dataclasses.replace(opened, reason=f"{reason}; {opened.reason}")
 
 
-def _choose(model: Model, options: BackendOptions, reduced: Reduced) -> tuple[str, str]:
+def _choose(model: Model, options: BackendOptions) -> tuple[str, str]:
     """The backend that ``auto`` takes, and why."""
     fitting = {
         name: kind
@@ -181,7 +181,7 @@ def _choose(model: Model, options: BackendOptions, reduced: Reduced) -> tuple[st
         return installed[0], f"{installed[0]} is the only engine installed for it"
     if "onnxruntime" in installed and options.device != "cpu" and _cuda_in_onnxruntime():
         return "onnxruntime", "onnxruntime reaches the GPU"
-    if reduced.entry is not None or options.precision == "bf16":
+    if options.reduced.entry is not None or options.precision == "bf16":
         return "openvino", "openvino alone runs bf16 on a CPU"
     if "openvino" in installed and model.manifest.attention == "flat":
         return "openvino", "openvino takes the flat attention without a copy of its map"
@@ -195,7 +195,7 @@ def _cuda_in_onnxruntime() -> bool:
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
-def _open(name: str, model: Model, options: BackendOptions, reduced: Reduced) -> OpenedBackend:
+def _open(name: str, model: Model, options: BackendOptions) -> OpenedBackend:
     if name not in BACKENDS:
         raise PoanError(f"--backend: expected auto or one of {', '.join(BACKENDS)}, got {name}")
     kind = BACKENDS[name]
@@ -210,8 +210,6 @@ def _open(name: str, model: Model, options: BackendOptions, reduced: Reduced) ->
         )
     with installed(kind.needs, kind.extra), installed("cuda", kind.extra):
         module: Any = importlib.import_module(kind.module)
-    if name == "openvino":
-        options = dataclasses.replace(options, reduced=reduced)
     opened: OpenedBackend = module.open_backend(model, options)
     return opened
 

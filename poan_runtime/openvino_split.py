@@ -60,7 +60,8 @@ def _fix_shapes(graph: Any) -> None:
 
 def _crossing(graph: Any, known: Sequence[str], last: str) -> list[str]:
     """Tensors that what is computed up to ``last`` hands on: ``last`` first, then the others."""
-    before = _ancestors(_port(graph, last), {_key(_port(graph, name)) for name in known})
+    end, *starts = _ports(graph, [last, *known])
+    before = _ancestors(end, {_key(port) for port in starts})
     varying = _varying(graph)
     names = [last]
     for node in before:
@@ -99,10 +100,10 @@ def _ancestors(port: Any, stops: set[tuple[str, int]]) -> list[Any]:
 def _piece(graph: Any, inputs: Sequence[str], outputs: Sequence[str], *, float32: bool) -> Piece:
     """A copy of the part of the graph that leads from ``inputs`` to ``outputs``."""
     copy = graph.clone()
-    results = [_port(copy, name) for name in outputs]
+    ports = _ports(copy, [*outputs, *inputs])
+    results = ports[: len(outputs)]
     parameters = []
-    for name in inputs:
-        port = _port(copy, name)
+    for name, port in zip(inputs, ports[len(outputs) :], strict=True):
         if port.get_node().get_type_name() == "Parameter":
             parameters.append(port.get_node())
             continue
@@ -119,12 +120,17 @@ def _piece(graph: Any, inputs: Sequence[str], outputs: Sequence[str], *, float32
     )
 
 
-def _port(graph: Any, name: str) -> Any:
+def _ports(graph: Any, names: Sequence[str]) -> list[Any]:
+    """The tensors of these names. Raises PoanError where one is not there."""
+    found: dict[str, Any] = {}
     for node in graph.get_ordered_ops():
         for port in node.outputs():
-            if name in port.get_names() or name == _name(port):
-                return port
-    raise PoanError(f"the graph has no tensor {name}; export it again")
+            for name in (*port.get_names(), _name(port)):
+                found.setdefault(name, port)
+    for name in names:
+        if name not in found:
+            raise PoanError(f"the graph has no tensor {name}; export it again")
+    return [found[name] for name in names]
 
 
 def _name(port: Any) -> str:

@@ -141,6 +141,11 @@ def cheapest_overlap(extent: int, tile: int, halo: int, overlap: int, least: int
     return min(range(overlap, least - 1, -1), key=tiles)
 
 
+def least_overlap_of(overlap: int) -> int:
+    """What an overlap may shrink to where nobody asked for it exactly: half of it."""
+    return math.ceil(overlap / 2)
+
+
 def plan_axis(
     extent: int, tile: int, halo: int, overlap: int, scale: int, least_overlap: int | None = None
 ) -> Axis:
@@ -174,10 +179,10 @@ def plan_slices(
 
     The overlap along an axis may shrink to ``least_overlap`` where that saves a tile (None: to
     half of ``overlap``). Tiles of several slices share a batch. ``batch`` overrides the choice.
-    A slab holds as many slices as `SLAB_BYTES` allow, in near-equal parts, so that the last
-    batch of each slab runs rarely and the last slab is no stub.
+    A slab holds as many slices as `SLAB_BYTES` allow, in near-equal parts: batches
+    that are not full, one at each slab's end, are few, and the last slab is no stub.
     """
-    least = math.ceil(overlap / 2) if least_overlap is None else least_overlap
+    least = least_overlap_of(overlap) if least_overlap is None else least_overlap
     rows = plan_axis(height, tile, halo, overlap, scale, least)
     columns = plan_axis(width, tile, halo, overlap, scale, least)
     hr_slice_bytes = 4 * len(rows.index) * len(columns.index) * scale**2

@@ -10,7 +10,6 @@ model, scan and slices are the same.
 """
 
 import argparse
-import math
 import os
 import sys
 import time
@@ -34,7 +33,7 @@ from benchmarks.whole_scan.contenders import (
 from benchmarks.whole_scan.outcome import summarise, text, write_plot
 from poan_runtime.errors import PoanError
 from poan_runtime.manifest import read_manifest
-from poan_runtime.tiling import plan_axis
+from poan_runtime.tiling import least_overlap_of, plan_axis
 from poan_train.data import default_cache
 
 POAN_DEFAULT = ("=", "fp32=--precision fp32")
@@ -121,7 +120,7 @@ def prepare(args: argparse.Namespace) -> tuple[Setting, dict[str, Any]]:
     if not onnx.is_file():
         export_plain(network, tile, onnx)
     side = args.size // manifest.scale
-    least = math.ceil(manifest.overlap / 2)
+    least = least_overlap_of(manifest.overlap)
     axis = plan_axis(side, tile, manifest.halo, manifest.overlap, manifest.scale, least)
     setting = Setting(
         model=args.model,

@@ -120,7 +120,10 @@ def test_a_plan_for_another_architecture_is_refused_with_the_remedy(
 
 
 def test_a_plan_that_fits_the_gpu_passes_the_check(folder: Path) -> None:
-    check_compute_capability(find_model(folder / "engine.plan"), "a card", "8.9")
+    model = find_model(folder / "engine.plan")
+    check_compute_capability(model, "a card", "8.9")
+    with pytest.raises(PoanError, match="compute capability"):
+        check_compute_capability(model, "a card", "9.0")
 
 
 @pytest.mark.parametrize(
