@@ -180,8 +180,8 @@ def test_nothing_to_train_on_is_one_line():
         PatchSampler([], 2, 8, 4, 0)
 
 
-def test_scans_that_zero_fill_are_undone_before_they_count_as_hr(real_data):
-    path = real_data / "val/T2_openms_patient04_study1.nii.gz"
+def test_scans_that_zero_fill_are_undone_before_they_count_as_hr(shared_data):
+    path = shared_data / "val/T2_openms_patient04_study1.nii.gz"
     hr, cutoff = hr_slices(Source(path=path, contrast="T2", subject="patient04"))
     assert cutoff == pytest.approx(0.71, abs=0.03)
     assert hr.shape == (44, round(348 * cutoff), round(384 * cutoff))

@@ -27,7 +27,7 @@ from poan_export.precision.quantise import (
 from poan_runtime.engines.backend import BackendOptions
 from poan_runtime.engines.onnxrt import _session
 from poan_runtime.errors import PoanError
-from tests.engines.tiny import TILE, answer, order_for, residual_graph
+from tests.tiny.graphs import TILE, answer, order_for, residual_graph
 
 BODY = [f"body.{block}.{part}" for block in range(2) for part in ("first", "second")]
 

@@ -9,7 +9,7 @@ from poan_export.gate.spectrum import MARGIN, candidates, choose, condition_numb
 from poan_export.rewrite.root import Scheme
 from poan_export.trace.stages import pools_of
 from poan_runtime.errors import PoanError
-from tests.export.tiny import tiny_network
+from tests.tiny.networks import tiny_network
 
 
 def test_the_cheapest_scheme_within_the_margin_is_taken(network: nn.Module, gate: Gate) -> None:

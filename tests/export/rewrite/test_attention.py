@@ -15,7 +15,7 @@ from poan_export.rewrite.attention import (
     shifted_copies,
 )
 from poan_train.networks.poan import POAB
-from tests.export.tiny import tiny_network
+from tests.tiny.networks import tiny_network
 
 ROUNDING = 1e-12  # float64: sums of a few thousand terms in another order
 

@@ -6,16 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/gpu_check.sh"
+GPU_TESTS = "tests/runtime/engines/tensorrt/test_gpu.py"
 
 
 def test_without_a_gpu_all_is_skipped_with_reasons_and_the_status_says_nothing_ran(
-    no_gpu: None, tmp_path: Path
+    no_gpu: None, repository: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "gpu.json"
     environment = {**os.environ, "PYTHON": sys.executable}
     done = subprocess.run(
-        [str(SCRIPT), str(out), "tests/engines/test_gpu.py"],
+        [
+            str(repository / "benchmarks/gpu_check.sh"),
+            str(out),
+            "tests/runtime/engines/tensorrt/test_gpu.py",
+        ],
         env=environment,
         capture_output=True,
         text=True,

@@ -22,7 +22,7 @@ from poan_runtime.engines.backend import BackendOptions, open_backend, start_bat
 from poan_runtime.engines.tensorrt.check import check_header
 from poan_runtime.engines.tensorrt.library import MODULES, load_library
 from poan_runtime.models.find import find_model
-from tests.engines.tiny import BATCH, TILE, answer, order_for, residual_graph
+from tests.tiny.graphs import BATCH, TILE, answer, order_for, residual_graph
 
 pytestmark = pytest.mark.gpu
 HALF = 5e-3

@@ -16,7 +16,7 @@ from poan_runtime.bench.measure import Request, bench
 from poan_runtime.bench.statistics import FIGURES, ratios, summarise
 from poan_runtime.bench.table import table
 from poan_runtime.commands import bench as cli
-from tests.engines.tiny import sha256
+from tests.tiny.graphs import sha256
 
 pytest.importorskip("tensorrt_rtx", reason="the folder under test holds a real plan")
 

@@ -16,7 +16,7 @@ from poan_export.rewrite.root import Scheme
 from poan_export.trace.onnx_export import check, export_twin, without_stages
 from poan_export.trace.stages import OUTPUT, pools_of
 from poan_runtime.errors import PoanError
-from tests.export.tiny import TILE
+from tests.tiny.networks import TILE
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +84,11 @@ def test_the_floor_of_the_covariance_survives_the_optimiser(network: nn.Module) 
     np.testing.assert_allclose(z, 1e-10**0.5 / 8, rtol=1e-3)
 
 
-def test_no_path_of_this_machine_is_left_in_the_graph(twin: onnx.ModelProto) -> None:
+def test_no_path_of_this_machine_is_left_in_the_graph(
+    twin: onnx.ModelProto, repository: Path
+) -> None:
     content = twin.SerializeToString()
-    assert str(Path(__file__).parents[2]).encode() not in content
+    assert str(repository).encode() not in content
     assert b"site-packages" not in content
 
 

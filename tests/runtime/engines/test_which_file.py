@@ -21,7 +21,7 @@ from poan_runtime.engines.tensorrt.library import load_library
 from poan_runtime.engines.which_file import find_runnable
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Trust, find_model
-from tests.engines.tiny import sha256
+from tests.tiny.graphs import sha256
 
 pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]

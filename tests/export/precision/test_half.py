@@ -22,7 +22,7 @@ from poan_export.rewrite.root import Scheme
 from poan_export.trace.onnx_export import export_twin
 from poan_export.trace.stages import OUTPUT
 from poan_runtime.errors import PoanError
-from tests.export.tiny import TILE, tiny_network
+from tests.tiny.networks import TILE, tiny_network
 
 RULES = rules_for(Scheme(name="quintic", iterations=8), "box")
 

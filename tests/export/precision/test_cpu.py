@@ -23,7 +23,7 @@ from poan_runtime.engines.precision import cpu_has_bf16
 from poan_runtime.models.find import find_model
 from poan_runtime.models.manifest import read_manifest
 from poan_train.checkpoint import save_checkpoint
-from tests.export.tiny import facts_of, tiny_network
+from tests.tiny.networks import facts_of, tiny_network
 
 pytest.importorskip("openvino")
 

@@ -19,7 +19,7 @@ from poan_export.rewrite.root import Scheme
 from poan_export.trace.onnx_export import export_twin
 from poan_runtime.errors import PoanError
 from poan_train.networks.covariance import EighPower
-from tests.export.tiny import TILE, tiny_network
+from tests.tiny.networks import TILE, tiny_network
 
 SCHEME = Scheme(name="quintic", iterations=8)
 RULES = rules_for(SCHEME, "box")

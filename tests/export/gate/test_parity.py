@@ -21,7 +21,7 @@ from poan_export.gate.parity import (
 from poan_export.rewrite.network import rewrite, rules_for
 from poan_export.rewrite.root import Scheme
 from poan_export.trace.stages import OUTPUT
-from tests.export.tiny import TILE, facts_of
+from tests.tiny.networks import TILE, facts_of
 
 GOOD = Scheme(name="quintic", iterations=8)
 

@@ -2,7 +2,6 @@
 
 import math
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -299,8 +298,8 @@ def test_an_ablation_of_another_network_is_refused():
     assert changes("edsr", None) == {}
 
 
-def test_the_documented_parameter_counts_are_the_networks():
-    text = (Path(__file__).resolve().parents[2] / "docs/networks.md").read_text()
+def test_the_documented_parameter_counts_are_the_networks(repository):
+    text = (repository / "docs/networks.md").read_text()
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
     documented = {}
     for _, names, *_, counts, _ in rows:
