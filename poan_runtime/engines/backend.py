@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from poan_runtime.engines.nvidia import device_kind, has_gpu
 from poan_runtime.engines.precision import NOT_REDUCED, Reduced, reduced_precision
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Model
@@ -115,14 +116,6 @@ BACKENDS = {
         devices=("cuda",),
         automatic=False,
     ),
-    "onnxruntime-nvtensorrtrtx": BackendKind(
-        module="poan_runtime.engines.onnxrt",
-        kinds=("onnx",),
-        needs="onnxruntime",
-        extra="gpu",
-        devices=("cuda",),
-        automatic=False,
-    ),
     "tensorrt": BackendKind(
         module="poan_runtime.engines.tensorrt.backend",
         kinds=("plan",),
@@ -167,7 +160,7 @@ def _choose(model: Model, options: BackendOptions) -> tuple[str, str]:
         for name, kind in BACKENDS.items()
         if kind.automatic
         and model.file.kind in kind.kinds
-        and options.device in ("auto", *kind.devices)
+        and device_kind(options.device) in ("auto", *kind.devices)
     }
     if not fitting:
         raise PoanError(
@@ -189,10 +182,11 @@ def _choose(model: Model, options: BackendOptions) -> tuple[str, str]:
 
 
 def _cuda_in_onnxruntime() -> bool:
+    """Whether it has the provider and the driver has a GPU; the provider alone says nothing."""
     with installed("onnxruntime", "cpu"):
         import onnxruntime
 
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    return has_gpu() and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def _open(name: str, model: Model, options: BackendOptions) -> OpenedBackend:
@@ -204,7 +198,7 @@ def _open(name: str, model: Model, options: BackendOptions) -> OpenedBackend:
             f"{model.path}: {name} runs {' and '.join(kind.kinds)} files, "
             f"this is a {model.file.kind}"
         )
-    if options.device not in ("auto", *kind.devices):
+    if device_kind(options.device) not in ("auto", *kind.devices):
         raise PoanError(
             f"--device: {name} runs on {' and '.join(kind.devices)}, not on {options.device}"
         )

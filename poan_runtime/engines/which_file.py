@@ -10,6 +10,7 @@ import importlib.util
 from pathlib import Path
 
 from poan_runtime.engines.backend import BackendOptions
+from poan_runtime.engines.nvidia import device_kind
 from poan_runtime.engines.tensorrt.check import (
     check_compute_capability,
     check_version,
@@ -26,14 +27,14 @@ def find_runnable(name: str | Path, options: BackendOptions, trust: Trust | None
     For a folder on a GPU this is a plan that fits it and has been proven, else the fp16 ONNX
     file with device ``cuda``, else the fp32 one.
     """
-    model = find_model(name, trust, "fp16" if options.device == "cuda" else "fp32")
+    model = find_model(name, trust, "fp16" if device_kind(options.device) == "cuda" else "fp32")
     if model.file.kind != "plan":
         named_itself = Path(name).is_file()
         return model if named_itself else _proven_plan(model, options) or model
     obstacle = _obstacle(model, options)
     if obstacle is None:
         return model
-    if options.device == "cuda" or options.backend in MODULES:
+    if device_kind(options.device) == "cuda" or options.backend in MODULES:
         raise PoanError(f"{model.path}: {obstacle}")
     return _in_its_place(model, obstacle)
 

@@ -86,7 +86,10 @@ def test_a_device_that_is_not_there_is_one_line(nearest_x2: Path) -> None:
         BackendOptions(backend="onnxruntime-tensorrt"),
         BackendOptions(device="cuda"),
     ):
-        with pytest.raises(PoanError, match=r"has no .*ExecutionProvider; run: pip uninstall"):
+        with pytest.raises(
+            PoanError,
+            match=r"has no .*ExecutionProvider; run: pip uninstall -y",
+        ):
             open_backend(model, options)
 
 
