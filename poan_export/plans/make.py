@@ -8,27 +8,25 @@ from typing import Any
 import onnx
 
 from poan_export.gate.real_tiles import Case, hr_tiles, real_case, scan_paths
-from poan_export.plans.build import (
-    Order,
-    build_plan,
-    choose_flavour,
-    gpu_here,
-    plan_name,
-    targets,
-)
 from poan_export.precision.quantise import (
     MOST_LOSS_DB,
     Kind,
     QuantisationRefusedError,
     quantise_or_refuse,
 )
-from poan_runtime.engines.backend import BackendOptions, open_backend
-from poan_runtime.engines.tensorrt.check import check_compute_capability
+from poan_runtime.engines.tensorrt.build.judge import gate_plans
+from poan_runtime.engines.tensorrt.build.plan import (
+    Order,
+    build_plan,
+    choose_flavour,
+    describe,
+    full_batches,
+    plan_name,
+    targets,
+)
 from poan_runtime.engines.tensorrt.library import Flavour
-from poan_runtime.engines.verify import verify, write_verdict
 from poan_runtime.errors import PoanError
-from poan_runtime.models.find import find_model
-from poan_runtime.models.manifest import BatchRange, read_manifest, sha256_of
+from poan_runtime.models.manifest import read_manifest, sha256_of
 from poan_train.degrade import Degradation
 
 Json = dict[str, Any]
@@ -182,25 +180,13 @@ class PlanMaker:
             flavour=flavour,
             precision=precision,
             islands=tuple(source["islands"]),
-            batch=BatchRange(**self.batch),
+            batch=full_batches(self.batch["opt"]),
             sms=sms,
             log=self.out.with_name(f"{self.out.name}.{name}.log"),
         )
         built = build_plan(order)
         self.report(describe(name, built.compute_capabilities, built.report))
         return built.manifest_entry()
-
-
-def describe(name: str, capabilities: Sequence[str], report: Mapping[str, Any]) -> str:
-    """One line about a plan, from its build report."""
-    memory = report["activation_bytes"]
-    shown = "" if memory is None else f", {memory / 2**20:.0f} MiB of activations"
-    fused = len(report["fused_attention"])
-    return (
-        f"{name}: {report['plan_bytes'] / 2**20:.1f} MiB for {', '.join(capabilities)}, "
-        f"{report['layers']} layers, {fused} fused attention, built in "
-        f"{report['build_s']:.1f} s{shown}"
-    )
 
 
 def finish(folder: Path, request: EngineRequest, report: Report) -> bool:
@@ -210,37 +196,6 @@ def finish(folder: Path, request: EngineRequest, report: Report) -> bool:
     failed = gate_plans(folder, names, report)
     precisions = {file.precision for file in manifest.files}
     return not failed and set(request.eight_bit) <= precisions
-
-
-def gate_plans(folder: Path, names: Sequence[str], report: Report) -> list[str]:
-    """Run the stored vectors on each plan that this machine's GPU runs; names of those that fail.
-
-    Elsewhere a plan stays pending, and the report says how to judge it.
-    """
-    capability, found = gpu_here()
-    failed = []
-    for name in names:
-        model = find_model(folder / name, judged=False)
-        if capability is None or not _runs_here(model, found, capability):
-            report(
-                f"{name}: parity pending ({found}); on the target: "
-                f"poan-run --verify {folder / name}"
-            )
-            continue
-        opened = open_backend(model, BackendOptions(device="cuda"))
-        parity = write_verdict(folder, name, verify(model, opened.backend))
-        report(f"{name}: parity {parity.verdict} on {opened.device}")
-        if parity.verdict != "pass":
-            failed.append(name)
-    return failed
-
-
-def _runs_here(model: Any, name: str, capability: str) -> bool:
-    try:
-        check_compute_capability(model, name, capability)
-    except PoanError:
-        return False
-    return True
 
 
 def _source(entries: Sequence[Json]) -> Json:

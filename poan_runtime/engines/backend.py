@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from poan_runtime.engines.nvidia import device_kind, has_gpu
+from poan_runtime.engines.nvidia import device_kind, fitting_extra, has_gpu
 from poan_runtime.engines.precision import NOT_REDUCED, Reduced, reduced_precision
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Model
@@ -60,6 +60,8 @@ class BackendOptions:
     precision: str = "auto"
     reduced: Reduced = NOT_REDUCED
     """What ``precision`` came to; `open_backend` fills it in."""
+    judged: bool = True
+    """False takes what a verdict forbids, to judge it anew; `open_backend` fills it in."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,8 +141,9 @@ BACKENDS = {
 def open_backend(model: Model, options: BackendOptions, *, judged: bool = True) -> OpenedBackend:
     """Load the model into the backend asked for, or into the best one for ``auto``.
 
-    ``judged`` false takes a precision that its verdict forbids, to judge it anew.
+    ``judged`` false takes a precision or a GPU that its verdict forbids, to judge it anew.
     """
+    options = dataclasses.replace(options, judged=judged)
     if model.file.engine is None:
         reduced = reduced_precision(model, options, judged=judged)
         options = dataclasses.replace(options, reduced=reduced)
@@ -210,12 +213,16 @@ def _open(name: str, model: Model, options: BackendOptions) -> OpenedBackend:
 
 @contextlib.contextmanager
 def installed(module: str, extra: str) -> Iterator[None]:
-    """Turn the absence of ``module``, and only that, into the command that mends it."""
+    """Turn the absence of ``module``, and only that, into the command that mends it.
+
+    Of TensorRT's extras, ``tensorrt`` and ``tensorrt-rtx``, it names the one for this driver.
+    """
     try:
         yield
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
+        extra = fitting_extra(extra) if extra.startswith("tensorrt") else extra
         raise PoanError(f"{module} is missing; run: pip install 'poan[{extra}]'") from None
 
 

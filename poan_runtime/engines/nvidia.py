@@ -11,14 +11,15 @@ import sys
 
 LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 CUDA_13 = 13000
+LONGEST_NAME = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Driver:
-    """The CUDA that the driver speaks, 13040 for 13.4, and how many GPUs it shows."""
+    """The CUDA that the driver speaks, 13040 for 13.4, and the names of the GPUs it shows."""
 
     cuda: int
-    gpus: int
+    gpus: tuple[str, ...]
 
 
 @functools.cache
@@ -32,13 +33,28 @@ def find_driver() -> Driver | None:
     if library.cuDriverGetVersion(ctypes.byref(version)) != 0:
         return None
     started = library.cuInit(0) == 0 and library.cuDeviceGetCount(ctypes.byref(count)) == 0
-    return Driver(cuda=version.value, gpus=count.value if started else 0)
+    names = (_name(library, index) for index in range(count.value if started else 0))
+    return Driver(cuda=version.value, gpus=tuple(names))
+
+
+def _name(library: ctypes.CDLL, index: int) -> str:
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(LONGEST_NAME)
+    failed = library.cuDeviceGet(ctypes.byref(device), index)
+    failed = failed or library.cuDeviceGetName(name, LONGEST_NAME, device)
+    return "unknown" if failed else name.value.decode(errors="replace")
 
 
 def has_gpu() -> bool:
     """Whether the driver shows a GPU."""
     driver = find_driver()
-    return driver is not None and driver.gpus > 0
+    return driver is not None and bool(driver.gpus)
+
+
+def gpu_name(index: int) -> str:
+    """The name of a GPU, as the driver tells it."""
+    driver = find_driver()
+    names = () if driver is None else driver.gpus
+    return names[index] if index < len(names) else "unknown"
 
 
 def fitting_extra(flavour: str) -> str:

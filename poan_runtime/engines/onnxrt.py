@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from poan_runtime.engines.backend import Backend, BackendOptions, OpenedBackend, check_shapes
 from poan_runtime.engines.cores import TileByTile, usable_cores
-from poan_runtime.engines.nvidia import device_index, device_kind, has_gpu
+from poan_runtime.engines.nvidia import device_index, device_kind, gpu_name, has_gpu
+from poan_runtime.engines.verdicts import check_verdict
 from poan_runtime.errors import PoanError
 from poan_runtime.files import cache_folder
 from poan_runtime.models.find import ONLY_PORT, Model
@@ -44,13 +45,21 @@ class OnnxRuntimeBackend:
 def open_backend(model: Model, options: BackendOptions) -> OpenedBackend:
     """A session on the GPU where one can be reached and was not declined, else on the CPU.
 
-    As ``onnxruntime-tensorrt`` it runs on that provider or not at all.
+    A device ``auto`` means a GPU only where the file is proven on it. As ``onnxruntime-tensorrt``
+    it runs on that provider or not at all.
     """
     available = onnxruntime.get_available_providers()
+    index = device_index(options.device) or 0
+    name = options.backend if options.backend != "auto" else "onnxruntime"
+    here = (name, gpu_name(index), onnxruntime.__version__)
     wanted = _providers(options, available)
+    notices: list[str] = []
+    if wanted[0] != CPU and options.judged:
+        notices += check_verdict(model, *here)
+        if notices and options.device == "auto" and options.backend not in NAMED:
+            wanted = [CPU]
     session = _session(model, options, wanted)
     used = session.get_providers()[0]
-    notices = []
     if used != wanted[0]:
         if device_kind(options.device) == "cuda" or wanted[0] in NAMED.values():
             raise PoanError(f"{wanted[0]} did not start; onnxruntime says why above")
@@ -60,8 +69,8 @@ def open_backend(model: Model, options: BackendOptions) -> OpenedBackend:
         backend = TileByTile([backend.run] * (options.threads or usable_cores()))
     return OpenedBackend(
         backend=backend,
-        name=options.backend if options.backend != "auto" else "onnxruntime",
-        device="cpu" if used == CPU else f"cuda:{device_index(options.device) or 0}",
+        name=name,
+        device="cpu" if used == CPU else f"cuda:{index} ({gpu_name(index)})",
         version=onnxruntime.__version__,
         reason=f"{used} is the first provider that started",
         notices=tuple(notices),

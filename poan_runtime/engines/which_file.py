@@ -10,15 +10,18 @@ import importlib.util
 from pathlib import Path
 
 from poan_runtime.engines.backend import BackendOptions
-from poan_runtime.engines.nvidia import device_kind
+from poan_runtime.engines.nvidia import device_index, device_kind, fitting_extra
 from poan_runtime.engines.tensorrt.check import (
-    check_compute_capability,
+    check_gpu,
     check_version,
     engine_facts,
 )
 from poan_runtime.engines.tensorrt.library import MODULES, load_library
+from poan_runtime.engines.verdicts import proven
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Model, Trust, find_model
+
+EIGHT_BIT = ("int8", "fp8")
 
 
 def find_runnable(name: str | Path, options: BackendOptions, trust: Trust | None = None) -> Model:
@@ -45,14 +48,14 @@ def _obstacle(model: Model, options: BackendOptions) -> str | None:
         return "a plan needs a GPU, and the device asked for is the CPU"
     flavour = engine_facts(model).flavour
     if importlib.util.find_spec(MODULES[flavour]) is None:
-        return f"{MODULES[flavour]} is missing (pip install 'poan[{flavour}]')"
+        return f"{MODULES[flavour]} is missing (pip install 'poan[{fitting_extra(flavour)}]')"
     check_version(model, load_library(flavour))
     if importlib.util.find_spec("cuda") is None:
-        return f"cuda-python is missing (pip install 'poan[{flavour}]')"
+        return f"cuda-python is missing (pip install 'poan[{fitting_extra(flavour)}]')"
     from poan_runtime.engines.tensorrt import cuda
 
     try:
-        cuda.find_gpu()
+        cuda.find_gpu(device_index(options.device))
     except cuda.NoGpuError as error:
         return str(error)
     return None
@@ -66,11 +69,15 @@ def _in_its_place(plan: Model, obstacle: str) -> Model:
 
 
 def _proven_plan(model: Model, options: BackendOptions) -> Model | None:
-    """A plan beside an ONNX file that runs here and has passed its gate."""
+    """A plan beside an ONNX file that runs here and has passed its gate.
+
+    Never one in eight bits: what lies beyond its calibrated range is clipped, so who wants it
+    names it.
+    """
     if options.device == "cpu" or options.backend not in ("auto", *MODULES):
         return None
     for file in model.manifest.files:
-        if file.kind != "plan" or file.engine is None:
+        if file.kind != "plan" or file.engine is None or file.precision in EIGHT_BIT:
             continue
         if file.parity is None or file.parity.verdict != "pass":
             continue
@@ -87,8 +94,11 @@ def _fits(plan: Model, options: BackendOptions) -> bool:
             return False
         from poan_runtime.engines.tensorrt import cuda
 
-        gpu = cuda.find_gpu()
-        check_compute_capability(plan, gpu.name, gpu.compute_capability)
+        gpu = cuda.find_gpu(device_index(options.device))
+        check_gpu(plan, gpu)
     except PoanError:
         return False
-    return True
+    if not any(found.file == plan.file.name for found in plan.manifest.device_verdicts):
+        return True  # judged before verdicts named the GPU
+    engine = engine_facts(plan)
+    return proven(plan, engine.flavour, gpu.name, engine.version)

@@ -44,6 +44,8 @@ class Engine:
     source_onnx_sha256: str
     profile: BatchRange
     report: Json
+    gpu: Json | None = None
+    """Of `tensorrt`, which ties a plan to it: name, sms, memory_bytes, driver and runtime."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,20 @@ class CpuPrecision:
     precision: Literal["bf16"]
     file: str
     float32_parts: tuple[tuple[str, str], ...]
+    parity: Parity
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeviceVerdict:
+    """What ``--verify`` found on one GPU: it holds for this file, engine, device and release.
+
+    ``device`` is the GPU's name; of ``version`` the first two numbers count.
+    """
+
+    file: str
+    engine: str
+    device: str
+    version: str
     parity: Parity
 
 
@@ -123,6 +139,7 @@ class Manifest:
     gmac_per_part: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Of ``gmac_per_tile``; empty in a manifest written before it was counted."""
     cpu_precisions: tuple[CpuPrecision, ...] = ()
+    device_verdicts: tuple[DeviceVerdict, ...] = ()
 
     def file(self, name: str) -> ModelFile | None:
         """The listed file of that name."""
@@ -192,6 +209,7 @@ def parse_manifest(document: object, source: str = MANIFEST_NAME) -> Manifest:
         training=root.get("training", _mapping),
         created_by=root.get("created_by", _mapping),
         cpu_precisions=_cpu_precisions(root) if "cpu_precisions" in root.value else (),
+        device_verdicts=_device_verdicts(root) if "device_verdicts" in root.value else (),
         raw=cast(Json, document),
     )
     if 2 * manifest.halo + manifest.overlap >= manifest.tile:
@@ -232,6 +250,22 @@ def _cpu_precisions(root: "_Fields") -> tuple[CpuPrecision, ...]:
     return tuple(found)
 
 
+def _device_verdicts(root: "_Fields") -> tuple[DeviceVerdict, ...]:
+    found = []
+    for index, entry in enumerate(root.get("device_verdicts", _list)):
+        fields = _Fields(entry, root.source, f"device_verdicts[{index}]")
+        found.append(
+            DeviceVerdict(
+                file=fields.get("file", _file_name),
+                engine=fields.get("engine", _text),
+                device=fields.get("device", _text),
+                version=fields.get("version", _text),
+                parity=_parity(fields.object("parity")),
+            )
+        )
+    return tuple(found)
+
+
 def _engine(fields: "_Fields") -> Engine:
     return Engine(
         flavour=fields.get("flavour", _one_of("tensorrt", "tensorrt-rtx")),  # type: ignore[arg-type]
@@ -241,6 +275,7 @@ def _engine(fields: "_Fields") -> Engine:
         source_onnx_sha256=fields.get("source_onnx_sha256", _sha256),
         profile=_batch(fields.object("profile")),
         report=fields.get("report", _mapping),
+        gpu=fields.get("gpu", _mapping) if "gpu" in fields.value else None,
     )
 
 

@@ -4,6 +4,7 @@ A flavour is a value of the manifest, so the import stands in a function.
 """
 
 import dataclasses
+import functools
 import importlib
 from typing import Any, Literal
 
@@ -35,8 +36,12 @@ class Library:
         return errors[-1].splitlines()[0] if errors else ""
 
 
+@functools.cache
 def load_library(flavour: Flavour) -> Library:
-    """Import the library of a flavour; PoanError with the pip command where it is missing."""
+    """Import the library of a flavour; PoanError with the pip command where it is missing.
+
+    Once per process: TensorRT keeps the first logger that it is given, and complains of others.
+    """
     with installed(MODULES[flavour], flavour):
         api: Any = importlib.import_module(MODULES[flavour])
     log: list[tuple[str, str]] = []

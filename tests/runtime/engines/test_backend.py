@@ -70,7 +70,7 @@ def test_a_missing_engine_names_its_pip_command_and_a_broken_one_shows_its_error
         with backend.installed("tensorrt", "tensorrt"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    with pytest.raises(PoanError, match=r"pip install 'poan\[tensorrt\]'"):
+    with pytest.raises(PoanError, match=r"pip install 'poan\[tensorrt-cu13\]'"):
         missing("tensorrt")
     with pytest.raises(ModuleNotFoundError, match="numpy"):
         missing("numpy")

@@ -7,7 +7,7 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from poan_runtime.engines import backend, nvidia, onnxrt
+from poan_runtime.engines import nvidia, onnxrt
 from poan_runtime.engines.backend import BACKENDS, BackendOptions, open_backend
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import find_model
@@ -45,12 +45,12 @@ def gpu_build(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         lambda: loaded.append(os.environ["NVIDIA_TF32_OVERRIDE"]),
         raising=False,
     )
-    for module in (onnxrt, backend):
-        monkeypatch.setattr(module, "has_gpu", lambda: True)
+    card = nvidia.Driver(cuda=13000, gpus=("a card", "another"))
+    monkeypatch.setattr(nvidia, "find_driver", lambda: card)
     return loaded
 
 
-@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:1"])
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_the_cuda_provider_is_told_not_to_use_tf32(
     device: str, nearest_x2: Path, gpu_build: list[str]
 ) -> None:
@@ -89,8 +89,7 @@ def test_a_session_on_the_cpu_touches_nothing_of_the_gpu(
 def test_auto_asks_the_driver_and_not_the_list_of_providers(
     nearest_x2: Path, gpu_build: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (onnxrt, backend):
-        monkeypatch.setattr(module, "has_gpu", lambda: False)
+    monkeypatch.setattr(nvidia, "find_driver", lambda: None)
     opened = open_backend(find_model(nearest_x2), BackendOptions(backend="onnxruntime"))
     assert Session.made[0] == [onnxrt.CPU]
     assert opened.device == "cpu"
@@ -119,8 +118,8 @@ def test_no_backend_names_a_provider_that_onnxruntime_does_not_ship() -> None:
 def test_the_extra_that_fits_is_that_of_the_drivers_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     for driver, extra in (
         (None, "tensorrt-rtx-cu13"),
-        (nvidia.Driver(cuda=12080, gpus=1), "tensorrt-rtx-cu12"),
-        (nvidia.Driver(cuda=13000, gpus=1), "tensorrt-rtx-cu13"),
+        (nvidia.Driver(cuda=12080, gpus=("a card",)), "tensorrt-rtx-cu12"),
+        (nvidia.Driver(cuda=13000, gpus=("a card",)), "tensorrt-rtx-cu13"),
     ):
         monkeypatch.setattr(nvidia, "find_driver", lambda driver=driver: driver)
         assert nvidia.fitting_extra("tensorrt-rtx") == extra
@@ -137,6 +136,61 @@ def test_a_driver_that_does_not_start_shows_no_gpu(monkeypatch: pytest.MonkeyPat
 
     nvidia.find_driver.cache_clear()
     monkeypatch.setattr(nvidia.ctypes, "CDLL", lambda name: Broken())
-    assert nvidia.find_driver() == nvidia.Driver(cuda=12080, gpus=0)
+    assert nvidia.find_driver() == nvidia.Driver(cuda=12080, gpus=())
     assert not nvidia.has_gpu()
     nvidia.find_driver.cache_clear()
+
+
+def judged(make_model: Any, verdict: str, **changes: str) -> Any:
+    """A model with a verdict earned by this onnxruntime on a card, or elsewhere by ``changes``."""
+    entry = {
+        "file": "model.onnx",
+        "engine": "onnxruntime",
+        "device": "a card",
+        "version": onnxruntime.__version__,
+        "parity": {"verdict": verdict, "checks": []},
+    }
+    return find_model(make_model(device_verdicts=[entry | changes]))
+
+
+def test_auto_takes_a_gpu_only_where_the_file_is_proven_on_it(
+    make_model: Any, gpu_build: list[str]
+) -> None:
+    """A pass on the CPU, in the manifest's own parity, is none on a GPU."""
+
+    def runs_on(model: Any, **options: str) -> str:
+        return open_backend(model, BackendOptions(backend="onnxruntime", **options)).device
+
+    proven = judged(make_model, "pass")
+    assert runs_on(proven) == "cuda:0 (a card)"
+    for change in (
+        {"device": "another"},
+        {"engine": "onnxruntime-tensorrt"},
+        {"version": "1.0.0"},
+        {"file": "model.fp16.onnx"},
+    ):
+        elsewhere = judged(make_model, "pass", **change)
+        assert runs_on(elsewhere) == "cpu"
+        assert runs_on(elsewhere, device="cuda") == "cuda:0 (a card)"
+    assert runs_on(judged(make_model, "pass", device="another"), device="cuda:1").startswith(
+        "cuda:1"
+    )
+
+
+def test_what_is_not_proven_on_the_gpu_says_so_and_how_to_prove_it(
+    nearest_x2: Path, gpu_build: list[str]
+) -> None:
+    model = find_model(nearest_x2)
+    for device in ("auto", "cuda"):
+        opened = open_backend(model, BackendOptions(backend="onnxruntime", device=device))
+        (notice,) = opened.notices
+        assert "not yet compared with PyTorch by onnxruntime" in notice
+        assert f"on a card; poan-run --verify --device cuda {model.path} does it" in notice
+
+
+def test_what_failed_on_this_gpu_does_not_run_on_it(make_model: Any, gpu_build: list[str]) -> None:
+    model = judged(make_model, "fail")
+    options = BackendOptions(backend="onnxruntime", device="cuda")
+    with pytest.raises(PoanError, match=r"on a card is fail; take --device cpu"):
+        open_backend(model, options)
+    assert open_backend(model, options, judged=False).device == "cuda:0 (a card)"
