@@ -113,10 +113,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     reuse_freed_memory()
     # Torch takes seconds to import: --help and a mistyped option do not wait for it.
-    from poan_export.export import Request, export, to_stderr
+    from poan_export.export import export, to_stderr
     from poan_export.gate.parity import ParityFailure
     from poan_export.plans.make import EngineRequest, finish
     from poan_export.plans.vram import parse_bytes
+    from poan_export.request import Request
 
     try:
         if args.half is None and (args.find_islands or args.islands):

@@ -173,7 +173,7 @@ def folder(built: BuiltPlan, tmp_path: Path) -> Path:
             }
             for name, precision in (("model.onnx", "fp32"), ("model.fp16.onnx", "fp16"))
         ]
-        + [built.manifest_entry()],
+        + [built.manifest_entry().json()],
         "vectors": {"name": "vectors.npz", "sha256": sha256(out / "vectors.npz")},
         "relative_error_floor": 1e-6,
         "parity": {"verdict": "pass", "checks": []},

@@ -18,7 +18,14 @@ from poan_runtime.engines.backend import installed
 from poan_runtime.engines.tensorrt.library import MODULES, Flavour
 from poan_runtime.errors import PoanError
 from poan_runtime.files import cache_folder
-from poan_runtime.models.manifest import BatchRange, sha256_of
+from poan_runtime.models.manifest import (
+    PENDING,
+    BatchRange,
+    Engine,
+    ModelFile,
+    Precision,
+    sha256_of,
+)
 
 SMS = ("75", "80", "86", "89", "120", "121")
 """Targets of tensorrt-rtx 1.7. There is no SM90: data-centre Hopper runs `tensorrt`."""
@@ -43,7 +50,7 @@ class Order:
     onnx: Path
     plan: Path
     flavour: Flavour
-    precision: str
+    precision: Precision
     islands: tuple[str, ...]
     batch: BatchRange
     sms: tuple[str, ...] = ()
@@ -61,26 +68,26 @@ class BuiltPlan:
     builder_flags: tuple[str, ...]
     report: Mapping[str, Any]
 
-    def manifest_entry(self, parity: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The entry for ``files``; parity is pending unless it was run."""
+    def manifest_entry(self) -> ModelFile:
+        """The entry for ``files``; its parity is pending."""
         order = self.order
-        return {
-            "name": order.plan.name,
-            "kind": "plan",
-            "precision": order.precision,
-            "islands": list(order.islands),
-            "sha256": sha256_of(order.plan),
-            "engine": {
-                "flavour": order.flavour,
-                "version": self.version,
-                "compute_capabilities": list(self.compute_capabilities),
-                "builder_flags": list(self.builder_flags),
-                "source_onnx_sha256": sha256_of(order.onnx),
-                "profile": dataclasses.asdict(order.batch),
-                "report": dict(self.report),
-            },
-            "parity": dict(parity or {"verdict": "pending", "checks": []}),
-        }
+        return ModelFile(
+            name=order.plan.name,
+            kind="plan",
+            precision=order.precision,
+            islands=order.islands,
+            sha256=sha256_of(order.plan),
+            engine=Engine(
+                flavour=order.flavour,
+                version=self.version,
+                compute_capabilities=self.compute_capabilities,
+                builder_flags=self.builder_flags,
+                source_onnx_sha256=sha256_of(order.onnx),
+                profile=order.batch,
+                report=self.report,
+            ),
+            parity=PENDING,
+        )
 
 
 def targets(precision: str, asked: str | None = None) -> list[tuple[str, ...]]:
@@ -175,7 +182,7 @@ def build_plan(order: Order) -> BuiltPlan:
             "plan": str(order.plan),
             "flavour": order.flavour,
             "sms": list(order.sms),
-            "batch": dataclasses.asdict(order.batch),
+            "batch": order.batch.json(),
             "timing_cache": timings,
             "facts": str(files["facts.json"]),
             "error": str(files["error.txt"]),

@@ -15,9 +15,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from poan_export.gate.parity import CHUNK, Array, Check, finite
+from poan_export.gate.parity import CHUNK, Array, finite
 from poan_export.gate.real_tiles import chunks
 from poan_export.trace.stages import OUTPUT, Tapped, taps_of
+from poan_runtime.models.manifest import Check
 
 HALF = (torch.float16, torch.bfloat16)
 

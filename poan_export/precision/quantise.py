@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from poan_export.gate.real_tiles import Case
 from poan_runtime.errors import PoanError
+from poan_train.metrics import psnr
 
 Kind = Literal["int8", "fp8"]
 LARGEST = {"int8": 127.0, "fp8": 448.0}
@@ -191,9 +192,8 @@ def psnr_loss(model: onnx.ModelProto, quantised: onnx.ModelProto, cases: Sequenc
     for case in cases:
         if case.hr is None:
             raise ValueError(f"need the truth of every tile, {case.name} has none")
-        errors = [session.run(None, {name: case.lr[None]})[0][0] - case.hr for session in both]
-        full, eight = (float(np.mean(error.astype(np.float64) ** 2)) for error in errors)
-        losses.append(10 * np.log10(eight / full))
+        full, eight = (session.run(None, {name: case.lr[None]})[0][0] for session in both)
+        losses.append(psnr(case.hr, full) - psnr(case.hr, eight))
     return Loss(mean_db=float(np.mean(losses)), worst_db=float(max(losses)), tiles=len(losses))
 
 

@@ -183,7 +183,7 @@ def _choose(model: Model, options: BackendOptions) -> tuple[str, str]:
         return "onnxruntime", "onnxruntime reaches the GPU"
     if options.reduced.entry is not None or options.precision == "bf16":
         return "openvino", "openvino alone runs bf16 on a CPU"
-    if "openvino" in installed and model.manifest.attention == "flat":
+    if "openvino" in installed and model.manifest.attention.form == "flat":
         return "openvino", "openvino takes the flat attention without a copy of its map"
     return installed[0], f"{installed[0]} is the default in float32"
 

@@ -3,7 +3,6 @@
 The providers other than the CPU's were not run: no GPU was at hand.
 """
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -116,7 +115,7 @@ def provider_options(model: Model, provider: str) -> dict[str, str]:
     manifest = model.manifest
     shapes = {
         key: f"{manifest.input_name}:{count}x1x{manifest.tile}x{manifest.tile}"
-        for key, count in dataclasses.asdict(manifest.batch).items()
+        for key, count in manifest.batch.json().items()
     }
     folder = str(cache_folder())
     if provider == TENSORRT_RTX:

@@ -9,6 +9,7 @@ from torch import nn
 from poan_export.cli import main
 from poan_export.export import open_gate
 from poan_export.gate.parity import Gate
+from poan_export.gate.real_tiles import Scans
 from poan_train.checkpoint import save_checkpoint
 from tests.tiny.networks import TILE, facts_of, tiny_network
 
@@ -20,7 +21,7 @@ def network() -> nn.Module:
 
 @pytest.fixture(scope="session")
 def gate(network: nn.Module) -> Gate:
-    return open_gate(network, facts_of(network), TILE, None)
+    return open_gate(network, facts_of(network), Scans(None, TILE, 2, "bicubic"))
 
 
 @pytest.fixture

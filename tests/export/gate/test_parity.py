@@ -9,18 +9,19 @@ import torch
 from torch import nn
 
 from poan_export.gate.parity import (
+    RELATIVE_ERROR_FLOOR,
     Check,
     Gate,
     ParityFailure,
     judge,
     norm_error,
-    relative_error,
     run_torch,
     unit_error,
 )
 from poan_export.rewrite.network import rewrite, rules_for
 from poan_export.rewrite.root import Scheme
 from poan_export.trace.stages import OUTPUT
+from poan_runtime.engines.verify import relative_error
 from tests.tiny.networks import TILE, facts_of
 
 GOOD = Scheme(name="quintic", iterations=8)
@@ -101,9 +102,11 @@ def test_decibels_are_judged_for_trained_weights_alone(network: nn.Module, gate:
 
 def test_errors_are_relative_to_the_largest_value_or_to_a_floor() -> None:
     reference = np.array([0.0, -4.0])
-    assert relative_error(np.array([1.0, -4.0]), reference) == 0.25
-    assert relative_error(np.array([1e-9]), np.array([0.0])) == pytest.approx(1e-3)
-    assert relative_error(np.array([np.inf]), reference[:1]) == math.inf
+    assert relative_error(np.array([1.0, -4.0]), reference, RELATIVE_ERROR_FLOOR) == 0.25
+    assert relative_error(np.array([1e-9]), np.array([0.0]), RELATIVE_ERROR_FLOOR) == pytest.approx(
+        1e-3
+    )
+    assert relative_error(np.array([np.inf]), reference[:1], RELATIVE_ERROR_FLOOR) == math.inf
     assert unit_error(np.array([0.01]), np.array([1e-3])) == pytest.approx(9e-3)
     assert norm_error(np.array([3.0, 0.0]), np.array([3.0, 4.0])) == pytest.approx(0.8)
 

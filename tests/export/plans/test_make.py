@@ -83,8 +83,9 @@ def test_an_export_holds_plans_from_the_half_and_the_8_bit_graph(
     assert int8 is not None
     assert int8.parity is not None
     (check,) = int8.parity.checks
-    assert (check["metric"], check["tolerance"]) == ("psnr_loss_db", 0.05)
-    assert check["value"] < 0.05
+    assert (check.metric, check.tolerance) == ("psnr_loss_db", 0.05)
+    assert check.value is not None
+    assert check.value < 0.05
 
 
 def test_the_plan_just_exported_runs_as_its_onnx_file_without_a_gpu(

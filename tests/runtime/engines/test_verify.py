@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from poan_runtime.commands import run as cli
-from poan_runtime.engines.verify import read_vectors, relative_error
+from poan_runtime.engines.verify import read_vectors, worst_error
 from poan_runtime.errors import PoanError
 from poan_runtime.models.manifest import read_manifest
 from tests.tiny.graphs import SCALE, TILE, residual_graph, sha256
@@ -124,14 +124,14 @@ def test_vectors_of_a_wrong_shape_are_refused_with_both_shapes(
         read_vectors(read_manifest(folder), folder)
 
 
-def test_relative_error_is_the_worst_tiles_and_none_where_not_finite() -> None:
+def test_the_worst_error_is_that_of_the_worst_tile_and_none_where_not_finite() -> None:
     reference = np.float32([[[[2.0]]], [[[10.0]]]])
     answer = np.float32([[[[2.5]]], [[[11.0]]]])
-    assert relative_error(answer, reference, 1e-6) == 0.25
-    assert relative_error(np.float32([[[[1e-3]]]]), np.zeros((1, 1, 1, 1), np.float32), 0.1) == (
+    assert worst_error(answer, reference, 1e-6) == 0.25
+    assert worst_error(np.float32([[[[1e-3]]]]), np.zeros((1, 1, 1, 1), np.float32), 0.1) == (
         pytest.approx(1e-2)  # against the floor; float32 rounding of 1e-3
     )
-    assert relative_error(np.float32([[[[np.nan]]]]), reference[:1], 1e-6) is None
+    assert worst_error(np.float32([[[[np.nan]]]]), reference[:1], 1e-6) is None
 
 
 def test_scans_beside_verify_are_a_usage_error(folder: Path) -> None:

@@ -46,7 +46,7 @@ def plan(flavour: str, gpu: str, folder: Path, edit_manifest: Edit) -> Path:
     """The export of conftest.py with a plan for this GPU in place of its own."""
     sms = (gpu.replace(".", ""),) if flavour == "tensorrt-rtx" else ()
     built = build_plan(order_for(folder / "model.fp16.onnx", flavour=flavour, sms=sms))
-    edit_manifest(lambda m: m["files"].__setitem__(PLAN, built.manifest_entry()))
+    edit_manifest(lambda m: m["files"].__setitem__(PLAN, built.manifest_entry().json()))
     return folder / "engine.plan"
 
 
@@ -157,7 +157,7 @@ def test_the_exporters_gate_judges_the_engine_and_finds_a_wrong_one(
     onnx.save(residual_graph(np.float16, seed=1), plan.parent / "model.fp16.onnx")
     sms = (gpu.replace(".", ""),) if flavour == "tensorrt-rtx" else ()
     other = build_plan(order_for(plan.parent / "model.fp16.onnx", flavour=flavour, sms=sms))
-    edit_manifest(lambda m: m["files"].__setitem__(PLAN, other.manifest_entry()))
+    edit_manifest(lambda m: m["files"].__setitem__(PLAN, other.manifest_entry().json()))
     assert gate_plans(plan.parent, [plan.name], print_nothing) == ["engine.plan"]
 
 
