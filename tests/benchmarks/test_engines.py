@@ -10,7 +10,7 @@ from benchmarks.parts import cut, features_at, read_for_one_tile
 from poan_runtime.engines.backend import BackendOptions, open_backend
 from poan_runtime.engines.precision import cpu_has_bf16
 from poan_runtime.models.find import find_model
-from tests.benchmarks.conftest import TILE
+from tests.tiny.networks import TILE
 
 pytest.importorskip("openvino")
 LR = np.random.default_rng(0).random((1, 1, TILE, TILE), np.float32)

@@ -10,7 +10,7 @@ from benchmarks.unit_scan import fit, hr_volume, spread
 from benchmarks.whole_scan.__main__ import earlier, main
 from benchmarks.whole_scan.competitor import starts
 from poan_train.degrade import degrade
-from tests.benchmarks.conftest import TILE
+from tests.tiny.networks import TILE
 
 AGAINST = "torch-eager,onnxruntime,openvino-f32"
 """Without torch-compile, which needs a C++ compiler and minutes."""

@@ -133,18 +133,16 @@ def test_minutes_stop_a_run_and_anneal_it(scan_folder, tmp_path, monkeypatch):
 
 
 def test_processor_minutes_stop_a_run_that_waits_between_steps(scan_folder, tmp_path, monkeypatch):
-    """A tenth of a second of waiting per step does not count, so the run outlives its wall time."""
-    out, batch = tmp_path / "a.pt", train.PatchSampler.batch
-
-    def slow(self, step):
-        time.sleep(0.1)
-        return batch(self, step)
-
-    monkeypatch.setattr(train.PatchSampler, "batch", slow)
-    assert run("--data", scan_folder, "--out", out, *QUICK, "--cpu-minutes", 0.02) == 0
+    """On a clock of 0.25 s per step, of which the processor works 0.05 s."""
+    wall, cpu = itertools.count(step=0.25), itertools.count(step=0.05)
+    clock = SimpleNamespace(monotonic=lambda: next(wall), process_time=lambda: next(cpu))
+    monkeypatch.setattr(train, "time", clock)
+    out = tmp_path / "a.pt"
+    assert run("--data", scan_folder, "--out", out, *QUICK, "--cpu-minutes", 0.03) == 0
     training = load_network(out)[1].training
-    assert training["cpu_seconds"] >= 1.2
-    assert training["steps"] * 0.1 <= training["seconds"]
+    assert training["cpu_seconds"] == pytest.approx(0.03 * 60, abs=0.06)
+    assert training["seconds"] == pytest.approx(5 * training["cpu_seconds"])
+    assert training["steps"] == 35
     records = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
     assert min(r["lr"] for r in records if "lr" in r) < 1e-4
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from poan_export.cli import main
 from poan_export.gate.parity import Gate, run_onnx
-from poan_export.precision.find_islands import find_islands, minimise
+from poan_export.precision import half_graph
+from poan_export.precision.find_islands import Found, find_islands, minimise
 from poan_export.precision.half_emulation import run_half
 from poan_export.precision.islands import default_islands, fixed_islands, in_half, widened
 from poan_export.rewrite.network import rewrite, rules_for
@@ -111,9 +112,16 @@ def test_overflow_is_seen_and_its_module_named(gate: Gate) -> None:
     assert calm.headroom["body.0.body.0"] == pytest.approx(65504 / seen[0], rel=0.01)
 
 
-def test_the_smallest_set_of_islands_is_found_and_mends_the_overflow(gate: Gate) -> None:
+@pytest.fixture(scope="module")
+def found(gate: Gate) -> Found:
+    """The islands that the overflowing network needs."""
+    return find_islands(rewrite(overflowing(), RULES), gate, "fp16")
+
+
+def test_the_smallest_set_of_islands_is_found_and_mends_the_overflow(
+    gate: Gate, found: Found
+) -> None:
     exported = rewrite(overflowing(), RULES)
-    found = find_islands(exported, gate, "fp16")
     chosen = [island for island in found.islands if "body.0" in island]
     assert chosen == ["body.0.body"]
     islands = [*fixed_islands(exported), *found.islands]
@@ -129,8 +137,12 @@ def test_the_smallest_set_of_islands_is_found_and_mends_the_overflow(gate: Gate)
 
 def test_the_command_refuses_the_overflow_and_find_islands_mends_it(
     checkpoint: Callable[[nn.Module], Path],
+    found: Found,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """The command's search is asked once, and answers what the same search found above."""
+    monkeypatch.setattr(half_graph, "find_islands", lambda network, gate, half: found)
     path = checkpoint(overflowing())
     arguments = ["--ckpt", str(path), "--tile", str(TILE), "--fp16", "--engine", "none"]
     assert main(arguments) == 3
