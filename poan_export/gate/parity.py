@@ -29,8 +29,8 @@ from poan_train.metrics import psnr, ssim
 from poan_train.networks.covariance import CovariancePooling, EighPower
 
 Array = NDArray[Any]
-Stages = Mapping[str, Array]
-"""Stage -> (N, ...), one row per case."""
+Taps = Mapping[str, Array]
+"""Name of a stage -> its tensor (N, ...), one row per case."""
 
 RELATIVE_ERROR_FLOOR = 1e-6
 """Smallest max|ref| that a relative error is taken to: a millionth of the intensity unit."""
@@ -154,16 +154,16 @@ class Gate:
 
     cases: Cases
     network: nn.Module
-    reference: Stages
+    reference: Taps
     """PyTorch, eigh, float64."""
-    float32: Stages
+    float32: Taps
     """PyTorch, eigh, float32."""
     trained: bool
 
     def names(self) -> Iterator[tuple[int, str]]:
         return enumerate(case.name for case in self.cases.items)
 
-    def check_float32(self, file: str, engine: Stages) -> list[Check]:
+    def check_float32(self, file: str, engine: Taps) -> list[Check]:
         """All checks of a float32 file, stage by stage in the order of computation."""
         checks: list[Check] = []
         pools = pools_of(self.network)
@@ -245,7 +245,7 @@ class Gate:
             float32={stage: y[rows] for stage, y in self.float32.items()},
         )
 
-    def check_reduced(self, file: str, engine: Stages, precision: Reduced) -> list[Check]:
+    def check_reduced(self, file: str, engine: Taps, precision: Reduced) -> list[Check]:
         """All checks of a run whose arithmetic rounds to ``precision``, in order of computation."""
         checks: list[Check] = []
         pools = pools_of(self.network)
@@ -263,7 +263,7 @@ class Gate:
         stage: str,
         i: int,
         case: str,
-        engine: Stages,
+        engine: Taps,
         features: str,
         pool: CovariancePooling,
     ) -> Check:

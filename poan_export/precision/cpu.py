@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from poan_export.gate.parity import Gate, Reduced, Stages, finite, run_onnx
+from poan_export.gate.parity import Gate, Reduced, Taps, finite, run_onnx
 from poan_export.gate.real_tiles import BRIGHTEST, Case
 from poan_export.precision.quantise import MOST_LOSS_DB as MOST_LOSS_OF_EIGHT_BITS_DB
 from poan_export.trace.stages import OUTPUT, pools_of
@@ -34,7 +34,7 @@ UNTRAINED = "weights are untrained: the loss against HR is reported, not judged"
 class CpuAnswers:
     """What a file answers on a CPU in bf16, and the float32 file as it is."""
 
-    stages: Stages
+    stages: Taps
     """OpenVINO in bf16: the gate's tiles."""
     cases: tuple[Case, ...]
     """Real tiles with their truth."""
@@ -121,7 +121,7 @@ def root_parts(gate: Gate) -> list[tuple[str, str]]:
 
 def run_openvino(
     path: Path, parts: Sequence[tuple[str, str]], batch: NDArray[Any], precision: str = PRECISION
-) -> Stages:
+) -> Taps:
     """Tiles ``batch`` (N, 1, tile, tile) through OpenVINO as the runtime runs them.
 
     The output, and the features and z of each of ``parts``.

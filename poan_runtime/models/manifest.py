@@ -11,9 +11,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from poan_runtime.errors import PoanError
+from poan_runtime.geometry import Grid
 from poan_runtime.models.fields import (
     Amount,
     FileName,
@@ -34,7 +35,6 @@ VERSION: Literal[1] = 1
 MANIFEST_NAME = "manifest.json"
 SCHEMA_NAME = "manifest.schema.json"
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Verdict = Literal["pass", "fail", "pending"]
 
 
@@ -227,7 +227,7 @@ class Manifest(Record):
         metadata=says("of gmac_per_tile, by part of the network"), default_factory=dict
     )
     intensity: Intensity
-    grid: Literal["centre", "kspace"]
+    grid: Grid
     square_root: NoRoot | MatrixRoot
     attention: Attention
     opset: Positive
