@@ -92,10 +92,10 @@ def add_engine_options(p: argparse.ArgumentParser) -> None:
 
 
 def reuse_freed_memory() -> None:
-    """Have glibc keep large freed blocks for the next tensor of that size.
+    """Tell glibc to keep large freed blocks for the next tensor of that size.
 
-    By default each goes back to the kernel, which clears its pages again: half of the processor
-    time of a paper-size export. Does nothing where the C library has no such setting.
+    By default glibc gives each block back to the kernel, and the kernel clears its pages again:
+    half of the processor time of a paper-size export. Other C libraries are left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -104,7 +104,10 @@ def reuse_freed_memory() -> None:
 
 
 def default_form(half: str | None, engine: "EngineRequest") -> "Form":
-    """``flat``, OpenVINO's form, for what only a CPU will run where OpenVINO is at hand."""
+    """The form of attention where none was asked for.
+
+    ``flat``, the fastest in OpenVINO, if OpenVINO is installed and only CPUs will run the export.
+    """
     for_cpu = half is None and engine.engine == "none" and "fp8" not in engine.eight_bit
     return "flat" if for_cpu and importlib.util.find_spec("openvino") else "box"
 

@@ -182,7 +182,7 @@ def manifest_of(
 def size_of(
     network: nn.Module, facts: Facts, request: Request, chosen: Chosen, report: Report
 ) -> Size:
-    """The sizes asked for, or those that fit into ``vram``, or the architecture's own."""
+    """The sizes that were asked for; else those that fit ``vram``; else the architecture's own."""
     own = ARCHITECTURES[facts.arch]
     tile, batch = request.tile or own.tile, BATCH
     if request.vram is not None:
@@ -242,7 +242,7 @@ def trained(facts: Facts) -> bool:
 
 
 def method_of(facts: Facts) -> Degradation:
-    """How the LR of the training was made."""
+    """The method by which the training made its LR images."""
     method: Degradation = facts.degradation.get("method", "bicubic")
     return method
 
@@ -259,7 +259,7 @@ def choose_root(network: nn.Module, gate: Gate, request: Request) -> Choice | No
 
 
 def fastest_form(network: nn.Module, scheme: Scheme, tile: int, opset: int) -> Form:
-    """The form of the attention that ONNX Runtime runs faster here, on one tile."""
+    """The form of the attention that ONNX Runtime runs fastest on this machine, for one tile."""
     seconds: dict[Form, float] = {}
     for form in FORMS:
         model = without_stages(export_twin(rewrite(network, rules_for(scheme, form)), tile, opset))

@@ -39,11 +39,12 @@ class Written:
 def write_graphs(
     exported: nn.Module, gate: Gate, request: Request, plans: PlanMaker, scans: Scans
 ) -> Written:
-    """Trace, write and judge the graphs, and build the plans of the last.
+    """Trace, write and judge the graphs, and build the plans of the last graph.
 
-    Tracing keeps one core busy with Python: meanwhile the float32 graph answers the gate. (No
-    module of torch runs beside a trace, which patches their calls.) The builder works while the
-    graph that it builds is judged. What fails is never kept.
+    Two things happen at once, twice. While Python traces the half-precision graph on one core,
+    ONNX Runtime runs the float32 graph on the others. (PyTorch modules never run beside a trace:
+    the trace patches their calls.) While the gate judges the last graph, TensorRT builds its
+    plan. If the gate fails, the whole folder is thrown away.
     """
     tile, opset, report = gate.cases.batch.shape[-1], opset_of(request), plans.report
     others = max(1, (os.cpu_count() or 1) - 1)  # cores that tracing leaves
@@ -75,7 +76,7 @@ def write_graphs(
 def half_graph(
     exported: nn.Module, gate: Gate, request: Request, report: Report
 ) -> HalfGraph | None:
-    """The graph in half precision, traced; None where none was asked for."""
+    """Trace the half-precision graph; None where none was asked for."""
     if request.half is None:
         return None
     if request.find_islands:
@@ -89,7 +90,10 @@ def half_graph(
 def write_eight_bit(
     files: Sequence[ModelFile], gate: Gate, request: Request, plans: PlanMaker, scans: Scans
 ) -> Written:
-    """The 8-bit graphs, their plans, and what an int8 file of float32 parts loses on CPUs."""
+    """Write the 8-bit graphs and their plans.
+
+    An int8 file whose other parts are float32 is also judged in bf16 on this CPU.
+    """
     folder, report, kinds = plans.folder, plans.report, request.engine.eight_bit
     found = eight_bit_entries(folder, files, scans.truths, kinds, report)
     on_cpus = []

@@ -1,4 +1,4 @@
-"""What an export leaves behind: model files, test vectors and the manifest, whole or not at all."""
+"""Write the folder of an export: model files, test vectors, manifest; all of them or none."""
 
 import contextlib
 import json
@@ -94,14 +94,14 @@ def write_vectors(folder: Path, gate: Gate) -> Vectors:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest, once the runtime's reader has taken it."""
+    """Check that the runtime reads the manifest, then write it."""
     text = manifest.text()
     parse_manifest(json.loads(text))
     (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
 
 
 def created_by() -> dict[str, str]:
-    """Versions of what made the files."""
+    """Versions of the programs that made the files."""
     try:
         own = version("poan")
     except PackageNotFoundError:

@@ -96,7 +96,7 @@ def norm_error(y: Array, reference: Array) -> float:
 
 
 def run_torch(network: nn.Module, batch: Array, dtype: torch.dtype) -> dict[str, Array]:
-    """Every stage of ``network`` computed in ``dtype``."""
+    """Run ``network`` in ``dtype``: every stage by name."""
     tapped = Tapped(copy.deepcopy(network), taps_of(network)).to(dtype).eval()
     rows: list[list[Array]] = []
     with torch.inference_mode():
@@ -109,7 +109,7 @@ def run_torch(network: nn.Module, batch: Array, dtype: torch.dtype) -> dict[str,
 
 
 def run_onnx(twin: onnx.ModelProto, batch: Array, threads: int = 0) -> dict[str, Array]:
-    """Every output of a graph through ONNX Runtime on the CPU; 0 threads are all there are."""
+    """Run a graph in ONNX Runtime on a CPU; every output by stage. 0 ``threads`` are all cores."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.enable_cpu_mem_arena = False  # takes what earlier stages freed
@@ -126,7 +126,7 @@ def run_onnx(twin: onnx.ModelProto, batch: Array, threads: int = 0) -> dict[str,
 
 
 def time_onnx(model: onnx.ModelProto, batch: Array, repeats: int = 3) -> float:
-    """Least seconds of a run through ONNX Runtime on the CPU, after one to warm up."""
+    """The fewest seconds that ONNX Runtime takes on the CPU, after one run to warm up."""
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -150,7 +150,7 @@ def root_of(features: Array, pool: CovariancePooling) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """What every file is compared with."""
+    """The tiles, and the reference answers that every file is compared with."""
 
     cases: Cases
     network: nn.Module
@@ -235,7 +235,7 @@ class Gate:
         return checks
 
     def part(self, tiles: Sequence[int]) -> "Gate":
-        """The gate on some of its tiles."""
+        """The same gate with some of its tiles alone."""
         rows = list(tiles)
         items = tuple(self.cases.items[i] for i in rows)
         return replace(
@@ -267,7 +267,7 @@ class Gate:
         features: str,
         pool: CovariancePooling,
     ) -> Check:
-        """z against the exact root of the features that the run itself has."""
+        """Compare z with the exact root of the features that the same run computed."""
         own = root_of(engine[features][i : i + 1], pool)[0]
         return Check(
             file=file,
@@ -280,7 +280,7 @@ class Gate:
         )
 
     def _finite(self, file: str, stage: str, i: int, case: str, y: Array) -> Check:
-        """A stage whose error is reported, and which must be finite."""
+        """Report the error of a stage; fail where the stage is not finite."""
         value = unit_error(y, self.reference[stage][i])
         good = math.isfinite(value)
         return Check(
@@ -313,7 +313,7 @@ class Gate:
         return checks
 
     def torch_float32(self) -> list[Check]:
-        """What float32 alone does to the trained network, for comparison."""
+        """Report how far PyTorch in float32 is from PyTorch in float64, for comparison."""
         checks = []
         for stage in (s for s in self.reference if s == OUTPUT or s.endswith(".z")):
             for i, case in self.names():

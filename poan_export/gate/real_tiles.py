@@ -108,9 +108,10 @@ def scan_paths(parity_data: Path | None) -> list[Path]:
 
 
 def hr_tiles(path: Path, size: int, count: int) -> list[Array]:
-    """At most ``count`` tiles (1, size, size) of a volume, from its most varied slices.
+    """At most ``count`` tiles (1, size, size), each from the centre of a slice of a volume.
 
-    In stored units. A slice smaller than the tile is continued by reflection.
+    The slices with the largest standard deviation come first. Values are in stored units.
+    A slice smaller than the tile is continued by reflection.
     """
     volume = read_volume(path)
     data = np.nan_to_num(np.asarray(volume.data, np.float32), posinf=0.0, neginf=0.0)

@@ -1,4 +1,4 @@
-"""bf16 on a CPU behind the gate: what OpenVINO does to a float32 file, as the manifest says it.
+"""Judge how much a file loses when OpenVINO runs it in bf16 on a CPU.
 
 The file is the same; the engine rounds operands and features to bf16. Covariance and matrix root
 stay in float32 (an iteration in bf16 is not a root: z was not finite). A file whose convolutions
@@ -32,7 +32,7 @@ UNTRAINED = "weights are untrained: the loss against HR is reported, not judged"
 
 @dataclass(frozen=True, kw_only=True)
 class CpuAnswers:
-    """What a file answers on a CPU in bf16, and the float32 file as it is."""
+    """Answers of a file in bf16 on a CPU, and of the float32 file in float32."""
 
     stages: Taps
     """OpenVINO in bf16: the gate's tiles."""
@@ -45,7 +45,7 @@ class CpuAnswers:
 
 
 def can_judge(report: Callable[[str], None]) -> bool:
-    """Whether this machine runs bf16 on its CPU, through OpenVINO."""
+    """Whether this machine has OpenVINO and a CPU with bf16."""
     if importlib.util.find_spec("openvino") is None:
         return False
     from poan_runtime.engines.precision import cpu_has_bf16

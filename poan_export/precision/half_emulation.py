@@ -70,7 +70,7 @@ def _aliases(func: Any) -> bool:
 
 
 def _keeps_values(func: Any) -> bool:
-    """Views, writes in place and casts: nothing to round."""
+    """Whether an operation only views, copies or casts, so that there is nothing to round."""
     return (
         _aliases(func) or func._schema.is_mutable or func._overloadpacket is torch.ops.aten._to_copy
     )

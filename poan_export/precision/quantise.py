@@ -92,7 +92,10 @@ def _scale(top: float, kind: Kind) -> float:
 
 
 def _best_clip(counts: NDArray[np.float64]) -> float:
-    """Share of the range at which to clip int8: rounding noise inside, clipping error outside."""
+    """Where to clip int8, as a share of the range.
+
+    The clipping point has the least sum of rounding error inside and clipping error outside.
+    """
     centres = (np.arange(BINS) + 0.5) / BINS
     errors = []
     for clip in CLIPS:
@@ -105,7 +108,7 @@ def _best_clip(counts: NDArray[np.float64]) -> float:
 def _activations(
     model: onnx.ModelProto, names: Sequence[str], tiles: NDArray[np.float32]
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """Values of inner tensors for each tile in turn."""
+    """Run each tile in turn; values of the inner tensors ``names``."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)

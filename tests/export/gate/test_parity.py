@@ -35,7 +35,7 @@ def checks_of(gate: Gate, exported: nn.Module) -> list[Check]:
     return gate.check_float32("model.onnx", run_torch(exported, gate.cases.batch, torch.float32))
 
 
-def test_a_right_model_passes_at_every_stage(network: nn.Module, gate: Gate) -> None:
+def test_a_correct_export_passes_the_gate_at_every_stage(network: nn.Module, gate: Gate) -> None:
     checks = checks_of(gate, rewritten(network))
     judge(checks)
     stages = {check.stage for check in checks if check.tolerance is not None}
@@ -91,7 +91,7 @@ def test_a_model_that_gives_nan_fails(network: nn.Module, gate: Gate) -> None:
     assert {c.value for c in checks if c.stage == OUTPUT and c.metric == "relative_error"} == {None}
 
 
-def test_decibels_are_judged_for_trained_weights_alone(network: nn.Module, gate: Gate) -> None:
+def test_the_gate_judges_psnr_only_for_trained_weights(network: nn.Module, gate: Gate) -> None:
     assert facts_of(network, steps=7).training["steps"] == 7
     y = gate.reference[OUTPUT] * 1.01
     for trained in (False, True):
@@ -111,7 +111,7 @@ def test_errors_are_relative_to_the_largest_value_or_to_a_floor() -> None:
     assert norm_error(np.array([3.0, 0.0]), np.array([3.0, 4.0])) == pytest.approx(0.8)
 
 
-def test_part_of_a_gate_keeps_tiles_and_answers_together(gate: Gate) -> None:
+def test_a_gate_of_some_tiles_keeps_each_tile_with_its_reference(gate: Gate) -> None:
     part = gate.part([4, 1])
     assert [case.name for case in part.cases.items] == ["one bright voxel", "real 1"]
     assert part.cases.batch.shape == (2, 1, TILE, TILE)

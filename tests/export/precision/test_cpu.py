@@ -55,7 +55,7 @@ def file(gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_root_is_that_of_its_own_features_although_all_else_is_bf16(
+def test_z_is_the_exact_root_of_its_features_while_the_rest_runs_in_bf16(
     gate: Gate, file: Path
 ) -> None:
     if not cpu_has_bf16():
@@ -128,7 +128,7 @@ def test_an_int8_file_beside_float32_gets_a_verdict_for_cpus(
     assert len(after) == len(before)
 
 
-def test_a_loss_beyond_the_bound_is_a_failing_verdict(gate: Gate) -> None:
+def test_a_loss_of_psnr_beyond_the_bound_fails_the_verdict(gate: Gate) -> None:
     truth = np.stack([case.hr for case in gate.cases.items if case.hr is not None])
     full = truth + np.float32(0.01)
     answers = {

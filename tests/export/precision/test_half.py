@@ -62,7 +62,9 @@ def test_the_emulation_agrees_with_true_half_arithmetic(
         assert np.abs(y - exact).max() <= 8 * 2.0**-11 * np.abs(exact).max(), stage
 
 
-def test_islands_alone_are_float32_in_the_file(half_twin: onnx.ModelProto) -> None:
+def test_the_file_holds_half_precision_weights_outside_of_the_islands(
+    half_twin: onnx.ModelProto,
+) -> None:
     sizes = {
         kind: sum(
             int(np.prod(t.dims))
@@ -155,7 +157,7 @@ def test_the_command_refuses_the_overflow_and_find_islands_mends_it(
     assert (path.with_suffix("") / "model.fp16.onnx").is_file()
 
 
-def test_minimise_leaves_nothing_out_and_nothing_over() -> None:
+def test_minimise_keeps_every_needed_island_and_no_other() -> None:
     need = {"a.1.x", "c"}
     tree = {"a": ["a.0", "a.1"], "a.1": ["a.1.x", "a.1.y"]}
 
@@ -167,7 +169,7 @@ def test_minimise_leaves_nothing_out_and_nothing_over() -> None:
     assert minimise(["a", "b"], ["a", "c"], passes, lambda name: []) == []
 
 
-def test_conversion_leaves_the_network_as_it_was(network: nn.Module) -> None:
+def test_in_half_does_not_change_the_network_that_it_converts(network: nn.Module) -> None:
     exported = rewrite(network, RULES)
     before = copy.deepcopy(exported.state_dict())
     in_half(exported, "bf16", fixed_islands(exported))

@@ -42,7 +42,7 @@ def test_both_iterations_reach_the_root_in_float32(
     assert error(scheme, spd(condition), torch.float32) < tolerance
 
 
-def test_five_newton_schulz_steps_are_no_root() -> None:
+def test_five_newton_schulz_steps_do_not_reach_the_root() -> None:
     assert error(Scheme(name="newton-schulz", iterations=5), spd(1e4), torch.float64) > 0.05
 
 

@@ -21,7 +21,7 @@ def cost(form: Form, **changes: object) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(("form", "per_pair"), [("box", E + C), ("unfold", 9 * (E + C))])
-def test_each_part_costs_what_is_counted_by_hand(form: Form, per_pair: int) -> None:
+def test_macs_of_each_part_are_those_counted_by_hand(form: Form, per_pair: int) -> None:
     level = 5**2
     resize = C * (5 * SIDE * SIDE + 5 * SIDE * 5)  # rows, then columns, as matrix products
     assert cost(form) == {
@@ -44,7 +44,7 @@ def test_a_part_that_is_absent_is_not_listed() -> None:
     assert set(cost("box", channel="none", point=False)) == {"backbone", "patch attention", "tail"}
 
 
-def test_the_manifest_gets_the_count_in_1e9() -> None:
+def test_gmac_per_part_is_the_count_in_1e9() -> None:
     network = build("srcnn", make_config("srcnn", 2)).eval()
     macs = macs_per_part(network, 64)
     assert gmac_per_part(network, 64) == {

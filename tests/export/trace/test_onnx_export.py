@@ -48,7 +48,7 @@ def test_shapes_are_fixed_but_for_the_batch(twin: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 32])
-def test_any_batch_gives_what_its_tiles_give_alone(twin: onnx.ModelProto, batch: int) -> None:
+def test_a_tile_has_the_same_answer_in_any_batch(twin: onnx.ModelProto, batch: int) -> None:
     session = onnxruntime.InferenceSession(without_stages(twin).SerializeToString())
     x = tiles(batch)
     (together,) = session.run(None, {"lr": x})

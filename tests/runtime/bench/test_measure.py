@@ -43,7 +43,7 @@ def test_percentiles_are_times_that_were_measured() -> None:
         summarise([])
 
 
-def test_pairs_cancel_what_slows_both() -> None:
+def test_the_median_of_pairs_does_not_change_when_both_runs_slow_down() -> None:
     noise = np.random.default_rng(0).uniform(1, 10, 50)
     found = ratios(list(noise), list(3 * noise))
     assert found["median_of_pairs"] == pytest.approx(3)  # rounding of float64 alone
@@ -153,7 +153,7 @@ def test_a_cold_start_opens_with_the_options_that_were_asked_for() -> None:
     assert BackendOptions(**sent) == options
 
 
-def test_peak_memory_is_the_childs_and_not_what_its_parent_held() -> None:
+def test_peak_memory_of_a_cold_start_does_not_count_its_parents_memory() -> None:
     code = (
         "import subprocess, sys; held = bytearray(300 << 20);"
         "print(subprocess.run([sys.executable, '-c', 'from poan_runtime.bench import cold;"
