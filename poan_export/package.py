@@ -17,6 +17,7 @@ import torch
 from poan_export.gate.parity import Gate
 from poan_export.trace.stages import OUTPUT
 from poan_runtime.errors import PoanError
+from poan_runtime.files import sha256_of
 from poan_runtime.models.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -25,7 +26,6 @@ from poan_runtime.models.manifest import (
     Precision,
     Vectors,
     parse_manifest,
-    sha256_of,
 )
 
 VECTORS_NAME = "vectors.npz"

@@ -14,7 +14,7 @@ import pytest
 from poan_export import cli as export_cli
 from poan_runtime.commands import run as run_cli
 from poan_runtime.geometry import upscaled_affine
-from poan_runtime.images.nifti.read import read_volume
+from poan_runtime.images.volume import read_volume
 from poan_runtime.models.find import shipped_models
 from poan_train import cli as train_cli
 from poan_train import networks

@@ -5,7 +5,6 @@ makes them from JSON, and ``python -m poan_runtime.models.manifest`` prints thei
 which is kept in `manifest.schema.json` for other programs.
 """
 
-import hashlib
 import json
 import sys
 from collections.abc import Mapping
@@ -326,12 +325,6 @@ def read_manifest(path: Path) -> Manifest:
 def parse_manifest(document: object, source: str = MANIFEST_NAME) -> Manifest:
     """The manifest in a decoded JSON value; ``source`` names it in errors."""
     return read(Manifest, document, source)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _no_constant(name: str) -> float:

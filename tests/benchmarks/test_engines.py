@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.engines import load, root_parts
 from benchmarks.parts import cut, features_at, read_for_one_tile
-from poan_runtime.engines.backend import BackendOptions, open_backend
+from poan_runtime.engines.backend import EngineOptions, open_backend
 from poan_runtime.engines.precision import cpu_has_bf16
 from poan_runtime.models.find import find_model
 from tests.tiny.networks import TILE
@@ -23,7 +23,7 @@ def test_openvino_answers_a_whole_network_as_poan_run_does(
     if engine == "openvino-bf16" and not cpu_has_bf16():
         pytest.skip("this CPU has no bf16")
     precision = {"openvino-f32": "fp32", "openvino-bf16": "bf16"}[engine]
-    options = BackendOptions(backend="openvino", precision=precision, threads=1)
+    options = EngineOptions(backend="openvino", precision=precision, threads=1)
     expected = open_backend(find_model(tiny[1]), options).backend.run(LR)
     (run,) = load(engine, read_for_one_tile(tiny[1] / "model.onnx", TILE), 1)
     np.testing.assert_array_equal(run({"lr": LR})[0], expected)

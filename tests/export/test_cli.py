@@ -14,9 +14,10 @@ from poan_export.cli import main
 from poan_export.export import open_gate
 from poan_export.gate.real_tiles import Scans
 from poan_export.package import whole_folder
-from poan_runtime.engines.backend import BackendOptions, open_backend
+from poan_runtime.engines.backend import EngineOptions, open_backend
+from poan_runtime.files import sha256_of
 from poan_runtime.models.find import find_model
-from poan_runtime.models.manifest import MatrixRoot, read_manifest, sha256_of
+from poan_runtime.models.manifest import MatrixRoot, read_manifest
 from tests.tiny.networks import TILE, facts_of
 
 
@@ -57,7 +58,7 @@ def test_the_runtime_reads_the_folder_and_reproduces_its_vectors(exported: Path)
     vectors = np.load(exported / "vectors.npz")
     cases = sorted(name.removeprefix("input_") for name in vectors if name.startswith("input_"))
     assert cases == ["constant", "one_bright_voxel", "real_0"]
-    backend = open_backend(find_model(exported), BackendOptions(precision="fp32")).backend
+    backend = open_backend(find_model(exported), EngineOptions(precision="fp32")).backend
     for case in cases:
         y = backend.run(vectors[f"input_{case}"])
         assert y.shape == (1, 1, 2 * TILE, 2 * TILE)

@@ -13,7 +13,8 @@ from poan_export.plans.build import BuiltPlan, build_plan, run_builder
 from poan_export.plans.build_log import read_build_log
 from poan_runtime.engines.tensorrt.library import load_library
 from poan_runtime.errors import PoanError
-from poan_runtime.models.manifest import PENDING, BatchRange, sha256_of
+from poan_runtime.files import sha256_of
+from poan_runtime.models.manifest import PENDING, BatchRange
 from tests.tiny.graphs import BATCH, CHANNELS, TILE, order_for
 
 pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")

@@ -14,7 +14,8 @@ from poan_export.plans.make import EngineRequest, check_request
 from poan_export.precision.quantise import Loss, QuantisationRefusedError
 from poan_runtime.commands import run as run_cli
 from poan_runtime.errors import PoanError
-from poan_runtime.models.manifest import read_manifest, sha256_of
+from poan_runtime.files import sha256_of
+from poan_runtime.models.manifest import read_manifest
 from poan_train import networks
 from poan_train.checkpoint import Facts, save_checkpoint
 

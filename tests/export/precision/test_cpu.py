@@ -17,7 +17,7 @@ from poan_export.rewrite.root import Scheme
 from poan_export.trace.onnx_export import export_twin, without_stages
 from poan_export.trace.stages import OUTPUT, pools_of
 from poan_runtime.commands import run as run_cli
-from poan_runtime.engines.backend import BackendOptions, open_backend
+from poan_runtime.engines.backend import EngineOptions, open_backend
 from poan_runtime.engines.openvino.pieces import pieces_of
 from poan_runtime.engines.precision import cpu_has_bf16
 from poan_runtime.models.find import find_model
@@ -117,7 +117,7 @@ def test_an_int8_file_beside_float32_gets_a_verdict_for_cpus(
         if check.metric == "psnr_loss_db"
     ]
     assert loss.tolerance == 0.05
-    opened = open_backend(find_model(out / "model.int8.onnx"), BackendOptions())
+    opened = open_backend(find_model(out / "model.int8.onnx"), EngineOptions())
     assert (opened.name, opened.precision) == ("openvino", "bf16")
     before = manifest.cpu_precisions[1].parity.checks
     for precision in ("auto", "fp32"):  # the verdict on bf16, and on the file in float32

@@ -24,7 +24,7 @@ from poan_export.precision.quantise import (
     quantise_or_refuse,
     residual_convolutions,
 )
-from poan_runtime.engines.backend import BackendOptions
+from poan_runtime.engines.backend import EngineOptions
 from poan_runtime.engines.onnxrt import _session
 from poan_runtime.errors import PoanError
 from tests.tiny.graphs import TILE, answer, order_for, residual_graph
@@ -151,7 +151,7 @@ def as_the_runtime(
         file = SimpleNamespace(precision=kind)
         found: Any = _session(
             SimpleNamespace(path=path, file=file, manifest=None),  # type: ignore[arg-type]
-            BackendOptions(threads=1),
+            EngineOptions(threads=1),
             ["CPUExecutionProvider"],
         ).run(None, {"lr": tiles})[0]
     return np.asarray(found)

@@ -20,7 +20,7 @@ from poan_runtime.bench.table import table
 from poan_runtime.commands import bench as cli
 from poan_runtime.engines import backend as engines
 from poan_runtime.engines import which_file
-from poan_runtime.engines.backend import BackendOptions
+from poan_runtime.engines.backend import EngineOptions
 from poan_runtime.models.find import find_model
 from tests.tiny.graphs import sha256
 
@@ -148,9 +148,9 @@ def test_a_cold_start_is_split_at_finding_creating_and_the_first_batch(
 
 
 def test_a_cold_start_opens_with_the_options_that_were_asked_for() -> None:
-    options = BackendOptions(backend="openvino", device="cpu", threads=3, precision="bf16")
+    options = EngineOptions(backend="openvino", device="cpu", threads=3, precision="bf16")
     sent = json.loads(json.dumps(measure.asked(options)))
-    assert BackendOptions(**sent) == options
+    assert EngineOptions(**sent) == options
 
 
 def test_peak_memory_of_a_cold_start_does_not_count_its_parents_memory() -> None:

@@ -9,9 +9,10 @@ import nibabel as nib
 import pytest
 
 from poan_export.plans.build import BuiltPlan
+from poan_runtime import extras
 from poan_runtime.commands import run as cli
 from poan_runtime.engines import which_file as choice
-from poan_runtime.engines.backend import BackendOptions
+from poan_runtime.engines.backend import EngineOptions
 from poan_runtime.engines.tensorrt.check import (
     check_compute_capability,
     check_header,
@@ -74,7 +75,7 @@ def test_a_named_tensorrt_backend_is_not_replaced(
 
 
 def test_device_cpu_runs_the_onnx_file(folder: Path) -> None:
-    model = find_runnable(folder / "engine.plan", BackendOptions(device="cpu"))
+    model = find_runnable(folder / "engine.plan", EngineOptions(device="cpu"))
     assert model.path.name == "model.onnx"
     assert "the device asked for is the CPU" in model.notices[0]
 
@@ -88,9 +89,9 @@ def test_a_missing_library_runs_the_onnx_file_and_names_the_pip_command(
         "find_spec",
         lambda name: None if name == "tensorrt_rtx" else real(name),
     )
-    model = find_runnable(folder / "engine.plan", BackendOptions())
+    model = find_runnable(folder / "engine.plan", EngineOptions())
     assert model.path.name == "model.onnx"
-    assert "pip install 'poan[tensorrt-rtx]'" in model.notices[0]
+    assert extras.missing("tensorrt_rtx", "tensorrt-rtx") in model.notices[0]
 
 
 @pytest.mark.parametrize("place", [0, 40, -1])
@@ -225,7 +226,7 @@ def test_a_folder_runs_its_plan_only_where_it_fits_and_is_proven(
     def runs(capability: str, **options: str) -> str:
         card = cuda.Gpu(index=0, name="card", compute_capability=capability, memory_bytes=1)
         monkeypatch.setattr(cuda, "find_gpu", lambda: card)
-        return find_runnable(folder, BackendOptions(**options)).path.name
+        return find_runnable(folder, EngineOptions(**options)).path.name
 
     assert runs("8.6") == "model.onnx"  # parity is pending
     edit_manifest(lambda m: m["files"][PLAN]["parity"].update(verdict="pass"))

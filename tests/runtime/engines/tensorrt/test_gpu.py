@@ -18,7 +18,7 @@ from poan_export.plans.build import SMS, build_plan, compute_capability
 from poan_export.plans.make import gate_plans
 from poan_runtime.commands import bench as bench_cli
 from poan_runtime.commands import run as cli
-from poan_runtime.engines.backend import BackendOptions, open_backend, start_batch
+from poan_runtime.engines.backend import EngineOptions, open_backend
 from poan_runtime.engines.tensorrt.check import check_header
 from poan_runtime.engines.tensorrt.library import MODULES, load_library
 from poan_runtime.models.find import find_model
@@ -52,7 +52,7 @@ def plan(flavour: str, gpu: str, folder: Path, edit_manifest: Edit) -> Path:
 
 @pytest.fixture
 def engine(plan: Path) -> Iterator[Any]:
-    opened = open_backend(find_model(plan), BackendOptions(device="cuda"))
+    opened = open_backend(find_model(plan), EngineOptions(device="cuda"))
     yield opened.backend
     opened.backend.close()  # type: ignore[attr-defined]
 
@@ -79,7 +79,7 @@ def test_changing_the_batch_changes_the_graph_and_not_the_answer(engine: Any) ->
 
 def test_two_batches_under_way_keep_their_answers(engine: Any) -> None:
     first, second = tiles(2, 1), tiles(3, 2)
-    waits = [start_batch(engine, first), start_batch(engine, second)]
+    waits = [engine.start(first), engine.start(second)]
     assert near(waits[0](), first)
     assert near(waits[1](), second)
 
@@ -108,7 +108,7 @@ def test_closing_gives_the_memory_back(plan: Path) -> None:
     from poan_runtime.engines.tensorrt import cuda
 
     def once() -> int:
-        opened = open_backend(find_model(plan), BackendOptions(device="cuda"))
+        opened = open_backend(find_model(plan), EngineOptions(device="cuda"))
         opened.backend.run(tiles(2))
         opened.backend.close()  # type: ignore[attr-defined]
         del opened
@@ -131,7 +131,7 @@ def test_compiled_kernels_are_kept_in_the_users_cache(
         pytest.skip("tensorrt compiles when it builds")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for _ in range(2):
-        opened = open_backend(find_model(plan), BackendOptions(device="cuda"))
+        opened = open_backend(find_model(plan), EngineOptions(device="cuda"))
         assert near(opened.backend.run(tiles(2)), tiles(2))
         opened.backend.close()  # type: ignore[attr-defined]
         (kept,) = (tmp_path / "cache" / "poan").glob("*.kernels")
@@ -191,7 +191,7 @@ def test_an_engine_works_in_the_context_that_pycuda_made(plan: Path, gpu: str) -
     driver.init()
     context = driver.Device(0).make_context()
     try:
-        opened = open_backend(find_model(plan), BackendOptions(device="cuda"))
+        opened = open_backend(find_model(plan), EngineOptions(device="cuda"))
         memory = driver.to_device(np.arange(4, dtype=np.float32))
         assert near(opened.backend.run(tiles(2)), tiles(2))
         found = driver.from_device(memory, (4,), np.float32)  # the host's context is intact
@@ -215,7 +215,7 @@ def test_onnxruntimes_providers_answer_as_the_cpu_does(
     onnxruntime = pytest.importorskip("onnxruntime")
     if provider not in onnxruntime.get_available_providers():
         pytest.skip(f"this onnxruntime has no {provider}")
-    options = BackendOptions(backend=backend, device="cuda")
+    options = EngineOptions(backend=backend, device="cuda")
     opened = open_backend(find_model(folder / "model.onnx"), options)
     assert opened.device == "cuda"
     assert near(opened.backend.run(tiles(3)), tiles(3))

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 pytest.importorskip("cuda.bindings", reason="needs cuda-python")
 
-from poan_runtime.engines.backend import start_batch
 from poan_runtime.engines.tensorrt import backend as tensorrt_backend
 from poan_runtime.engines.tensorrt import cuda
 from poan_runtime.engines.tensorrt.backend import Lane, Ports, TensorRTBackend
 from poan_runtime.errors import PoanError
+from tests.runtime.engines.conformance import check_backend
 
 TILE, MOST = 4, 3
 PORTS = Ports(
@@ -161,18 +161,13 @@ def test_any_number_of_tiles_is_answered_in_order(graphs: bool, count: int, host
 def test_two_batches_under_way_keep_their_answers(host: None) -> None:
     engine = backend()
     first, second = tiles(2, seed=1), tiles(3, seed=2)
-    waits = [start_batch(engine, first), start_batch(engine, second)]
+    waits = [engine.start(first), engine.start(second)]
     assert np.array_equal(waits[0](), fine(first))
     assert np.array_equal(waits[1](), fine(second))
 
 
-def test_an_answer_is_not_overwritten_by_the_next(host: None) -> None:
-    engine = backend()
-    first = engine.run(tiles(1, seed=1))
-    kept = first.copy()
-    for seed in range(2, 6):
-        engine.run(tiles(1, seed=seed))
-    assert np.array_equal(first, kept)
+def test_it_keeps_the_contract_of_an_engine(host: None) -> None:
+    check_backend(backend(), tile=TILE, scale=2)
 
 
 def test_a_graph_is_captured_once_per_shape_and_dropped_with_it(host: None) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from poan_export.plans.build import BuiltPlan
+from poan_runtime import extras
 from poan_runtime.engines.tensorrt import library as tensorrt_library
 from poan_runtime.engines.tensorrt.check import HEADER_BYTES, REMEDIES, diagnostics
 from poan_runtime.engines.tensorrt.library import load_library
@@ -116,6 +117,5 @@ def test_a_library_that_is_missing_names_the_pip_command(monkeypatch: pytest.Mon
     monkeypatch.setitem(tensorrt_library.MODULES, "tensorrt", "tensorrt_that_is_not_there")
     with pytest.raises(PoanError) as refusal:
         load_library("tensorrt")
-    assert str(refusal.value) == (
-        "tensorrt_that_is_not_there is missing; run: pip install 'poan[tensorrt]'"
-    )
+    command = extras.command("tensorrt")
+    assert str(refusal.value) == f"tensorrt_that_is_not_there is missing; run: {command}"
