@@ -67,13 +67,14 @@ def unpacked(path: Path) -> bytes:
 def cut(scan: Path, folder: Path, most_voxels: int) -> Path:
     """The scan, or a copy of a few slices of it if it is large and nibabel can read it."""
     try:
+        unpacked(scan)  # a damaged file stays as it is
         image: Any = nibabel.load(scan)
         shape = image.shape
         if np.prod(shape, dtype=np.int64) <= most_voxels or len(shape) < 3:
             return scan
         slices = max(1, int(most_voxels // max(1, np.prod(shape) // shape[2])))
         start = (shape[2] - slices) // 2
-        np.asarray(image.dataobj)  # a damaged file stays as it is
+        np.asarray(image.dataobj)
         smaller = folder / scan.name
         nibabel.save(image.slicer[:, :, start : start + slices], smaller)
     except (ImageFileError, HeaderDataError, HeaderTypeError, OSError, ValueError, EOFError):
