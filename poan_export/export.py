@@ -39,7 +39,7 @@ from poan_export.rewrite.root import Scheme
 from poan_export.trace.cost import gmac_per_part
 from poan_export.trace.onnx_export import (
     INPUT_NAME,
-    MAX_BATCH,
+    MOST_BATCH,
     OUTPUT_NAME,
     export_twin,
     without_stages,
@@ -64,7 +64,7 @@ from poan_train.checkpoint import Facts, load_network
 from poan_train.degrade import Degradation
 from poan_train.networks import ARCHITECTURES
 
-BATCH = BatchRange(min=1, opt=8, max=MAX_BATCH)
+BATCH = BatchRange(min=1, opt=8, max=MOST_BATCH)
 
 
 @dataclass(frozen=True, kw_only=True)

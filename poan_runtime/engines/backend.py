@@ -16,6 +16,11 @@ from poan_runtime.models.find import Model
 
 Tiles = NDArray[np.float32]
 
+LANES = 2
+"""Batches that an engine is given before the answer to the first is asked for.
+
+On a GPU the copies of one overlap with the computation of the other."""
+
 
 class Backend(Protocol):
     """A network in an engine. The protocol that every engine keeps to.

@@ -90,7 +90,7 @@ def release(version: str) -> str:
 
 def cpu_has_bf16() -> bool:
     """Whether OpenVINO finds native bf16 (avx512_bf16 or amx_bf16) here."""
-    import openvino
+    from poan_runtime.engines.openvino.library import openvino
 
     capabilities: list[str] = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "BF16" in capabilities

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from poan_runtime.engines.backend import Backend, EngineOptions, OpenedBackend, check_shapes
+from poan_runtime.engines.backend import LANES, Backend, EngineOptions, OpenedBackend, check_shapes
 from poan_runtime.engines.tensorrt import cuda
 from poan_runtime.engines.tensorrt.check import (
     check_compute_capability,
@@ -31,7 +31,6 @@ from poan_runtime.errors import PoanError
 from poan_runtime.files import WholeFile, cache_folder
 from poan_runtime.models.find import Model
 
-LANES = 2
 Tiles = NDArray[np.float32]
 
 
