@@ -192,7 +192,8 @@ def _foot(line: Profile, k: int, width: int, level: float) -> float:
 def _is_one_sided(line: Profile, foot: float, n: int, width: int) -> bool:
     """A sharp step by a factor of 4 or less, and no fall that led up to it."""
     edge = int(foot - LEAK_BINS)
-    sharp = line[max(0, edge - 2) : edge].mean() - line[edge + 4 : edge + 7].mean()
     near = _fall(line[max(0, edge - 2 * width) : edge], n)
     far = _fall(line[max(0, edge - 6 * width) : max(3, edge - 2 * width)], n)
-    return bool(sharp < ONE_SIDED and near < far + STEEPER)
+    step = line[max(0, edge - 2) : edge].mean() - line[edge + 4 : edge + 7].mean()
+    step -= max(0.0, far) * 6.5 * 2 / n  # the spectrum's own fall over the 6.5 bins between
+    return bool(step < ONE_SIDED and near < far + STEEPER)

@@ -57,11 +57,11 @@ def noise_level(slices: Slices) -> Noise:
 def background(slices: Slices) -> tuple[float, float] | None:
     """(sigma, median) of the air of slices (n, h, w), or None where none is seen.
 
-    A block is noise if its standard deviation is 0.40 to 0.65 of its mean. Air is the darkest
-    noise: sigma is the median of sqrt(mean square / 2) over the noise blocks within a factor of
-    1.5 of their tenth percentile. If these are not most of the blocks below 2 sigma, they are
-    edges of tissue, or the air was masked, filtered or added up from many coils. Blocks with zeros are more likely masked than measured, unless
-    zeros are as rare as Rayleigh noise in whole numbers makes them.
+    A block is noise if its standard deviation is 0.40 to 0.65 of its mean and zeros are rare in
+    it, as Rayleigh noise in whole numbers makes them. Air is the darkest noise: sigma is the
+    median of sqrt(mean square / 2) over the noise blocks within a factor of 1.5 of their tenth
+    percentile. If these are not most of the blocks below 2 sigma, they are edges of tissue, or
+    the air was masked, filtered or added up from many coils.
     """
     blocks = _blocks(slices)
     if not len(blocks):
