@@ -24,9 +24,9 @@ Profile = NDArray[np.float64]
 
 SLICES_LOOKED_AT = 16
 FEWEST_LINES = 48
-LOWEST, HIGHEST = 0.30, 0.88
-"""Feet count between these shares of Nyquist: below, a spectrum falls steeply anyway and a 5/8
-partial Fourier band has its step; beyond, there is nothing to gain."""
+LOWEST, HIGHEST = 0.28, 0.88
+"""Feet are looked for between these shares of Nyquist: below, every spectrum falls steeply (a
+scan filled to four times its matrix is not found); beyond, there is nothing to gain."""
 OTHER_AXIS = (0.02, 0.35)
 WINDOW = 0.06
 """Share of Nyquist over which a slope is measured."""
@@ -193,7 +193,8 @@ def _is_one_sided(line: Profile, foot: float, n: int, width: int) -> bool:
     """A sharp step by a factor of 4 or less, and no fall that led up to it."""
     edge = int(foot - LEAK_BINS)
     near = _fall(line[max(0, edge - 2 * width) : edge], n)
-    far = _fall(line[max(0, edge - 6 * width) : max(3, edge - 2 * width)], n)
+    inside = line[max(0, edge - 6 * width) : max(6, edge - 2 * width)]
+    far = float(np.median(inside[:-3] - inside[3:])) * n / 6  # a step in there does not count
     step = line[max(0, edge - 2) : edge].mean() - line[edge + 4 : edge + 7].mean()
     step -= max(0.0, far) * 6.5 * 2 / n  # the spectrum's own fall over the 6.5 bins between
     return bool(step < ONE_SIDED and near < far + STEEPER)

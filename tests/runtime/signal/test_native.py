@@ -8,7 +8,7 @@ import pytest
 
 from poan_runtime.geometry import slice_axis
 from poan_runtime.signal.kspace import to_native
-from poan_runtime.signal.native import find_native, profile, sampled
+from poan_runtime.signal.native import find_foot, find_native, profile, sampled
 from tests.runtime.signal.phantom import acquire, anatomy
 
 CLOSE = 0.02
@@ -101,6 +101,14 @@ def test_where_nothing_can_be_told_it_says_so() -> None:
     assert few.reasons[0] == "fewer than 48 lines, too few to tell"
     with pytest.raises(ValueError, match="at least one slice"):
         find_native(iter([]))
+
+
+def test_of_two_cliffs_the_outer_one_counts() -> None:
+    """What lies between them was measured, however little it is."""
+    f = np.linspace(0, 1, 101)
+    line = 6 - f - 2.5 * (f > 0.4) - 1.0 * (f > 0.7)
+    assert find_foot(line, 200)[0] == pytest.approx(0.7, abs=CLOSE)
+    assert find_foot(line + 1.0 * (f > 0.7), 200)[0] == pytest.approx(0.4, abs=CLOSE)
 
 
 def test_the_two_halves_of_the_rows_spectrum_both_count() -> None:
