@@ -4,8 +4,8 @@ Each validation volume is first brought to its true resolution (HR, N rows or co
 scanner would hand over is made of it: the spectrum truncated to N / 2, with complex noise of SNR
 30 or without (tissue median / sigma), zero-filled to N / 2 / c, magnitude. Reported: the cutoffs
 found beside c, none wanted on axes left full; and PSNR within the head at HR's matrix of sinc, of
-the network on the zero-filled matrix and of the network on the native matrix that was found, both
-brought there by cropping or filling the spectrum.
+the network on the zero-filled matrix and of the network on the native matrix that was found, all
+brought there by cropping or filling the spectrum; and of the last with the measured band put back.
 
     python -m benchmarks.native VALIDATION_FOLDER              # cutoffs alone: a minute
     python -m benchmarks.native VALIDATION_FOLDER --slices 4   # and the shipped x2 models
@@ -28,6 +28,7 @@ from poan_runtime.images.nifti.read import Volume, read_volume
 from poan_runtime.intensity import intensity_scale
 from poan_runtime.network import Network, load_network
 from poan_runtime.signal.kspace import resample, to_native
+from poan_runtime.signal.measured import keep_measured
 from poan_runtime.signal.native import Native, find_native, sampled
 from poan_runtime.super_resolve import upscale
 
@@ -114,22 +115,29 @@ def right(found: float | None, true: float | None) -> bool:
     return abs(found - true) <= TOLERANCE
 
 
-def super_resolved(slices: Slices, network: Network, matrix: tuple[int, int]) -> Slices:
-    """The network on slices (n, h, w), brought to ``matrix`` in k-space."""
-    volume = Volume(np.moveaxis(slices, 0, 2), np.diag([1.0, 1.0, 5.0, 1.0]))
-    return resample(np.moveaxis(upscale(volume, network).data, 2, 0), matrix)
+def super_resolved(slices: Slices, network: Network) -> Slices:
+    """The network on slices (n, h, w): (n, 2 h, 2 w)."""
+    affine = np.diag([1.0, 1.0, 5.0, 1.0])
+    volume = Volume(data=np.moveaxis(slices, 0, 2), affine=affine)
+    return np.moveaxis(upscale(volume, network).data, 2, 0)
 
 
 def quality(hr: Slices, scan: Slices, found: Native, network: Network) -> dict[str, float]:
-    """PSNR (dB) within the head of sinc, and of the network on both matrices."""
-    matrix = (hr.shape[1], hr.shape[2])
-    mask = head(hr)
+    """PSNR (dB) within the head of sinc, and of the network on both matrices.
+
+    ``native_kept`` has the measured band put back after the network.
+    """
+    native = to_native(scan, found.native)
+    fine = super_resolved(native, network)
     estimates = {
-        "sinc": resample(scan, matrix),
-        "zero_filled": super_resolved(scan, network, matrix),
-        "native": super_resolved(to_native(scan, found.native), network, matrix),
+        "sinc": scan,
+        "zero_filled": super_resolved(scan, network),
+        "native": fine,
+        "native_kept": keep_measured(native, fine, 2),
     }
-    return {name: psnr_within(hr, x, mask) for name, x in estimates.items()}
+    mask = head(hr)
+    matrix = (hr.shape[1], hr.shape[2])
+    return {name: psnr_within(hr, resample(x, matrix), mask) for name, x in estimates.items()}
 
 
 def measure(path: Path, slices: int, networks: dict[str, Network]) -> list[dict[str, Any]]:
@@ -200,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     networks = {name: load_network(name) for name in ("t1_x2", "t2_x2")} if args.slices else {}
     rows: list[dict[str, Any]] = []
-    print("volume, case, true cutoffs, found; PSNR of sinc, network zero-filled, native")
+    print("volume, case, true cutoffs, found; PSNR: sinc, zero-filled, native, kept")
     paths = sorted(args.folder.glob("*.nii*"))
     for path in paths:
         rows += measure(path, args.slices, networks)
