@@ -5,7 +5,7 @@ from torch import nn
 
 from poan_train.networks.attention import PDSB
 from poan_train.networks.config import POANConfig
-from poan_train.networks.covariance import CAB, NCAB
+from poan_train.networks.covariance import CAB, NCAB, GlobalContext
 from poan_train.resample import cubic_matrix, resize
 
 
@@ -46,7 +46,7 @@ class POAB(nn.Module):
         if config.has_spatial:
             self.spatial = PDSB(config)
             self.project = nn.Conv2d(c, c, 1)
-        channel = {"ncab": NCAB, "cab": CAB, "none": None}[config.channel]
+        channel = {"ncab": NCAB, "cab": CAB, "context": GlobalContext, "none": None}[config.channel]
         self.channel = channel(config) if channel else None
         self.out = nn.Conv2d(c, c, 1)
         self.bypass = False
@@ -75,7 +75,8 @@ class POAN(nn.Module):
             ResidualBlock(c, config.residual_scale) for _ in range(config.blocks)
         ]
         if config.has_poab:
-            body.insert(config.poab_after, POAB(config))
+            for after in sorted((config.poab_after, *config.more_poab_after), reverse=True):
+                body.insert(after, POAB(config))
         self.body = nn.Sequential(*body, nn.Conv2d(c, c, 3, padding=1))
         self.tail = upsampler(c, config.scale)
 
