@@ -81,20 +81,23 @@ def to_patches(x: torch.Tensor, stride: int) -> torch.Tensor:
     """3x3 patches of x (B, C, h, w) at ``stride``: (B, P, 9 C), position after position."""
     b, c, h, w = x.shape
     if stride == 1:
-        return F.unfold(x, PATCH, padding=1).view(b, c, 9, h * w).permute(0, 3, 2, 1).flatten(2)
+        return (
+            F.unfold(x, PATCH, padding=1).view(b, c, PATCH**2, h * w).permute(0, 3, 2, 1).flatten(2)
+        )
     rows, columns = border(h, stride), border(w, stride)
     x = F.pad(x, (columns, columns, rows, rows)) if rows or columns else x
-    x = x.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH))  # (B, C, rows, 3, columns, 3)
+    x = torch.unflatten(torch.unflatten(x, 3, (-1, PATCH)), 2, (-1, PATCH))
+    # (B, C, rows, 3, columns, 3)
     return x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
 def from_patches(patches: torch.Tensor, size: tuple[int, int], stride: int) -> torch.Tensor:
     """Overlap-add of patches (B, P, 9 C) at ``stride``: (B, C, h, w) of ``size``."""
-    x = patches.unflatten(2, (PATCH, PATCH, -1))  # (B, P, 3, 3, C)
+    x = torch.unflatten(patches, 2, (PATCH, PATCH, -1))  # (B, P, 3, 3, C)
     if stride == 1:
         return F.fold(x.permute(0, 4, 2, 3, 1).flatten(1, 3), size, PATCH, padding=1)
     (h, w), (rows, columns) = size, (border(n, stride) for n in size)
-    x = x.unflatten(1, (-1, (w + 2 * columns) // PATCH))  # (B, rows, columns, 3, 3, C)
+    x = torch.unflatten(x, 1, (-1, (w + 2 * columns) // PATCH))  # (B, rows, columns, 3, 3, C)
     x = x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)  # (B, C, h + ..., w + ...)
     return x[:, :, rows : rows + h, columns : columns + w] if rows or columns else x
 
@@ -312,7 +315,9 @@ class PyramidAttention(nn.Module):
         plain = x.contiguous()
         maps = [to_patches(shrink(plain, level, PATCH), PATCH) for level in self.levels]
         counts = [patches.shape[1] for patches in maps]
-        few = torch.cat(maps, dim=1).unflatten(2, (PATCH**2, -1))  # (B, L of all levels, 9, C)
+        few = torch.unflatten(
+            torch.cat(maps, dim=1), 2, (PATCH**2, -1)
+        )  # (B, L of all levels, 9, C)
         query, key = self.query(x), embed(self.key, few)
         pieces = torch.split(fuse, fuse.shape[0], dim=1)
         values = torch.split(embed(self.value, few), counts, dim=1)
