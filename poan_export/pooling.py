@@ -13,7 +13,7 @@ the largest eigenvalue. The second pass takes off the mean of what is left.
 import torch
 
 from poan_train.networks.attention import at_least_float32
-from poan_train.networks.covariance import CovariancePooling, pooled
+from poan_train.networks.covariance import CovariancePooling
 
 BLOCK = 16
 """Pixels that one product adds up."""
@@ -60,13 +60,12 @@ class BlockedPooling(CovariancePooling):
 
     def __init__(self, trained: CovariancePooling) -> None:
         torch.nn.Module.__init__(self)
-        self.eps, self.floor, self.alpha = trained.eps, trained.floor, trained.alpha
-        self.normalised = trained.normalised
-        self.power = trained.power
+        self.eps, self.floor = trained.eps, trained.floor
+        self.reading, self.power = trained.reading, trained.power
 
     def covariance(self, x: torch.Tensor) -> torch.Tensor:
         return blocked_covariance(x, self.eps, self.floor)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         sigma = self.covariance(at_least_float32(x))
-        return pooled(self.power(sigma), sigma, self.normalised, self.alpha)
+        return self.reading.vector(self.power(sigma), sigma)

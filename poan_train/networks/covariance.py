@@ -5,6 +5,7 @@ through its eigen-decomposition by divided differences (Daleckii-Krein), which s
 repeated and for zero eigenvalues where the textbook gradient of eigh does not.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -69,31 +70,41 @@ class EighPower(nn.Module):
         return _SymmetricPower.apply(sigma, self.alpha)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def pooled(root: torch.Tensor, sigma: torch.Tensor, normalised: bool, alpha: float) -> torch.Tensor:
-    """z (B, C) from root = sigma^alpha (B, C, C): the mean over its rows, or that without a unit.
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a vector is read off Sigma^alpha: the fields of POANConfig of the same names."""
 
-    Normalised it is C mean / (tr(sigma) / C)^alpha. For alpha = 1/2 its mean square is then
-    1^T sigma 1 / tr(sigma): 1 where channels do not correlate, at most C.
-    """
-    z = root.mean(dim=1)
-    if not normalised:
-        return z
-    c = sigma.shape[1]
-    trace = (sigma * torch.eye(c, dtype=sigma.dtype, device=sigma.device)).sum(dim=(1, 2))
-    unit = (trace / c).sqrt() if alpha == 0.5 else (trace / c) ** alpha
-    return c * z / unit[:, None]
+    alpha: float
+    diagonal: bool
+    normalised: bool
+
+    def vector(self, root: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """z (B, C) from root = sigma^alpha (B, C, C): its diagonal, or the mean over its rows.
+
+        Normalised it is divided by (tr(sigma) / C)^alpha, and rows are summed in place of averaged:
+        sigma = I then gives 1.
+        """
+        c = sigma.shape[1]
+        eye = torch.eye(c, dtype=sigma.dtype, device=sigma.device)
+        z = (root * eye).sum(dim=2) if self.diagonal else root.mean(dim=1)
+        if not self.normalised:
+            return z
+        mean = (sigma * eye).sum(dim=(1, 2)) / c  # (B,)
+        unit = mean.sqrt() if self.alpha == 0.5 else mean**self.alpha
+        return (z if self.diagonal else c * z) / unit[:, None]
 
 
 class CovariancePooling(nn.Module):
-    """z: the mean over the rows of Sigma^alpha, without a unit where ``z_norm`` is "trace".
-
-    (B, C, h, w) -> (B, C), in at least float32.
-    """
+    """z: a vector read off Sigma^alpha. (B, C, h, w) -> (B, C), in at least float32."""
 
     def __init__(self, config: POANConfig) -> None:
         super().__init__()
-        self.eps, self.floor, self.alpha = config.eps, config.floor, config.alpha
-        self.normalised = config.z_norm == "trace"
+        self.eps, self.floor = config.eps, config.floor
+        self.reading = Reading(
+            alpha=config.alpha,
+            diagonal=config.z_from == "diagonal",
+            normalised=config.z_norm == "trace",
+        )
         self.power: nn.Module = EighPower(config.alpha)
 
     def covariance(self, x: torch.Tensor) -> torch.Tensor:
@@ -103,7 +114,7 @@ class CovariancePooling(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):
             sigma = self.covariance(at_least_float32(x))
-            return pooled(self.power(sigma), sigma, self.normalised, self.alpha)
+            return self.reading.vector(self.power(sigma), sigma)
 
 
 class NCAB(nn.Module):
