@@ -39,17 +39,20 @@ class CastInputs:
 
 
 def fixed_islands(network: nn.Module) -> tuple[str, ...]:
-    """Modules that no half precision fits: covariance and root, and the skip of the input."""
-    return _named(network, (CovariancePooling, BicubicUp))
+    """Modules that no half precision fits: covariance and root, the skip of the input, lengths.
+
+    (The squares that a length sums overflow fp16.)
+    """
+    return _named(network, (CovariancePooling, BicubicUp, Directions))
 
 
 def default_islands(network: nn.Module, half: Half) -> tuple[str, ...]:
     """The fixed islands, the patch attention's logits and softmax, the point attention's softmax.
 
-    Lengths of queries and keys too, whose squares overflow fp16. In the dense form queries are not
-    normalised: logits up to 93 were seen, where half precision errs by 2-3e-3 after the softmax.
-    The point attention's logits are a product of half precision in fp16 all the same, for then
-    TensorRT fuses it and keeps their sums in float32; bf16 would round them to one part in 256.
+    In the dense form queries are not normalised: logits up to 93 were seen, where half precision
+    errs by 2-3e-3 after the softmax. The point attention's logits are a product of half precision
+    in fp16 all the same, for then TensorRT fuses it and keeps their sums in float32; bf16 would
+    round them to one part in 256.
     """
     point = PointSoftmax if half == "fp16" else PointScores
     return _named(network, (CovariancePooling, BicubicUp, Directions, point, *PATCH_SCORES))

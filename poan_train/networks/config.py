@@ -13,7 +13,6 @@ DENSE: Mapping[str, Any] = {
     "fold": 4.0,
     "similarity": "dot",
     "point_stride": 1,
-    "z_from": "rows",
     "z_norm": "none",
     "gate_unit": "sum",
     "more_poab_after": (),
@@ -69,14 +68,9 @@ class POANConfig:
     tile only if the smallest is not far below; 1e-5 left 2e-3 on a tile of background."""
     floor: float = 1e-10
     """[open] Added to the diagonal too, so that a constant tile has a root."""
-    z_from: Literal["diagonal", "rows"] = "diagonal"
-    """[open] How Sigma^alpha becomes a vector. F_GCP "averages the power of the eigenvalues": the
-    diagonal does, each channel weighing them by its share of their eigenvectors. The mean over
-    ``rows`` is SAN's; it hangs on the signs of features and hardly on the small eigenvalues."""
     z_norm: Literal["trace", "none"] = "trace"
-    """[open] ``trace``: z / (tr Sigma / C)^alpha (times C for rows), which has no unit and is 1 for
-    channels that do not correlate and vary alike. The paper calls z "the normalized vector" and
-    does not say how."""
+    """[open] ``trace``: z C / (tr Sigma / C)^alpha, which has no unit and an rms of 1 for channels
+    that do not correlate. The paper calls z "the normalized vector" and does not say how."""
     gate: Literal["softmax", "sigmoid"] = "softmax"
     gate_unit: Literal["mean", "sum"] = "mean"
     """[open] The softmax gate's weights average to 1, or sum to 1 as printed: then each is about

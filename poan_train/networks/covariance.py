@@ -72,26 +72,24 @@ class EighPower(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How a vector is read off Sigma^alpha: the fields of POANConfig of the same names."""
+    """How a vector is read off Sigma^alpha."""
 
     alpha: float
-    diagonal: bool
     normalised: bool
 
     def vector(self, root: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """z (B, C) from root = sigma^alpha (B, C, C): its diagonal, or the mean over its rows.
+        """z (B, C) from root = sigma^alpha (B, C, C): the mean over its rows, as in SAN.
 
-        Normalised it is divided by (tr(sigma) / C)^alpha, and rows are summed in place of averaged:
-        sigma = I then gives 1.
+        Normalised it is the sum over them, divided by (tr(sigma) / C)^alpha. For alpha = 1/2 its
+        mean square is 1^T sigma 1 / tr(sigma): 1 where channels do not correlate, at most C.
         """
+        if not self.normalised:
+            return root.mean(dim=1)
         c = sigma.shape[1]
         eye = torch.eye(c, dtype=sigma.dtype, device=sigma.device)
-        z = (root * eye).sum(dim=2) if self.diagonal else root.mean(dim=1)
-        if not self.normalised:
-            return z
         mean = (sigma * eye).sum(dim=(1, 2)) / c  # (B,)
         unit = mean.sqrt() if self.alpha == 0.5 else mean**self.alpha
-        return (z if self.diagonal else c * z) / unit[:, None]
+        return root.sum(dim=1) / unit[:, None]
 
 
 class CovariancePooling(nn.Module):
@@ -100,11 +98,7 @@ class CovariancePooling(nn.Module):
     def __init__(self, config: POANConfig) -> None:
         super().__init__()
         self.eps, self.floor = config.eps, config.floor
-        self.reading = Reading(
-            alpha=config.alpha,
-            diagonal=config.z_from == "diagonal",
-            normalised=config.z_norm == "trace",
-        )
+        self.reading = Reading(alpha=config.alpha, normalised=config.z_norm == "trace")
         self.power: nn.Module = EighPower(config.alpha)
 
     def covariance(self, x: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from torch import nn
 
 from poan_export.onnx_export import export_twin
 from poan_export.pooling import BlockedPooling
-from poan_export.rewrite import PoolingRule, RootRule, SkipRule, SpatialRule, rewrite, rules_for
+from poan_export.rewrite import PoolingRule, RootRule, SpatialRule, rewrite, rules_for
 from poan_export.root import Scheme
 from poan_runtime.errors import PoanError
 from poan_train.networks.covariance import EighPower
@@ -67,13 +67,6 @@ def test_an_unknown_branch_is_refused() -> None:
     network.get_submodule("body.1.spatial").branches[0] = nn.Identity()  # type: ignore[operator]
     with pytest.raises(PoanError, match=r"body\.1: no exported form of the branch Identity"):
         rewrite(network, [SpatialRule(form="box")])
-
-
-def test_unknown_parts_of_the_network_are_refused() -> None:
-    network = tiny_network()
-    network.add_module("extra", nn.ReLU())
-    with pytest.raises(PoanError, match=r"the network: unknown parts \['extra'\]"):
-        rewrite(network, [SkipRule()])
 
 
 class Whitening(nn.Module):
