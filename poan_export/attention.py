@@ -89,18 +89,29 @@ def map_of(patches: torch.Tensor, size: tuple[int, int], stride: int) -> torch.T
     return from_patches(patches, size, stride)
 
 
+class PatchesAt(nn.Module):
+    """x (B, E, h, w) -> its 3x3 patches at ``stride``: (B, P, 9 E)."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return patches_at(x, self.stride)
+
+
 class Directions(nn.Module):
     """Vectors of length ``scale`` from x (B, E, h, w): (B, P, 9 E), or (B, hw, E) for pixels.
 
-    Channels are centred over the map first. In float32 in every half precision.
+    ``centre`` takes each channel's mean over the map off first. In float32 in every half precision.
     """
 
-    def __init__(self, stride: int | None, scale: float = 1.0) -> None:
+    def __init__(self, stride: int | None, scale: float = 1.0, centre: bool = True) -> None:
         super().__init__()
-        self.stride, self.scale = stride, scale
+        self.stride, self.scale, self.centre = stride, scale, centre
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = centred(x)
+        x = centred(x) if self.centre else x
         if self.stride is None:
             vectors = x.flatten(2).transpose(1, 2)
         else:
@@ -185,22 +196,15 @@ class Mix(nn.Module):
 
 
 class TileScores(nn.Module):
-    """Attention of patches at any stride: query (B, E, h, w), key (B, E, h_k, w_k) -> (B, P, L)."""
+    """Attention of patches at any stride: query patches (B, P, 9 E), key map -> (B, P, L)."""
 
     def __init__(self, scale: float, rule: Patches) -> None:
         super().__init__()
-        self.rule = rule
-        self.key = Directions(rule.key_stride, scale)
-        self.query = Directions(rule.query_stride)
-        self.scale = scale
+        self.key = Directions(rule.key_stride, scale, centre=rule.cosine)
 
     def forward(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        if self.rule.cosine:
-            q, k = self.query(query), self.key(key)
-        else:
-            q, k = patches_at(query, self.rule.query_stride), patches_at(key, self.rule.key_stride)
-            k = k * (self.scale * inverse_length(k))
-        return torch.softmax(q @ k.transpose(1, 2), dim=-1)
+        k = self.key(key).to(query.dtype)  # (B, L, 9 E), float32 where queries may be half
+        return torch.softmax(query @ k.transpose(1, 2), dim=-1)
 
 
 class TileMix(nn.Module):
@@ -274,7 +278,8 @@ class PointShare(nn.Module):
 class LevelShare(nn.Module):
     """What one level of the pyramid adds to the block's result.
 
-    ``key`` and ``value`` are shared by the levels. x (B, C, h, w) -> (B, C, h, w).
+    ``key`` and ``value`` are shared by the levels. x (B, C, h, w) -> (B, C, h, w). The query is
+    the map (B, E, h, w), or at a stride its patches.
     """
 
     def __init__(
@@ -293,6 +298,15 @@ class LevelShare(nn.Module):
         attention = self.scores(query, self.key(small))
         h, w = x.shape[-2:]
         return self.mix(attention, self.project(self.value(small)), (h, w))  # type: ignore[no-any-return]
+
+
+def query_of(trained: PyramidAttention) -> nn.Module:
+    """What the levels share of the query: x (B, C, h, w) -> its map, or at a stride its patches."""
+    rule = trained.rule
+    if rule.query_stride == rule.key_stride == 1:
+        return trained.query
+    patches = Directions(rule.query_stride) if rule.cosine else PatchesAt(rule.query_stride)
+    return nn.Sequential(*trained.query, patches)
 
 
 def score_and_mix(scale: float, rule: Patches, form: Form) -> tuple[nn.Module, nn.Module]:
@@ -321,7 +335,7 @@ class MergedSpatial(nn.Module):
                 if isinstance(branch.out, nn.Conv2d) and branch.out.bias is not None:
                     bias = bias + pieces["point"] @ branch.out.bias
             elif isinstance(branch, PyramidAttention):
-                self.query = branch.query
+                self.query = query_of(branch)
                 for i, level in enumerate(branch.levels):
                     levels.append(LevelShare(branch, i, pieces[f"level {level:g}"], form))
         self.levels = nn.ModuleList(levels)
