@@ -3,9 +3,10 @@
     python -m benchmarks.attention_pays --data TRAIN --val VAL
 
 trains each variant on the scanner-like mix (T2 x2) under one protocol, evaluates it on clean LR and
-on LR with noise, times it per tile in ONNX Runtime on one thread, and writes one JSON a run and
-table.md. A run that is there is not made again; ``--runs 1`` makes one and stops; ``--report`` only
-writes the table. The variants of `THRICE` take three seeds, the others one.
+on LR with noise, and writes one JSON a run and table.md. A run that is there is not made again;
+``--runs 1`` makes one and stops; ``--report`` only writes the table. The variants of `THRICE` take
+three seeds, the others one. ``--time`` times all of them per tile, one after the other in each
+round, in ONNX Runtime and OpenVINO on one thread.
 """
 
 import argparse
@@ -19,18 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 
 from benchmarks import record
 from benchmarks.engines import load, seconds_per_tile
 from poan_export.rewrite.network import rewrite, rules_for
 from poan_export.rewrite.root import Scheme
-from poan_export.trace.onnx_export import INPUT_NAME, export_twin
+from poan_export.trace.onnx_export import INPUT_NAME, export_twin, without_stages
 from poan_runtime.errors import PoanError
-from poan_train import cli, evaluate
+from poan_train import cli, evaluate, networks
 from poan_train.checkpoint import load_network
 from poan_train.networks.audit import flatness, gate_change
 
+ENGINES = ("onnxruntime-fp32", "openvino-f32")
 KINDS = ("bicubic", "truncated", "snr30", "snr15")
 ALIVE = {"similarity": "cosine", "z_norm": "trace", "gate_unit": "mean"}
 SETTINGS = {"batch": 16, "patch": 24, "lr": 1e-3, "schedule": "cosine", "warmup": 100, "clip": 1}
@@ -53,10 +56,10 @@ VARIANTS: Mapping[str, Variant] = {
     "edsr-lite": Variant(arch="edsr-lite", about="no attention"),
     "dense": Variant(arch="poan-lite-dense", about="stride 1, scores and z with a unit"),
     "strided-alive": Variant(arch="poan-lite", about="stride 3, no points, scores and z without"),
-    "edsr-wide": Variant(
+    "edsr-longer": Variant(
         arch="edsr-lite",
-        about="no attention, 36 channels: about as long per tile as strided-alive",
-        changes={"channels": 36},
+        about="no attention, 21 blocks: as long per tile (36 channels take 1.6 to 1.8 times)",
+        changes={"blocks": 21},
     ),
     "seran-lite": Variant(arch="seran-lite", about="SERAN (from the abstract)"),
     "dense-alive": Variant(arch="poan-lite-dense", about="stride 1, alive", changes=ALIVE),
@@ -89,6 +92,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS))
     p.add_argument("--runs", type=int, help="make at most so many runs now")
     p.add_argument("--core-hours", type=float, default=12.0, help="stop after so many, all runs'")
+    p.add_argument("--time", action="store_true", help="time the variants; make no runs")
+    p.add_argument("--rounds", type=int, default=15, help="of --time")
     p.add_argument("--report", action="store_true", help="only write the table from the runs")
     return p
 
@@ -96,9 +101,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        if not args.report:
+        if args.time:
+            record.write(args.out / "timing.json", timing(args.rounds))
+        elif not args.report:
             make(args)
-        (args.out / "table.md").write_text(table(read_runs(args.out)))
+        timed = args.out / "timing.json"
+        found = json.loads(timed.read_text())["ms_per_tile"] if timed.is_file() else {}
+        (args.out / "table.md").write_text(table(read_runs(args.out), found))
     except PoanError as error:
         print(f"attention_pays: {error}", file=sys.stderr)
         return 2
@@ -153,7 +162,6 @@ def one_run(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
         "psnr": {row["kind"]: row["sr"]["psnr"] for row in found["means"]},
         "gain": {row["kind"]: row["gain_psnr"] for row in found["means"]},
         "volumes": found["volumes"],
-        "ms_per_tile": ms_per_tile(network),
         **alive(network),
         "machine": record.machine(),
     }
@@ -182,14 +190,31 @@ def tiles() -> np.ndarray[Any, np.dtype[np.float32]]:
     return values.astype(np.float32)
 
 
-def ms_per_tile(network: torch.nn.Module) -> float:
-    """Median milliseconds per tile of the exported graph in ONNX Runtime, one thread."""
-    rules = rules_for(Scheme(name="quintic", iterations=8), "box")
-    model = export_twin(rewrite(network, rules), TILE)
-    del model.graph.output[1:]  # what the gate looks into
-    runs = load("onnxruntime", model, 1)
-    seconds = [seconds_per_tile(runs, {INPUT_NAME: tiles()}, 0.5) for _ in range(5)]
-    return 1e3 * float(np.median(seconds)) / BATCH
+def timing(rounds: int) -> dict[str, Any]:
+    """Milliseconds per tile of every variant in each engine: all samples, and their median."""
+    feed = {INPUT_NAME: tiles()}
+    samples: dict[str, dict[str, list[float]]] = {}
+    for engine in ENGINES:
+        ready = {name: load(engine, graph_of(variant), 1) for name, variant in VARIANTS.items()}
+        for _ in range(rounds):
+            for name, runs in ready.items():
+                seconds = seconds_per_tile(runs, feed, 0.1) / BATCH
+                samples.setdefault(name, {}).setdefault(engine, []).append(1e3 * seconds)
+    medians = {
+        name: {engine: float(np.median(own)) for engine, own in engines.items()}
+        for name, engines in samples.items()
+    }
+    return {"ms_per_tile": medians, "samples": samples, "machine": record.machine()}
+
+
+def graph_of(variant: Variant) -> onnx.ModelProto:
+    """The exported graph of a variant with fresh weights, without what the gate looks into."""
+    changes = {k: tuple(v) if isinstance(v, list) else v for k, v in variant.changes.items()}
+    torch.manual_seed(0)
+    config = networks.make_config(variant.arch, 2, **changes)
+    network = networks.build(variant.arch, config).eval()
+    rules = rules_for(Scheme(name="quintic", iterations=7), "box")
+    return without_stages(export_twin(rewrite(network, rules), TILE))
 
 
 def alive(network: torch.nn.Module) -> dict[str, Any]:
@@ -204,7 +229,7 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
     return sorted(runs, key=lambda run: (order.index(run["variant"]), run["seed"]))
 
 
-def table(runs: Sequence[dict[str, Any]]) -> str:
+def table(runs: Sequence[dict[str, Any]], timed: Mapping[str, Mapping[str, float]]) -> str:
     """The mean over seeds of each variant; how far seeds lie apart where there are several."""
     heads = [f"{kind}, dB" for kind in KINDS]
     lines = [
@@ -212,22 +237,21 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
         "",
         "T2 x2 trained on LR as a scanner makes it; mean PSNR within the head over the validation "
         "volumes, ± standard deviation over seeds. ms: per tile of "
-        f"{TILE}, ONNX Runtime, one thread.",
+        f"{TILE}, ONNX Runtime / OpenVINO in float32, one thread.",
         "",
         f"| variant | seeds | {' | '.join(heads)} | ms | parameters | what |",
         "|---" * (len(heads) + 5) + "|",
     ]
     for name, variant in VARIANTS.items():
         own = [run for run in runs if run["variant"] == name]
+        ms = " / ".join(f"{value:.2f}" for value in timed.get(name, {}).values())
         if not own:
-            lines.append(f"| {name} | not run |{' |' * (len(heads) + 2)} {variant.about} |")
+            lines.append(f"| {name} | not run |{' |' * len(heads)} {ms} | | {variant.about} |")
             continue
         cells = [spread([run["psnr"][kind] for run in own]) for kind in KINDS]
-        ms = float(np.median([run["ms_per_tile"] for run in own]))
         parameters = f"{own[0]['parameters']:,}"
         lines.append(
-            f"| {name} | {len(own)} | {' | '.join(cells)} | {ms:.2f} | {parameters} "
-            f"| {variant.about} |"
+            f"| {name} | {len(own)} | {' | '.join(cells)} | {ms} | {parameters} | {variant.about} |"
         )
     commands = [f"    {command}" for run in runs for command in run["commands"]]
     hours = sum(run["cpu_seconds"] for run in runs) / 3600
