@@ -21,7 +21,7 @@ from poan_train.networks.attention import (
 )
 from poan_train.networks.audit import flatness, gate_change
 from poan_train.networks.config import DENSE
-from poan_train.networks.covariance import CovariancePooling
+from poan_train.networks.covariance import NCAB, CovariancePooling
 
 STRIDES = [(3, 3), (3, 1), (1, 3), (1, 1)]
 SIZES = [(9, 6), (10, 8), (7, 11), (1, 2)]
@@ -166,6 +166,14 @@ def test_z_is_one_for_channels_that_vary_alike_and_do_not_correlate(alpha):
     signs = torch.tensor(list(itertools.product((-5.0, 5.0), repeat=4)), dtype=torch.float64)
     x = signs.T.reshape(1, 4, 4, 4)  # each channel is -5 in one half, +5 in the other
     assert torch.allclose(CovariancePooling(config)(x), torch.ones(1, 4).double(), atol=1e-9)
+
+
+@pytest.mark.parametrize(("unit", "mean"), [("mean", 1.0), ("sum", 1 / 32)])
+def test_the_softmax_gate_averages_to_one_or_sums_to_one(unit, mean):
+    torch.manual_seed(0)
+    gate = NCAB(networks.make_config("poan-lite", 2, gate_unit=unit)).weights(torch.randn(3, 32))
+    assert torch.allclose(gate.mean(dim=1), torch.full((3,), mean), rtol=1e-6)
+    assert gate.std() > 0.05 * mean
 
 
 def shapes(count, side, seed):
