@@ -51,14 +51,14 @@ def test_a_correct_export_passes_the_gate_at_every_stage(network: nn.Module, gat
     assert all(check.reason for check in checks)
 
 
-def test_five_iterations_fail_at_the_root_though_the_output_hides_it(
+def test_five_iterations_fail_at_the_root_and_a_live_gate_shows_it_at_the_output(
     network: nn.Module, gate: Gate
 ) -> None:
     checks = checks_of(gate, rewritten(network, Scheme(name="newton-schulz", iterations=5)))
     with pytest.raises(ParityFailure, match=r"the square root drifted: body\.1\.z"):
         judge(checks)
     output = [c for c in checks if c.stage == OUTPUT and c.metric == "relative_error"]
-    assert all(check.passed for check in output)
+    assert not all(check.passed for check in output)
 
 
 @pytest.mark.parametrize(

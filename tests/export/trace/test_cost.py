@@ -12,10 +12,10 @@ C, E, SIDE = 8, 4, 10
 PIXELS = SIDE**2
 
 
-def cost(form: Form, **changes: object) -> dict[str, int]:
+def cost(form: Form, arch: str = "poan-dense", **changes: object) -> dict[str, int]:
     shape = {"channels": C, "embedding": E, "blocks": 2, "poab_after": 1, "pyramid": (0.5,)}
-    config = make_config("poan", 2, **shape, patch_at_full_scale=False, **changes)
-    network = build("poan", config).eval()
+    config = make_config(arch, 2, **shape, patch_at_full_scale=False, **changes)
+    network = build(arch, config).eval()
     scheme = Scheme(name="quintic", iterations=7)
     return macs_per_part(rewrite(network, rules_for(scheme, form)), SIDE)
 
@@ -37,6 +37,22 @@ def test_macs_of_each_part_are_those_counted_by_hand(form: Form, per_pair: int) 
         "square root": PIXELS * C * C + Scheme(name="quintic", iterations=7).products * C**3,
         "tail": PIXELS * 9 * C * 4 * C + 4 * PIXELS * 9 * C,
     }
+
+
+def test_at_stride_3_a_ninth_of_the_positions_is_a_patch_and_there_are_81_times_fewer_pairs() -> (
+    None
+):
+    queries, keys, few = 4 * 4, 2 * 2, 3**2  # maps of 12 with its borders, 6, and 3
+    costs = cost("box", "poan")
+    assert costs["patch attention"] == (
+        PIXELS * E * C
+        + C * (6 * SIDE * SIDE + 6 * SIDE * 6)
+        + 9 * keys * (E * C + 2 * C * C)
+        + queries * keys * 9 * (E + C)
+    )
+    assert costs["point attention"] == (
+        C * (3 * SIDE * SIDE + 3 * SIDE * 3) + 2 * (PIXELS + few) * E * C + PIXELS * few * 2 * E
+    )
 
 
 def test_a_part_that_is_absent_is_not_listed() -> None:
