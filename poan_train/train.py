@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from poan_runtime.errors import PoanError
 from poan_train import networks
+from poan_train.acquire import LRModel
 from poan_train.checkpoint import Facts, read_checkpoint, save_checkpoint
-from poan_train.data import Pair, PatchSampler, fixed_tiles
+from poan_train.data import Ahead, Pair, PatchSampler, fixed_tiles
 from poan_train.degrade import GRID
 from poan_train.metrics import psnr
 from poan_train.networks.poan import POAB
@@ -28,6 +29,8 @@ from poan_train.resample import cubic_matrix
 
 VALIDATION_TILE = 32
 """LR side of the tiles that a training is validated on, less where slices are smaller."""
+VALIDATION_TILES = 56
+"""How many: each draws a scan of its own, so few would tell of a few scans."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,9 +180,13 @@ def train(
             config.seed,
             rank=rank,
             grid=GRID[facts.degradation["method"]],
+            acquisition=LRModel.of_facts(facts.degradation).acquisition,
         )
         check = _validation(facts, validation or pairs, device)
-        with _Log(out, quiet=rank > 0, total=config.steps, start=run.step) as log:
+        with (
+            Ahead(sampler) as ahead,
+            _Log(out, quiet=rank > 0, total=config.steps, start=run.step) as log,
+        ):
             began, cpu_began = time.monotonic() - run.seconds, time.process_time() - run.cpu_seconds
             while True:
                 run.seconds = time.monotonic() - began
@@ -191,7 +198,7 @@ def train(
                 for group in run.optimiser.param_groups:
                     group["lr"] = rate
                 run.bypass_attention(progress < config.attention_from)
-                loss = stepper(*(torch.from_numpy(a).to(device) for a in sampler.batch(run.step)))
+                loss = stepper(*(torch.from_numpy(a).to(device) for a in ahead.batch(run.step)))
                 run.step += 1
                 run.update_average(config.ema)
                 if run.step % config.log_every == 0 or run.step == 1:
@@ -293,13 +300,14 @@ def _stepper(
 def _validation(
     facts: Facts, pairs: list[Pair], device: str
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """A function from a network to its PSNR on 24 fixed tiles, beside bicubic's.
+    """A function from a network to its PSNR on fixed tiles, beside bicubic's.
 
     The tiles are the same whatever the training's patch, so that runs with other patches compare.
     """
     side = min(VALIDATION_TILE, *(min(p.lr.shape[1:]) for p in pairs))
-    lr, hr = fixed_tiles(pairs, facts.scale, side, 24)
-    up = cubic_matrix(lr.shape[-1], hr.shape[-1], grid=GRID[facts.degradation["method"]])
+    model = LRModel.of_facts(facts.degradation)
+    lr, hr = fixed_tiles(pairs, facts.scale, side, VALIDATION_TILES, model.acquisition)
+    up = cubic_matrix(lr.shape[-1], hr.shape[-1], grid=GRID[model.method])
     bicubic = psnr(hr[:, 0], (up @ lr[:, 0] @ up.T).astype(np.float32), "slice")
 
     @torch.no_grad()
