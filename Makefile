@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test lint clean
 
 demo: .venv-demo/ready
-	.venv-demo/bin/python -m poan_runtime.demo --out demo
+	.venv-demo/bin/python -m poan_runtime.commands.demo --out demo
 
 # The plain install: numpy, nibabel, pillow, onnxruntime. No torch.
 .venv-demo/ready: pyproject.toml $(shell find poan_runtime -name '*.py' -o -name '*.onnx' -o -name '*.json')

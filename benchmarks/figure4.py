@@ -32,8 +32,8 @@ from poan_train import cli, evaluate, networks
 from poan_train.checkpoint import Facts, load_network
 from poan_train.data import CONTRASTS, cached_pair, default_cache, find_sources
 from poan_train.degrade import GRID, Array, Degradation
-from poan_train.networks.ablations import ABLATED
 from poan_train.networks.poan import POAB
+from poan_train.paper.ablations import ABLATED
 
 KINDS = ("cab", "ncab")
 BORDER = 2

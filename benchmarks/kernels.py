@@ -22,8 +22,8 @@ import torch
 from benchmarks import record
 from benchmarks.engines import load, seconds_per_tile
 from benchmarks.plain import onnx_of
-from poan_export.attention import FORMS, Form, LevelShare
-from poan_export.root import NewtonSchulz, Quintic
+from poan_export.rewrite.attention import FORMS, Form, LevelShare
+from poan_export.rewrite.root import NewtonSchulz, Quintic
 from poan_train.networks import attention as forms
 from poan_train.networks.attention import PyramidAttention, shrink
 from poan_train.networks.config import POANConfig

@@ -21,7 +21,7 @@ from benchmarks.engines import CPU_ENGINES, PRECISION, load, seconds_per_tile
 from benchmarks.parts import Part, cut, features_at, macs_of, read_for_one_tile
 from benchmarks.peak import cpu_peaks, gpu_peaks
 from poan_runtime.errors import PoanError
-from poan_runtime.model import find_model
+from poan_runtime.models.find import find_model
 
 WHOLE = "whole network"
 

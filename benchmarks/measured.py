@@ -19,7 +19,7 @@ def main() -> None:
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
-        from poan_runtime.memory import peak_memory_bytes
+        from poan_runtime.report.memory import peak_memory_bytes
 
         facts = {"peak_bytes": peak_memory_bytes(), "cpu_s": time.process_time()}
         Path(out).write_text(json.dumps(facts), "utf-8")

@@ -2,7 +2,8 @@
 
 A part is timed as a graph of its own. Engines fuse and rename nodes, each in its way, so a
 profile by node would need a map for each engine and version; the cuts lie at the stages whose
-names the exporter keeps (`poan_export.stages`), where nothing is fused across anyway but a sum.
+names the exporter keeps (`poan_export.trace.stages`), where nothing is fused across
+anyway but a sum.
 """
 
 import dataclasses

@@ -12,8 +12,8 @@ import onnx
 import torch
 from torch import nn
 
-from poan_export.rewrite import RootRule, rewrite
-from poan_export.root import Scheme
+from poan_export.rewrite.network import RootRule, rewrite
+from poan_export.rewrite.root import Scheme
 from poan_train.networks.attention import PyramidAttention
 
 SCHEME = Scheme(name="quintic", iterations=7)

@@ -23,10 +23,10 @@ from benchmarks import record
 from benchmarks.engines import CPU_ENGINES, load, seconds_per_tile
 from benchmarks.unit_scan import hr_volume, write_pair
 from benchmarks.whole_scan.contenders import Contender, Setting, run
-from poan_export.attention import FORMS
+from poan_export.rewrite.attention import FORMS
 from poan_runtime.errors import PoanError
-from poan_runtime.manifest import read_manifest
-from poan_runtime.model import find_model
+from poan_runtime.models.find import find_model
+from poan_runtime.models.manifest import read_manifest
 
 QUESTIONS = ("volumes", "tiles", "batches", "threads")
 BASE_SLICES = 12
@@ -133,9 +133,9 @@ def fit(rows: list[dict[str, Any]]) -> dict[str, float]:
 def tiles(args: argparse.Namespace) -> dict[str, Any]:
     """Microseconds per LR voxel of each part against the tile, every core on a tile of its own."""
     from benchmarks.parts import cut, features_at, read_for_one_tile
-    from poan_export.onnx_export import export_twin, without_stages
-    from poan_export.rewrite import rewrite, rules_for
-    from poan_export.root import Scheme
+    from poan_export.rewrite.network import rewrite, rules_for
+    from poan_export.rewrite.root import Scheme
+    from poan_export.trace.onnx_export import export_twin, without_stages
     from poan_train.checkpoint import load_network
 
     network, _ = load_network(args.ckpt)
@@ -174,7 +174,7 @@ def threads(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def backend_row(args: argparse.Namespace, batch: int, count: int | None) -> dict[str, Any]:
-    from poan_runtime.backend import BackendOptions
+    from poan_runtime.engines.backend import BackendOptions
     from poan_runtime.network import load_network
 
     network = load_network(args.model, BackendOptions(threads=count))

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from poan_runtime.arguments import Parser, natural, positive
+from poan_runtime.commands.arguments import Parser, natural, positive
 from poan_runtime.errors import PoanError
 
 if TYPE_CHECKING:
-    from poan_export.attention import Form
-    from poan_export.plans import EngineRequest
+    from poan_export.plans.make import EngineRequest
+    from poan_export.rewrite.attention import Form
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Settings of glibc's mallopt, from malloc.h."""
@@ -114,9 +114,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     reuse_freed_memory()
     # Torch takes seconds to import: --help and a mistyped option do not wait for it.
     from poan_export.export import Request, export, to_stderr
-    from poan_export.parity import ParityFailure
-    from poan_export.plans import EngineRequest, finish
-    from poan_export.vram import parse_bytes
+    from poan_export.gate.parity import ParityFailure
+    from poan_export.plans.make import EngineRequest, finish
+    from poan_export.plans.vram import parse_bytes
 
     try:
         if args.half is None and (args.find_islands or args.islands):

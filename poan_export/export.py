@@ -12,19 +12,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from poan_export.attention import FORMS, Form, MergedSpatial
-from poan_export.cost import gmac_per_part
-from poan_export.cpu_precision import can_judge, cpu_answers, cpu_precisions
-from poan_export.fit_network import fit_network
-from poan_export.half_graph import islands_of, search_islands, trace_half
-from poan_export.onnx_export import (
-    INPUT_NAME,
-    LEAST_OPSET,
-    MAX_BATCH,
-    OUTPUT_NAME,
-    export_twin,
-    without_stages,
+from poan_export.gate.parity import (
+    RELATIVE_ERROR_FLOOR,
+    Check,
+    Gate,
+    judge,
+    run_onnx,
+    run_torch,
+    time_onnx,
 )
+from poan_export.gate.real_tiles import REAL_TILES, Case, gate_cases
+from poan_export.gate.spectrum import Choice, candidates, choose
 from poan_export.package import (
     Json,
     created_by,
@@ -34,16 +32,8 @@ from poan_export.package import (
     write_model,
     write_vectors,
 )
-from poan_export.parity import (
-    RELATIVE_ERROR_FLOOR,
-    Check,
-    Gate,
-    judge,
-    run_onnx,
-    run_torch,
-    time_onnx,
-)
-from poan_export.plans import (
+from poan_export.plans.fit_network import fit_network
+from poan_export.plans.make import (
     NO_ENGINE,
     EngineRequest,
     PlanMaker,
@@ -52,12 +42,22 @@ from poan_export.plans import (
     eight_bit_entries,
     flavour_for,
 )
-from poan_export.precision import Half, default_islands, in_half
-from poan_export.real_tiles import REAL_TILES, Case, gate_cases
-from poan_export.rewrite import rewrite, rules_for
-from poan_export.root import RootName, Scheme
-from poan_export.spectrum import Choice, candidates, choose
-from poan_export.stages import pools_of
+from poan_export.precision.cpu import can_judge, cpu_answers, cpu_precisions
+from poan_export.precision.half_graph import islands_of, search_islands, trace_half
+from poan_export.precision.islands import Half, default_islands, in_half
+from poan_export.rewrite.attention import FORMS, Form, MergedSpatial
+from poan_export.rewrite.network import rewrite, rules_for
+from poan_export.rewrite.root import RootName, Scheme
+from poan_export.trace.cost import gmac_per_part
+from poan_export.trace.onnx_export import (
+    INPUT_NAME,
+    LEAST_OPSET,
+    MAX_BATCH,
+    OUTPUT_NAME,
+    export_twin,
+    without_stages,
+)
+from poan_export.trace.stages import pools_of
 from poan_runtime.errors import PoanError
 from poan_train.checkpoint import Facts, load_network
 from poan_train.degrade import Degradation

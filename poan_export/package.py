@@ -16,10 +16,10 @@ import numpy as np
 import onnx
 import torch
 
-from poan_export.parity import Gate
-from poan_export.stages import OUTPUT
+from poan_export.gate.parity import Gate
+from poan_export.trace.stages import OUTPUT
 from poan_runtime.errors import PoanError
-from poan_runtime.manifest import MANIFEST_NAME, parse_manifest, sha256_of
+from poan_runtime.models.manifest import MANIFEST_NAME, parse_manifest, sha256_of
 
 VECTORS_NAME = "vectors.npz"
 VECTOR_CASES = ("real 0", "constant", "one bright voxel")
@@ -84,7 +84,7 @@ def write_vectors(folder: Path, gate: Gate) -> Json:
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Validate against the schema and with the runtime's reader, then write."""
-    schema = json.loads((files("poan_runtime") / "manifest.schema.json").read_text("utf-8"))
+    schema = json.loads((files("poan_runtime.models") / "manifest.schema.json").read_text("utf-8"))
     text = json.dumps(manifest, indent=1, allow_nan=False)
     jsonschema.validate(json.loads(text), schema)
     parse_manifest(json.loads(text))

@@ -17,9 +17,9 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 TYPE_CHECKING = False  # what type checkers take for True, without loading typing
 if TYPE_CHECKING:
-    from poan_runtime.backend import BackendOptions
+    from poan_runtime.engines.backend import BackendOptions
+    from poan_runtime.images.nifti.read import Volume, read_volume
     from poan_runtime.network import Network, Settings, load_network
-    from poan_runtime.scan import Volume, read_volume
     from poan_runtime.super_resolve import upscale
 
 __all__ = [
@@ -34,12 +34,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BackendOptions": "backend",
+    "BackendOptions": "engines.backend",
     "Network": "network",
     "Settings": "network",
-    "Volume": "scan",
+    "Volume": "images.nifti.read",
     "load_network": "network",
-    "read_volume": "scan",
+    "read_volume": "images.nifti.read",
     "upscale": "super_resolve",
 }
 

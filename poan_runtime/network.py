@@ -4,12 +4,12 @@ import dataclasses
 import time
 from pathlib import Path
 
-from poan_runtime.backend import Backend, BackendOptions, OpenedBackend, open_backend
-from poan_runtime.choice import find_runnable
-from poan_runtime.ensemble import SelfEnsemble
+from poan_runtime.engines.backend import Backend, BackendOptions, OpenedBackend, open_backend
+from poan_runtime.engines.which_file import find_runnable
 from poan_runtime.errors import PoanError
-from poan_runtime.model import Model, Trust
-from poan_runtime.tiling import Plan, plan_slices
+from poan_runtime.models.find import Model, Trust
+from poan_runtime.tiles.ensemble import SelfEnsemble
+from poan_runtime.tiles.layout import Plan, plan_slices
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poan_runtime import geometry
+from poan_runtime.commands.progress import Progress
 from poan_runtime.errors import PoanError
+from poan_runtime.images.nifti.header import keeps_scaling, parse_dtype, upscaled_header
+from poan_runtime.images.nifti.read import READ_BYTES, Scan, Volume, open_scan
+from poan_runtime.images.nifti.write import VolumeWriter
 from poan_runtime.intensity import StreamedScale, streamed_intensity_scale
 from poan_runtime.network import Network, Settings, load_network
-from poan_runtime.nifti_header import keeps_scaling, parse_dtype, upscaled_header
-from poan_runtime.output import VolumeWriter
-from poan_runtime.pipeline import Slab, SliceRunner, Stages, run_volume
-from poan_runtime.progress import Progress
-from poan_runtime.scan import READ_BYTES, Scan, Volume, open_scan
-from poan_runtime.tiling import Plan
+from poan_runtime.tiles.layout import Plan
+from poan_runtime.tiles.run import Slab, SliceRunner, Stages, run_volume
 
 Look = Callable[[Slab, Slab], None]
 

@@ -8,12 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from poan_runtime.arguments import Parser
+from poan_runtime.commands.arguments import Parser
 from poan_runtime.errors import PoanError
 from poan_runtime.intensity import PERCENTILE
 from poan_train import networks
 from poan_train.acquire import lr_model
-from poan_train.calibrate import calibrate, ixi_test_sources, report
 from poan_train.checkpoint import Facts, save_checkpoint
 from poan_train.data import (
     CONTRASTS,
@@ -25,7 +24,8 @@ from poan_train.data import (
     split_by_subject,
 )
 from poan_train.degrade import GRID
-from poan_train.networks.ablations import ABLATIONS, changes
+from poan_train.paper.ablations import ABLATIONS, changes
+from poan_train.paper.calibrate import calibrate, ixi_test_sources, report
 from poan_train.train import TrainConfig, train
 
 LITE_TRAINING = {"batch": 16, "patch": 24, "lr": 1e-3, "schedule": "cosine", "warmup": 100}

@@ -20,8 +20,8 @@ import numpy as np
 
 from poan_runtime.errors import PoanError
 from poan_runtime.geometry import slice_axis
+from poan_runtime.images.nifti.read import read_volume
 from poan_runtime.intensity import PERCENTILE, intensity_scale
-from poan_runtime.scan import read_volume
 from poan_train.acquire import (
     FOREGROUND,
     Acquisition,

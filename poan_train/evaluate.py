@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import nn
 
-from poan_runtime.arguments import Parser
-from poan_runtime.ensemble import SelfEnsemble
+from poan_runtime.commands.arguments import Parser
 from poan_runtime.errors import PoanError
-from poan_runtime.pipeline import SliceRunner, Stages
-from poan_runtime.tiling import Plan, plan_slices
+from poan_runtime.tiles.ensemble import SelfEnsemble
+from poan_runtime.tiles.layout import Plan, plan_slices
+from poan_runtime.tiles.run import SliceRunner, Stages
 from poan_train import networks
 from poan_train.acquire import KINDS
 from poan_train.checkpoint import Facts, load_network

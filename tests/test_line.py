@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from poan_export import cli as export_cli
-from poan_runtime import cli as run_cli
+from poan_runtime.commands import run as run_cli
 from poan_runtime.geometry import upscaled_affine
-from poan_runtime.model import shipped_models
-from poan_runtime.scan import read_volume
+from poan_runtime.images.nifti.read import read_volume
+from poan_runtime.models.find import shipped_models
 from poan_train import cli as train_cli
 from poan_train import networks
 
@@ -120,7 +120,7 @@ def test_a_run_leaves_nothing_in_the_home_folder(tmp_path):
     home.mkdir()
     scan = tmp_path / "flat.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.full((32, 32, 1), 5, np.int16), np.eye(4)), scan)
-    code = "import sys; from poan_runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from poan_runtime.commands.run import main; sys.exit(main(sys.argv[1:]))"
     environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
     environment |= {"HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code, "t2_x2", str(scan), "-o", str(out)]

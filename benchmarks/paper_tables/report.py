@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.paper_tables.summary import Cell, agreement, cells, read_rows
 from poan_runtime.errors import PoanError
-from poan_train.published import NAMES, base_name
+from poan_train.paper.published import NAMES, base_name
 
 TITLES = {
     1: "Table 1: contrast x scale x network",

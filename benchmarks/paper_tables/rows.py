@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from poan_runtime.backend import installed
+from poan_runtime.engines.backend import installed
 from poan_runtime.errors import PoanError
 from poan_train import cli, evaluate
 from poan_train.checkpoint import load_network, read_checkpoint

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from poan_train.degrade import Array
-from poan_train.published import TABLE1, TABLE2, TABLE3, base_name, published
+from poan_train.paper.published import TABLE1, TABLE2, TABLE3, base_name, published
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,8 +32,8 @@ from benchmarks.whole_scan.contenders import (
 )
 from benchmarks.whole_scan.outcome import summarise, text, write_plot
 from poan_runtime.errors import PoanError
-from poan_runtime.manifest import read_manifest
-from poan_runtime.tiling import least_overlap_of, plan_axis
+from poan_runtime.models.manifest import read_manifest
+from poan_runtime.tiles.layout import least_overlap_of, plan_axis
 from poan_train.data import default_cache
 
 POAN_DEFAULT = ("=", "fp32=--precision fp32")

@@ -52,7 +52,15 @@ class Contender:
         out, times = str(self.output(setting)), str(self.times(setting))
         if self.is_poan:
             scan = [str(self.model or setting.model), str(setting.lr)]
-            return ["poan_runtime.cli", *scan, "-o", out, "--report", times, *self.arguments]
+            return [
+                "poan_runtime.commands.run",
+                *scan,
+                "-o",
+                out,
+                "--report",
+                times,
+                *self.arguments,
+            ]
         return [
             "benchmarks.whole_scan.competitor",
             self.name,
@@ -122,7 +130,7 @@ def foresee(contender: Contender, setting: Setting) -> dict[str, Any]:
     """What ``poan-run --explain`` predicts for a contender that is poan-run."""
     plan, memory = setting.work / "explain.json", setting.work / "explain.memory.json"
     scan = [str(contender.model or setting.model), str(setting.lr), "--report", str(plan)]
-    command = ["poan_runtime.cli", "--explain", *scan, *contender.arguments]
+    command = ["poan_runtime.commands.run", "--explain", *scan, *contender.arguments]
     explain_s = _run(contender, command, setting, memory)
     (found,) = json.loads(plan.read_text("utf-8"))["scans"]
     return {**found["predicted"], "timed": found["timed"], "explain_wall_s": explain_s}

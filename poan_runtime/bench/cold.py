@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from poan_runtime.memory import peak_memory_bytes
+from poan_runtime.report.memory import peak_memory_bytes
 
 START = time.perf_counter()
 
@@ -20,8 +20,8 @@ def measure(order: dict[str, Any]) -> dict[str, Any]:
     """Seconds of each part, and peak memory in bytes."""
     import numpy as np
 
-    from poan_runtime.backend import BackendOptions, open_backend
-    from poan_runtime.choice import find_runnable
+    from poan_runtime.engines.backend import BackendOptions, open_backend
+    from poan_runtime.engines.which_file import find_runnable
 
     imported = time.perf_counter()
     options = BackendOptions(**order["options"])
@@ -55,7 +55,7 @@ def measure(order: dict[str, Any]) -> dict[str, Any]:
 def _device_bytes() -> int | None:
     """Device memory in use, where there is a GPU and cuda-python."""
     try:
-        from poan_runtime import cuda
+        from poan_runtime.engines.tensorrt import cuda
     except ModuleNotFoundError:
         return None
     try:

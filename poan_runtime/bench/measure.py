@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from poan_runtime.backend import BackendOptions
 from poan_runtime.bench.machine import describe_machine, snapshot
 from poan_runtime.bench.statistics import ratios, summarise
-from poan_runtime.cpu_precision import PRECISIONS
+from poan_runtime.engines.backend import BackendOptions
+from poan_runtime.engines.precision import PRECISIONS
 from poan_runtime.errors import PoanError
+from poan_runtime.images.nifti.read import Volume
 from poan_runtime.network import Network, Settings, load_network
-from poan_runtime.scan import Volume
 from poan_runtime.super_resolve import upscale
 
 VERSION = 1

@@ -13,7 +13,7 @@ from benchmarks import limit
 from benchmarks.parts import cut, features_at, macs_of, read_for_one_tile
 from benchmarks.peak import cpu_peaks
 from poan_runtime.errors import PoanError
-from poan_runtime.manifest import read_manifest
+from poan_runtime.models.manifest import read_manifest
 from tests.benchmarks.conftest import TILE
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from poan_export.engines import BuiltPlan, build_plan, gpu_here
+from poan_export.plans.build import BuiltPlan, build_plan, gpu_here
 from tests.engines.tiny import SCALE, TILE, answer, order_for, residual_graph, sha256
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from poan_runtime.bench import cli, measure
+from poan_runtime.bench import measure
 from poan_runtime.bench.machine import describe_machine, snapshot
 from poan_runtime.bench.measure import Request, bench
 from poan_runtime.bench.statistics import FIGURES, ratios, summarise
 from poan_runtime.bench.table import table
+from poan_runtime.commands import bench as cli
 from tests.engines.tiny import sha256
 
 pytest.importorskip("tensorrt_rtx", reason="the folder under test holds a real plan")
@@ -91,8 +92,8 @@ def test_a_backend_that_tells_its_stages_apart_has_them_all(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stage times themselves need a GPU; here their way into the document."""
-    from poan_runtime.tensorrt_backend import StageTimes
-    from poan_runtime.tile_by_tile import TileByTile
+    from poan_runtime.engines.cores import TileByTile
+    from poan_runtime.engines.tensorrt.backend import StageTimes
 
     times = StageTimes(enqueue_ms=0.5, h2d_ms=1.0, compute_ms=4.0, d2h_ms=2.0)
     monkeypatch.setattr(
@@ -189,7 +190,7 @@ def test_the_machine_is_described(no_gpu: None) -> None:
 def test_help_imports_no_engine() -> None:
     code = (
         "import sys, contextlib\n"
-        "from poan_runtime.bench.cli import main\n"
+        "from poan_runtime.commands.bench import main\n"
         "with contextlib.suppress(SystemExit): main(['--help'])\n"
         "heavy = {'onnxruntime', 'openvino', 'numpy', 'torch', 'onnx', 'matplotlib', 'cuda'}\n"
         "print('heavy:', *heavy & set(sys.modules))"

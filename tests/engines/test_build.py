@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from poan_export.build_log import read_build_log
-from poan_export.engines import BuiltPlan, build_plan, run_builder
+from poan_export.plans.build import BuiltPlan, build_plan, run_builder
+from poan_export.plans.build_log import read_build_log
+from poan_runtime.engines.tensorrt.library import load_library
 from poan_runtime.errors import PoanError
-from poan_runtime.manifest import BatchRange, sha256_of
-from poan_runtime.tensorrt_library import load_library
+from poan_runtime.models.manifest import BatchRange, sha256_of
 from tests.engines.tiny import BATCH, CHANNELS, TILE, order_for
 
 pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")

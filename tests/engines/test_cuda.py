@@ -8,7 +8,7 @@ pytest.importorskip("cuda.bindings", reason="needs cuda-python")
 
 from cuda.bindings import runtime as cudart
 
-from poan_runtime import cuda
+from poan_runtime.engines.tensorrt import cuda
 
 ENOUGH = (cudart.cudaError_t.cudaSuccess,)
 

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from poan_export import cli, plans
-from poan_export.plans import EngineRequest, check_request
-from poan_export.quantise import Loss, QuantisationRefusedError
-from poan_runtime import cli as run_cli
+from poan_export import cli
+from poan_export.plans import make as plans
+from poan_export.plans.make import EngineRequest, check_request
+from poan_export.precision.quantise import Loss, QuantisationRefusedError
+from poan_runtime.commands import run as run_cli
 from poan_runtime.errors import PoanError
-from poan_runtime.manifest import read_manifest, sha256_of
+from poan_runtime.models.manifest import read_manifest, sha256_of
 from poan_train import networks
 from poan_train.checkpoint import Facts, save_checkpoint
 
@@ -158,7 +159,7 @@ def test_a_builder_that_dies_leaves_no_export_and_its_log_beside(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from poan_export import engines
+    from poan_export.plans import build as engines
 
     real = engines.run_builder
 

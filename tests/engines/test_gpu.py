@@ -14,14 +14,14 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from poan_export.engines import SMS, build_plan, compute_capability
-from poan_export.plans import gate_plans
-from poan_runtime import cli
-from poan_runtime.backend import BackendOptions, open_backend, start_batch
-from poan_runtime.bench import cli as bench_cli
-from poan_runtime.model import find_model
-from poan_runtime.plan_check import check_header
-from poan_runtime.tensorrt_library import MODULES, load_library
+from poan_export.plans.build import SMS, build_plan, compute_capability
+from poan_export.plans.make import gate_plans
+from poan_runtime.commands import bench as bench_cli
+from poan_runtime.commands import run as cli
+from poan_runtime.engines.backend import BackendOptions, open_backend, start_batch
+from poan_runtime.engines.tensorrt.check import check_header
+from poan_runtime.engines.tensorrt.library import MODULES, load_library
+from poan_runtime.models.find import find_model
 from tests.engines.tiny import BATCH, TILE, answer, order_for, residual_graph
 
 pytestmark = pytest.mark.gpu
@@ -105,7 +105,7 @@ def test_stages_are_timed_by_the_device(engine: Any) -> None:
 
 
 def test_closing_gives_the_memory_back(plan: Path) -> None:
-    from poan_runtime import cuda
+    from poan_runtime.engines.tensorrt import cuda
 
     def once() -> int:
         opened = open_backend(find_model(plan), BackendOptions(device="cuda"))

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 pytest.importorskip("cuda.bindings", reason="needs cuda-python")
 
-from poan_runtime import cuda, tensorrt_backend
-from poan_runtime.backend import start_batch
+from poan_runtime.engines.backend import start_batch
+from poan_runtime.engines.tensorrt import backend as tensorrt_backend
+from poan_runtime.engines.tensorrt import cuda
+from poan_runtime.engines.tensorrt.backend import Lane, Ports, TensorRTBackend
 from poan_runtime.errors import PoanError
-from poan_runtime.tensorrt_backend import Lane, Ports, TensorRTBackend
 
 TILE, MOST = 4, 3
 PORTS = Ports(

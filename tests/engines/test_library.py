@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from poan_export.engines import BuiltPlan
-from poan_runtime import tensorrt_library
+from poan_export.plans.build import BuiltPlan
+from poan_runtime.engines.tensorrt import library as tensorrt_library
+from poan_runtime.engines.tensorrt.check import HEADER_BYTES, REMEDIES, diagnostics
+from poan_runtime.engines.tensorrt.library import load_library
 from poan_runtime.errors import PoanError
-from poan_runtime.plan_check import HEADER_BYTES, REMEDIES, diagnostics
-from poan_runtime.tensorrt_library import load_library
 
 trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")
 

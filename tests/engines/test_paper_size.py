@@ -10,13 +10,13 @@ import onnx
 import pytest
 import torch
 
-from poan_export.engines import Order, build_plan, targets
-from poan_export.onnx_export import export_twin, without_stages
-from poan_export.precision import default_islands, in_half
-from poan_export.rewrite import rewrite, rules_for
-from poan_export.root import Scheme
-from poan_runtime.manifest import BatchRange
-from poan_runtime.tensorrt_library import load_library
+from poan_export.plans.build import Order, build_plan, targets
+from poan_export.precision.islands import default_islands, in_half
+from poan_export.rewrite.network import rewrite, rules_for
+from poan_export.rewrite.root import Scheme
+from poan_export.trace.onnx_export import export_twin, without_stages
+from poan_runtime.engines.tensorrt.library import load_library
+from poan_runtime.models.manifest import BatchRange
 from poan_train import networks
 
 pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")

@@ -8,14 +8,19 @@ from typing import Any
 import nibabel as nib
 import pytest
 
-from poan_export.engines import BuiltPlan
-from poan_runtime import choice, cli
-from poan_runtime.backend import BackendOptions
-from poan_runtime.choice import find_runnable
+from poan_export.plans.build import BuiltPlan
+from poan_runtime.commands import run as cli
+from poan_runtime.engines import which_file as choice
+from poan_runtime.engines.backend import BackendOptions
+from poan_runtime.engines.tensorrt.check import (
+    check_compute_capability,
+    check_header,
+    check_version,
+)
+from poan_runtime.engines.tensorrt.library import load_library
+from poan_runtime.engines.which_file import find_runnable
 from poan_runtime.errors import PoanError
-from poan_runtime.model import Trust, find_model
-from poan_runtime.plan_check import check_compute_capability, check_header, check_version
-from poan_runtime.tensorrt_library import load_library
+from poan_runtime.models.find import Trust, find_model
 from tests.engines.tiny import sha256
 
 pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")
@@ -111,7 +116,7 @@ def test_a_plan_of_another_version_is_refused_with_both_versions(
 def test_a_plan_for_another_architecture_is_refused_with_the_remedy(
     folder: Path, scan: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cuda = pytest.importorskip("poan_runtime.cuda", reason="needs cuda-python")
+    cuda = pytest.importorskip("poan_runtime.engines.tensorrt.cuda", reason="needs cuda-python")
     card = cuda.Gpu(index=0, name="a card", compute_capability="12.0", memory_bytes=1 << 33)
     monkeypatch.setattr(cuda, "find_gpu", lambda: card)
     line = refused(capsys, folder / "engine.plan", scan)
@@ -215,7 +220,7 @@ def test_a_gpu_that_the_library_cannot_ask_makes_the_plan_invalid(
 def test_a_folder_runs_its_plan_only_where_it_fits_and_is_proven(
     folder: Path, edit_manifest: Edit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cuda = pytest.importorskip("poan_runtime.cuda", reason="needs cuda-python")
+    cuda = pytest.importorskip("poan_runtime.engines.tensorrt.cuda", reason="needs cuda-python")
 
     def runs(capability: str, **options: str) -> str:
         card = cuda.Gpu(index=0, name="card", compute_capability=capability, memory_bytes=1)

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from poan_export import quantise as q
-from poan_export.engines import build_plan
-from poan_export.quantise import (
+from poan_export.gate.real_tiles import Case
+from poan_export.plans.build import build_plan
+from poan_export.precision import quantise as q
+from poan_export.precision.quantise import (
     QuantisationRefusedError,
     calibrate,
     psnr_loss,
@@ -23,10 +24,9 @@ from poan_export.quantise import (
     quantise_or_refuse,
     residual_convolutions,
 )
-from poan_export.real_tiles import Case
-from poan_runtime.backend import BackendOptions
+from poan_runtime.engines.backend import BackendOptions
+from poan_runtime.engines.onnxrt import _session
 from poan_runtime.errors import PoanError
-from poan_runtime.onnxruntime_backend import _session
 from tests.engines.tiny import TILE, answer, order_for, residual_graph
 
 BODY = [f"body.{block}.{part}" for block in range(2) for part in ("first", "second")]

@@ -4,10 +4,10 @@ import importlib.util
 
 import pytest
 
-from poan_export import engines
-from poan_export.engines import SMS, choose_flavour, plan_name, targets
+from poan_export.plans import build as engines
+from poan_export.plans.build import SMS, choose_flavour, plan_name, targets
+from poan_runtime.engines.tensorrt.library import load_library
 from poan_runtime.errors import PoanError
-from poan_runtime.tensorrt_library import load_library
 
 
 @pytest.mark.parametrize(

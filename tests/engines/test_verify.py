@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from poan_runtime import cli
+from poan_runtime.commands import run as cli
+from poan_runtime.engines.verify import read_vectors, relative_error
 from poan_runtime.errors import PoanError
-from poan_runtime.manifest import read_manifest
-from poan_runtime.verify import read_vectors, relative_error
+from poan_runtime.models.manifest import read_manifest
 from tests.engines.tiny import SCALE, TILE, residual_graph, sha256
 
 pytest.importorskip("tensorrt_rtx", reason="the folder under test holds a real plan")

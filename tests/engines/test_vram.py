@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
-from poan_export.engines import build_plan
-from poan_export.vram import CUDA_BYTES, MOST_BATCH, device_bytes, fit, parse_bytes
+from poan_export.plans.build import build_plan
+from poan_export.plans.vram import CUDA_BYTES, MOST_BATCH, device_bytes, fit, parse_bytes
 from poan_runtime.errors import PoanError
-from poan_runtime.manifest import BatchRange
+from poan_runtime.models.manifest import BatchRange
 from tests.engines.tiny import SCALE, TILE, order_for, residual_graph
 
 MIB = 2**20

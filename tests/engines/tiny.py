@@ -10,8 +10,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from poan_export.engines import Order
-from poan_runtime.manifest import BatchRange
+from poan_export.plans.build import Order
+from poan_runtime.models.manifest import BatchRange
 
 TILE, SCALE, CHANNELS = 16, 2, 8
 BATCH = BatchRange(min=1, opt=2, max=4)

@@ -8,7 +8,7 @@ from torch import nn
 
 from poan_export.cli import main
 from poan_export.export import open_gate
-from poan_export.parity import Gate
+from poan_export.gate.parity import Gate
 from poan_train.checkpoint import save_checkpoint
 from tests.export.tiny import TILE, facts_of, tiny_network
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from poan_export.attention import (
+from poan_export.rewrite.attention import (
     FORMS,
     Form,
     MergedSpatial,

@@ -13,9 +13,9 @@ from torch import nn
 from poan_export.cli import main
 from poan_export.export import open_gate
 from poan_export.package import whole_folder
-from poan_runtime.backend import BackendOptions, open_backend
-from poan_runtime.manifest import read_manifest, sha256_of
-from poan_runtime.model import find_model
+from poan_runtime.engines.backend import BackendOptions, open_backend
+from poan_runtime.models.find import find_model
+from poan_runtime.models.manifest import read_manifest, sha256_of
 from tests.export.tiny import TILE, facts_of
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared/data"
@@ -23,7 +23,7 @@ SHARED = Path(__file__).resolve().parents[2].parent / "shared/data"
 
 def test_the_manifest_is_valid_and_tells_what_was_measured(exported: Path) -> None:
     document = json.loads((exported / "manifest.json").read_text())
-    schema = json.loads((files("poan_runtime") / "manifest.schema.json").read_text())
+    schema = json.loads((files("poan_runtime.models") / "manifest.schema.json").read_text())
     jsonschema.validate(document, schema)
     manifest = read_manifest(exported)
     assert (manifest.arch, manifest.scale, manifest.tile) == ("poan-lite", 2, TILE)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from poan_export.attention import Form
-from poan_export.cost import gmac_per_part, macs_per_part
-from poan_export.rewrite import rewrite, rules_for
-from poan_export.root import Scheme
+from poan_export.rewrite.attention import Form
+from poan_export.rewrite.network import rewrite, rules_for
+from poan_export.rewrite.root import Scheme
+from poan_export.trace.cost import gmac_per_part, macs_per_part
 from poan_train.networks import build, make_config
 
 C, E, SIDE = 8, 4, 10

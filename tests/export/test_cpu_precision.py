@@ -8,20 +8,20 @@ import pytest
 import torch
 
 from poan_export.cli import main
-from poan_export.cpu_precision import CpuAnswers, cpu_precisions, root_parts, run_openvino
-from poan_export.onnx_export import export_twin, without_stages
-from poan_export.parity import Gate, norm_error, root_of, run_torch
-from poan_export.quantise import calibrate, quantise, residual_convolutions
-from poan_export.real_tiles import Case, Cases
-from poan_export.rewrite import rewrite, rules_for
-from poan_export.root import Scheme
-from poan_export.stages import OUTPUT, pools_of
-from poan_runtime import cli as run_cli
-from poan_runtime.backend import BackendOptions, open_backend
-from poan_runtime.cpu_precision import cpu_has_bf16
-from poan_runtime.manifest import read_manifest
-from poan_runtime.model import find_model
-from poan_runtime.openvino_split import pieces_of
+from poan_export.gate.parity import Gate, norm_error, root_of, run_torch
+from poan_export.gate.real_tiles import Case, Cases
+from poan_export.precision.cpu import CpuAnswers, cpu_precisions, root_parts, run_openvino
+from poan_export.precision.quantise import calibrate, quantise, residual_convolutions
+from poan_export.rewrite.network import rewrite, rules_for
+from poan_export.rewrite.root import Scheme
+from poan_export.trace.onnx_export import export_twin, without_stages
+from poan_export.trace.stages import OUTPUT, pools_of
+from poan_runtime.commands import run as run_cli
+from poan_runtime.engines.backend import BackendOptions, open_backend
+from poan_runtime.engines.openvino.pieces import pieces_of
+from poan_runtime.engines.precision import cpu_has_bf16
+from poan_runtime.models.find import find_model
+from poan_runtime.models.manifest import read_manifest
 from poan_train.checkpoint import save_checkpoint
 from tests.export.tiny import facts_of, tiny_network
 

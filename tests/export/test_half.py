@@ -13,14 +13,14 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from poan_export.cli import main
-from poan_export.find_islands import find_islands, minimise
-from poan_export.half_emulation import run_half
-from poan_export.onnx_export import export_twin
-from poan_export.parity import Gate, run_onnx
-from poan_export.precision import default_islands, fixed_islands, in_half, widened
-from poan_export.rewrite import rewrite, rules_for
-from poan_export.root import Scheme
-from poan_export.stages import OUTPUT
+from poan_export.gate.parity import Gate, run_onnx
+from poan_export.precision.find_islands import find_islands, minimise
+from poan_export.precision.half_emulation import run_half
+from poan_export.precision.islands import default_islands, fixed_islands, in_half, widened
+from poan_export.rewrite.network import rewrite, rules_for
+from poan_export.rewrite.root import Scheme
+from poan_export.trace.onnx_export import export_twin
+from poan_export.trace.stages import OUTPUT
 from poan_runtime.errors import PoanError
 from tests.export.tiny import TILE, tiny_network
 

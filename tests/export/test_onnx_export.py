@@ -10,11 +10,11 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from poan_export.onnx_export import check, export_twin, without_stages
-from poan_export.parity import run_onnx
-from poan_export.rewrite import rewrite, rules_for
-from poan_export.root import Scheme
-from poan_export.stages import OUTPUT, pools_of
+from poan_export.gate.parity import run_onnx
+from poan_export.rewrite.network import rewrite, rules_for
+from poan_export.rewrite.root import Scheme
+from poan_export.trace.onnx_export import check, export_twin, without_stages
+from poan_export.trace.stages import OUTPUT, pools_of
 from poan_runtime.errors import PoanError
 from tests.export.tiny import TILE
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from poan_export.parity import (
+from poan_export.gate.parity import (
     Check,
     Gate,
     ParityFailure,
@@ -18,9 +18,9 @@ from poan_export.parity import (
     run_torch,
     unit_error,
 )
-from poan_export.rewrite import rewrite, rules_for
-from poan_export.root import Scheme
-from poan_export.stages import OUTPUT
+from poan_export.rewrite.network import rewrite, rules_for
+from poan_export.rewrite.root import Scheme
+from poan_export.trace.stages import OUTPUT
 from tests.export.tiny import TILE, facts_of
 
 GOOD = Scheme(name="quintic", iterations=8)

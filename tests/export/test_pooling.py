@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poan_export.pooling import BlockedPooling, blocked_covariance, tree_sum
+from poan_export.rewrite.pooling import BlockedPooling, blocked_covariance, tree_sum
 from poan_train import networks
 from poan_train.networks.covariance import CovariancePooling, covariance
 

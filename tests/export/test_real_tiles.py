@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from poan_export.real_tiles import gate_cases, hr_tiles, scan_paths
+from poan_export.gate.real_tiles import gate_cases, hr_tiles, scan_paths
 from poan_runtime.errors import PoanError
 from poan_train.degrade import degrade
 

@@ -6,10 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from poan_export.onnx_export import export_twin
-from poan_export.pooling import BlockedPooling
-from poan_export.rewrite import PoolingRule, RootRule, SkipRule, SpatialRule, rewrite, rules_for
-from poan_export.root import Scheme
+from poan_export.rewrite.network import (
+    PoolingRule,
+    RootRule,
+    SkipRule,
+    SpatialRule,
+    rewrite,
+    rules_for,
+)
+from poan_export.rewrite.pooling import BlockedPooling
+from poan_export.rewrite.root import Scheme
+from poan_export.trace.onnx_export import export_twin
 from poan_runtime.errors import PoanError
 from poan_train.networks.covariance import EighPower
 from tests.export.tiny import TILE, tiny_network

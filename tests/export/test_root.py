@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poan_export.root import QUINTIC_STEPS, Scheme, quintic_step
+from poan_export.rewrite.root import QUINTIC_STEPS, Scheme, quintic_step
 from poan_train.networks.covariance import EighPower
 
 

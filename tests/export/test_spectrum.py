@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from torch import nn
 
-from poan_export.parity import Gate
-from poan_export.root import Scheme
-from poan_export.spectrum import MARGIN, candidates, choose, condition_number, root_error
-from poan_export.stages import pools_of
+from poan_export.gate.parity import Gate
+from poan_export.gate.spectrum import MARGIN, candidates, choose, condition_number, root_error
+from poan_export.rewrite.root import Scheme
+from poan_export.trace.stages import pools_of
 from poan_runtime.errors import PoanError
 from tests.export.tiny import tiny_network
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from poan_runtime import backend
-from poan_runtime.backend import BackendOptions, open_backend
+from poan_runtime.engines import backend
+from poan_runtime.engines.backend import BackendOptions, open_backend
 from poan_runtime.errors import PoanError
-from poan_runtime.model import find_model
+from poan_runtime.models.find import find_model
 
 
 def hide(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from poan_runtime import cli, geometry
+from poan_runtime import geometry
+from poan_runtime.commands import run as cli
 
 REFUSED = {
     "bad_crc.nii.gz": "damaged gzip stream",
@@ -375,7 +376,7 @@ def test_list_names_the_shipped_models(
     make_model: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make_model()
-    monkeypatch.setattr("poan_runtime.model.MODELS", folder.parent)
+    monkeypatch.setattr("poan_runtime.models.find.MODELS", folder.parent)
     assert poan_run("--list") == 0
     assert f"{folder.name} " in capsys.readouterr().out.replace("\n", " ")
 
@@ -384,7 +385,7 @@ def test_a_shipped_model_is_found_by_name(
     make_model: Any, make_scan: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_model()
-    monkeypatch.setattr("poan_runtime.model.MODELS", folder.parent)
+    monkeypatch.setattr("poan_runtime.models.find.MODELS", folder.parent)
     assert poan_run(folder.name, make_scan()) == 0
 
 

@@ -9,12 +9,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from poan_runtime import cpu_precision
-from poan_runtime.backend import BackendOptions, open_backend
-from poan_runtime.cli import main
+from poan_runtime.commands.run import main
+from poan_runtime.engines import precision as cpu_precision
+from poan_runtime.engines.backend import BackendOptions, open_backend
 from poan_runtime.errors import PoanError
-from poan_runtime.manifest import read_manifest
-from poan_runtime.model import find_model
+from poan_runtime.models.find import find_model
+from poan_runtime.models.manifest import read_manifest
 
 openvino = pytest.importorskip("openvino")
 
@@ -112,7 +112,7 @@ def test_what_failed_when_exported_fails_still_after_verify(
 def add_vectors(folder: Path, tiles: Any, answers: Any) -> None:
     np.savez(folder / "vectors.npz", input_noise=tiles, output_noise=answers)
     document = json.loads((folder / "manifest.json").read_text())
-    from poan_runtime.manifest import sha256_of
+    from poan_runtime.models.manifest import sha256_of
 
     document["vectors"] = {"name": "vectors.npz", "sha256": sha256_of(folder / "vectors.npz")}
     (folder / "manifest.json").write_text(json.dumps(document))
@@ -120,7 +120,7 @@ def add_vectors(folder: Path, tiles: Any, answers: Any) -> None:
 
 def test_a_float32_part_stays_in_float32_between_pieces_in_bf16() -> None:
     """x -> 1.001 x (a) -> a - 1 (b), and b + 0.5 x + a: a crosses the cuts, and so does x."""
-    from poan_runtime.openvino_split import Chain, compile_chains
+    from poan_runtime.engines.openvino.pieces import Chain, compile_chains
 
     names = [("Mul", ["lr", "c1"], "a"), ("Sub", ["a", "one"], "b"), ("Add", ["b", "c2"], "d")]
     nodes = [helper.make_node(op, given, [made]) for op, given, made in names]

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from poan_runtime import cli
-from poan_runtime.explain import overlap_share
-from poan_runtime.tiling import plan_slices
+from poan_runtime.commands import run as cli
+from poan_runtime.report.explain import overlap_share
+from poan_runtime.tiles.layout import plan_slices
 
 PARTS = {"backbone": 0.75, "tail": 0.25}
 

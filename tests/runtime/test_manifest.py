@@ -9,12 +9,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-import poan_runtime.manifest
+import poan_runtime.models.manifest
 from poan_runtime.errors import PoanError
-from poan_runtime.manifest import parse_manifest, read_manifest
+from poan_runtime.models.manifest import parse_manifest, read_manifest
 
 SCHEMA = json.loads(
-    Path(poan_runtime.manifest.__file__).with_name("manifest.schema.json").read_text()
+    Path(poan_runtime.models.manifest.__file__).with_name("manifest.schema.json").read_text()
 )
 HASH = "0" * 64
 BATCH = {"min": 1, "opt": 2, "max": 4}

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from poan_runtime import cli
+from poan_runtime.commands import run as cli
 
-ROOT = Path(cli.__file__).resolve().parents[1]
+ROOT = Path(cli.__file__).resolve().parents[2]
 
 
 SLAB_BYTES = 1 << 22
 CODE = """
 import sys
-from poan_runtime import cli, tiling
+from poan_runtime.commands import run as cli
+from poan_runtime.tiles import layout as tiling
 tiling.SLAB_BYTES = int(sys.argv[1])
 raise SystemExit(cli.main(sys.argv[2:]))
 """

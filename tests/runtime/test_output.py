@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poan_runtime import deflate
-from poan_runtime.deflate import GzipWriter
 from poan_runtime.errors import PoanError
-from poan_runtime.output import VolumeWriter, WholeFile, to_stored
+from poan_runtime.images.nifti import gzip as deflate
+from poan_runtime.images.nifti.gzip import GzipWriter
+from poan_runtime.images.nifti.write import VolumeWriter, WholeFile, to_stored
 
 
 @given(
@@ -101,7 +101,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
 def test_a_full_temporary_folder_is_one_line_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("poan_runtime.output.temporary_file", lambda scratch: FullDisk(10))
+    monkeypatch.setattr(
+        "poan_runtime.images.nifti.write.temporary_file", lambda scratch: FullDisk(10)
+    )
     message = "cannot write a temporary file: No space left"
     with pytest.raises(PoanError, match=message), writer(tmp_path / "out.nii", axis=0) as out:
         out.write(np.zeros((4, 6, 5), np.float32))
@@ -113,7 +115,7 @@ def test_a_full_temporary_folder_is_one_line_and_leaves_nothing(
 def test_slabs_across_any_axis_end_up_in_file_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, axis: int, dtype: str
 ) -> None:
-    monkeypatch.setattr("poan_runtime.output.ASSEMBLY_BYTES", 100)
+    monkeypatch.setattr("poan_runtime.images.nifti.write.ASSEMBLY_BYTES", 100)
     volumes = np.random.default_rng(0).integers(0, 200, (2, 4, 6, 5)).astype(np.float32)
     with writer(tmp_path / "out.nii.gz", axis, dtype) as out:
         for volume in volumes:

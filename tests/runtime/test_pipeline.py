@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poan_runtime.ensemble import SelfEnsemble
 from poan_runtime.errors import PoanError
-from poan_runtime.pipeline import MOST_CONSTANTS, SliceRunner, Stages, run_volume
-from poan_runtime.tiling import Plan, plan_slices
+from poan_runtime.tiles.ensemble import SelfEnsemble
+from poan_runtime.tiles.layout import Plan, plan_slices
+from poan_runtime.tiles.run import MOST_CONSTANTS, SliceRunner, Stages, run_volume
 
 Array = np.ndarray
 

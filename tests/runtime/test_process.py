@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from poan_runtime import cli
+from poan_runtime.commands import run as cli
 
-ROOT = Path(cli.__file__).resolve().parents[1]
+ROOT = Path(cli.__file__).resolve().parents[2]
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "poan_runtime.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "poan_runtime.commands.run", *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:
@@ -28,7 +28,7 @@ def environment() -> dict[str, str]:
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from poan_runtime import cli\n"
+        "import sys; from poan_runtime.commands import run as cli\n"
         "try: cli.main(['--help'])\n"
         "except SystemExit: pass\n"
         "print('LOADED', *sorted(sys.modules))"
@@ -38,14 +38,14 @@ def test_help_loads_nothing_heavy() -> None:
     )
     assert "Super-resolve MR scans" in result.stdout
     loaded = set(result.stdout.split("LOADED")[1].split())
-    assert "poan_runtime.cli" in loaded
+    assert "poan_runtime.commands.run" in loaded
     heavy = {"torch", "onnx", "onnxruntime", "openvino", "matplotlib", "numpy", "nibabel", "PIL"}
     assert loaded & heavy == set()
 
 
 def test_a_run_loads_neither_torch_nor_onnx(nearest_x2: Path, make_scan: Any) -> None:
     code = (
-        "import sys; from poan_runtime import cli\n"
+        "import sys; from poan_runtime.commands import run as cli\n"
         f"code = cli.main([{str(nearest_x2)!r}, {str(make_scan())!r}])\n"
         "print('LOADED', code, *sorted(sys.modules))"
     )

@@ -2,7 +2,7 @@
 
 import io
 
-from poan_runtime.progress import Progress
+from poan_runtime.commands.progress import Progress
 
 
 class Terminal(io.StringIO):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from poan_runtime import geometry
 from poan_runtime.errors import PoanError
-from poan_runtime.nifti_header import parse_header, upscaled_header
-from poan_runtime.scan import open_scan, read_volume, sha256_of_scan
+from poan_runtime.images.nifti.header import parse_header, upscaled_header
+from poan_runtime.images.nifti.read import open_scan, read_volume, sha256_of_scan
 
 DTYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"]
 OFFSET_OF = {"dim": 40, "datatype": 70, "pixdim": 76, "vox_offset": 108, "scl_slope": 112}
@@ -58,7 +58,7 @@ def test_every_type_and_byte_order_is_read(
 def test_slices_across_any_axis_are_those_of_the_array(
     make_scan: Any, axis: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("poan_runtime.scan.READ_BYTES", 1500)
+    monkeypatch.setattr("poan_runtime.images.nifti.read.READ_BYTES", 1500)
     path = make_scan(shape=(7, 11, 9, 2, 3))
     data = np.asarray(nib.load(path).dataobj).reshape(7, 11, 9, 6, order="F")
     with open_scan(path) as scan:

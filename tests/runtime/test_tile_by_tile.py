@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from poan_runtime.backend import fills_batches, start_batch
-from poan_runtime.tile_by_tile import TileByTile
+from poan_runtime.engines.backend import fills_batches, start_batch
+from poan_runtime.engines.cores import TileByTile
 
 Tiles = NDArray[np.float32]
 

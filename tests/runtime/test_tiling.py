@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poan_runtime.tiling import (
+from poan_runtime.tiles.layout import (
     SLAB_BYTES,
     cheapest_overlap,
     plan_axis,

@@ -2,10 +2,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from poan_train import calibrate as room
 from poan_train import cli
-from poan_train.calibrate import CONVENTIONS, Convention, calibrate, ixi_test_sources
 from poan_train.metrics import psnr, ssim
+from poan_train.paper import calibrate as room
+from poan_train.paper.calibrate import CONVENTIONS, Convention, calibrate, ixi_test_sources
 
 TRUTH = Convention(
     degradation="kspace", rounded=False, slices="foreground", psnr="volume", ssim="slice"

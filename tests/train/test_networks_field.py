@@ -10,10 +10,10 @@ import torch
 from poan_runtime.errors import PoanError
 from poan_train import cli, networks
 from poan_train.checkpoint import load_network
-from poan_train.networks.ablations import ABLATIONS, changes
 from poan_train.networks.csn import MergeAndRun
 from poan_train.networks.rdn import RDNConfig, ResidualDenseBlock
 from poan_train.networks.seran import ReasoningAttention, SERANConfig
+from poan_train.paper.ablations import ABLATIONS, changes
 from poan_train.resample import cubic_matrix
 
 TINY = {

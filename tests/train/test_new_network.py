@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from poan_export import cli as export_cli
-from poan_runtime import cli as run_cli
+from poan_runtime.commands import run as run_cli
 from poan_train import cli, evaluate, networks
 
 

@@ -1,0 +1,1 @@
+"""Is the exported file still PyTorch? Real tiles, hard cases, tolerances."""

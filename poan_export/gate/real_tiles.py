@@ -1,0 +1,124 @@
+"""Tiles for the gate: real ones, from scans, and hard cases made from them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from poan_runtime.errors import PoanError
+from poan_runtime.geometry import slice_axis
+from poan_runtime.images.nifti.read import read_volume
+from poan_runtime.intensity import intensity_scale
+from poan_train.degrade import Degradation, degrade
+
+Array = NDArray[Any]
+REAL_TILES = 2
+DARK, BRIGHT = 1e-3, 1e3
+"""Factors on the intensities of a real tile."""
+BRIGHTEST = "intensities x 1e3"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One tile (1, tile, tile) float32 after the intensity rule, and its truth if it has one."""
+
+    name: str
+    lr: Array
+    hr: Array | None = None
+    """(1, s tile, s tile), in the same units."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cases:
+    """The tiles of a gate; ``source`` says where the real ones come from."""
+
+    items: tuple[Case, ...]
+    source: str
+
+    @property
+    def batch(self) -> Array:
+        """(N, 1, tile, tile) float32."""
+        return np.stack([case.lr for case in self.items])
+
+
+def gate_cases(
+    tile: int, scale: int, method: Degradation, parity_data: Path | None = None
+) -> Cases:
+    """Real tiles and the hard cases of the gate."""
+    paths = scan_paths(parity_data)
+    source = str(parity_data) if parity_data else "scans packaged with nibabel"
+    real: list[Case] = []
+    for path in paths:
+        if len(real) == REAL_TILES:
+            break
+        wanted = REAL_TILES - len(real) if path == paths[-1] else 1
+        for hr in hr_tiles(path, scale * tile, wanted):
+            real.append(real_case(f"real {len(real)}", hr, scale, method))
+    if not real:
+        raise PoanError(f"{source}: no slice with signal to take a tile from")
+    return Cases(items=(*real, *hard_cases(real[0].lr)), source=source)
+
+
+def scan_paths(parity_data: Path | None) -> list[Path]:
+    """NIfTI files: those given, a folder's, or scans packaged by a dependency."""
+    if parity_data is None:
+        folder = files("nibabel") / "tests" / "data"
+        return [Path(str(folder / name)) for name in ("example4d.nii.gz", "anatomical.nii")]
+    if parity_data.is_dir():
+        found = sorted(p for p in parity_data.rglob("*") if p.name.endswith((".nii", ".nii.gz")))
+        if not found:
+            raise PoanError(f"{parity_data}: no .nii or .nii.gz file in this folder")
+        return found
+    if not parity_data.is_file():
+        raise PoanError(f"{parity_data}: no such file or folder")
+    return [parity_data]
+
+
+def hr_tiles(path: Path, size: int, count: int) -> list[Array]:
+    """At most ``count`` tiles (1, size, size) of a volume, from its most varied slices.
+
+    In stored units. A slice smaller than the tile is continued by reflection.
+    """
+    volume = read_volume(path)
+    data = np.nan_to_num(np.asarray(volume.data, np.float32), posinf=0.0, neginf=0.0)
+    data = data.reshape(*data.shape[:2], -1)
+    slices = np.moveaxis(data, slice_axis(volume.affine, data.shape), 0)  # (S, H, W)
+    spread = slices.std(axis=(1, 2))
+    best = [int(i) for i in np.argsort(-spread, kind="stable")[:count] if spread[i] > 0]
+    return [_centre(slices[i], size)[None] for i in best]
+
+
+def _centre(image: Array, size: int) -> Array:
+    """The central (size, size) of an image, continued by reflection where it is smaller."""
+    pads = [(max(0, size - n) // 2, max(0, size - n + 1) // 2) for n in image.shape]
+    image = np.pad(image, pads, mode="symmetric")
+    top, left = ((n - size) // 2 for n in image.shape)
+    return image[top : top + size, left : left + size]
+
+
+def real_case(name: str, hr: Array, scale: int, method: Degradation) -> Case:
+    """LR tile of an HR tile, both divided by the LR tile's intensity scale."""
+    lr = degrade(hr, scale, method)
+    unit = intensity_scale(lr)
+    return Case(name=name, lr=(lr / unit).astype(np.float32), hr=(hr / unit).astype(np.float32))
+
+
+def hard_cases(real: Array) -> Iterable[Case]:
+    """The tiles on which roots and half precision break; ``real`` is (1, tile, tile)."""
+    zeros = np.zeros_like(real)
+    spark = zeros.copy()
+    spark[0, real.shape[1] // 2, real.shape[2] // 2] = 1.0
+    yield Case(name="constant", lr=np.full_like(real, 0.5))
+    yield Case(name="background", lr=zeros)
+    yield Case(name="one bright voxel", lr=spark)
+    yield Case(name="intensities x 1e-3", lr=(real * DARK).astype(np.float32))
+    yield Case(name=BRIGHTEST, lr=(real * BRIGHT).astype(np.float32))
+
+
+def chunks(batch: Array, size: int) -> Sequence[Array]:
+    """``batch`` in parts of at most ``size`` along its first axis."""
+    return [batch[i : i + size] for i in range(0, len(batch), size)]

@@ -1,0 +1,1 @@
+"""Half precision and eight bits, each behind a verdict."""

@@ -1,0 +1,1 @@
+"""The trained network in operations that ONNX and TensorRT have."""

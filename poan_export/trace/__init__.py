@@ -1,0 +1,1 @@
+"""From a rewritten network to an ONNX graph, and what it costs."""

@@ -1,0 +1,89 @@
+"""`poan-bench`: parse, measure, print."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from poan_runtime.commands.arguments import Parser, natural, positive
+from poan_runtime.errors import PoanError
+
+EPILOG = """\
+examples:
+  poan-bench t2_x2
+  poan-bench t2_x2@onnxruntime t2_x2@openvino --iterations 100 --json out.json --plot out.png
+  poan-bench t2_x4/engine.plan t2_x4/model.fp16.onnx --device cuda
+
+The models take turns, so that what slows the machine slows all of them."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = Parser(
+        prog="poan-bench",
+        description="Latency, throughput, cold start and memory of models, side by side.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument(
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="as for poan-run; MODEL@BACKEND, MODEL@fp32 and MODEL@bf16 ask for one",
+    )
+    p.add_argument("--batch", type=positive, help="tiles per batch (default: the manifest's)")
+    p.add_argument("--iterations", type=positive, default=50, help="batches that count")
+    p.add_argument("--warmup", type=natural, default=5, help="batches before, kept apart")
+    p.add_argument("--scan", type=Path, help="scan for the whole-scan figure (default: made up)")
+    p.add_argument("--scan-iterations", type=natural, default=1, help="0 leaves it out")
+    p.add_argument("--no-cold", action="store_true", help="leave the cold starts out")
+    p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    p.add_argument("--threads", type=positive, help="threads of the inference engine")
+    p.add_argument("--json", type=Path, help="everything, raw samples included")
+    p.add_argument("--plot", type=Path, metavar="PNG", help="distribution of the latency")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command: 0, or 2 for what the user can mend."""
+    args = parser().parse_args(argv)
+    try:
+        run(args)
+    except PoanError as error:
+        print(f"poan-bench: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure, then write and print what was found."""
+    from poan_runtime.bench.measure import Request, bench
+    from poan_runtime.bench.table import table
+
+    request = Request(
+        models=tuple(args.models),
+        batch=args.batch,
+        iterations=args.iterations,
+        warmup=args.warmup,
+        scan=args.scan,
+        scan_iterations=args.scan_iterations,
+        cold=not args.no_cold,
+        device=args.device,
+        threads=args.threads,
+    )
+    document = bench(request)
+    if args.json is not None:
+        from poan_runtime.images.nifti.write import WholeFile
+
+        with WholeFile(args.json) as file:
+            file.write(json.dumps(document, indent=1).encode() + b"\n")
+    if args.plot is not None:
+        from poan_runtime.bench.picture import write_plot
+
+        write_plot(args.plot, document)
+    print(table(document))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

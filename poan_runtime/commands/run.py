@@ -1,0 +1,133 @@
+"""`poan-run`: super-resolve scans. Nothing heavy is imported until there is work to do."""
+
+import argparse
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from types import FrameType
+
+from poan_runtime.commands.arguments import Parser, positive
+from poan_runtime.errors import PoanError
+
+EPILOG = """\
+examples:
+  poan-run t2_x2 scan.nii.gz                  writes scan_desc-sr.nii.gz beside it
+  poan-run t2_x2 scan.nii.gz -o fine.nii.gz --preview fine.png --report fine.json
+  poan-run ./t2_x4/ a.nii.gz b.nii.gz -o out/
+  poan-run --explain t2_x2 scan.nii.gz        the plan and what it will cost; times a few tiles
+  poan-run --list
+  poan-run --verify t2_x2/engine.plan         compares it with PyTorch on this machine
+
+exit status: 0 done; 2 something you can mend (one line says what), and then no output
+exists for that scan, unless the line says so; 3 --verify found the model beyond its
+tolerance. Several scans are tried one after the other.
+Not a medical device."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = Parser(
+        prog="poan-run",
+        description="Super-resolve MR scans in-plane, tile by tile, in bounded memory.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument(
+        "model", nargs="?", help="a shipped model, a folder with manifest.json, or a model file"
+    )
+    p.add_argument("scans", nargs="*", metavar="scan", help="NIfTI or Analyze files")
+    p.add_argument("-o", "--output", help="output file; a folder for several scans")
+    p.add_argument(
+        "--verify",
+        action="store_true",
+        help="run the model's stored test vectors here, write the verdict into its manifest",
+    )
+    p.add_argument(
+        "--explain",
+        action="store_true",
+        help="show engine, tiles, work, predicted time and memory; write no scan",
+    )
+    p.add_argument("--list", action="store_true", help="list the shipped models")
+    p.add_argument("--preview", metavar="PNG", help="picture of LR, bicubic and SR (or a folder)")
+    p.add_argument("--report", metavar="JSON", help="timings, backend, hashes, warnings")
+    p.add_argument("--dtype", help="voxel type of the output (default: as the input)")
+    p.add_argument("--axis", help="slice axis: 0, 1, 2, sagittal, coronal or axial")
+    _add_run_options(p)
+    _add_trust_options(p)
+    return p
+
+
+def _add_run_options(p: argparse.ArgumentParser) -> None:
+    g = p.add_argument_group("how to run")
+    g.add_argument("--self-ensemble", action="store_true", help="mean over 8 flips and rotations")
+    g.add_argument("--no-skip", action="store_true", help="run constant tiles like all others")
+    g.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino, ...")
+    g.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    g.add_argument(
+        "--precision",
+        default="auto",
+        choices=["auto", "fp32", "bf16"],
+        help="of an ONNX file on a CPU; auto takes bf16 where the manifest says that it passed",
+    )
+    g.add_argument("--threads", type=positive, help="threads of the inference engine")
+    g.add_argument("--batch", type=positive, help="tiles per call")
+    g.add_argument("--halo", type=int, help="border of each tile thrown away, LR voxels")
+    g.add_argument("--overlap", type=int, help="what neighbours blend, LR voxels; exactly so")
+
+
+def _add_trust_options(p: argparse.ArgumentParser) -> None:
+    g = p.add_argument_group("a bare .onnx without manifest.json")
+    g.add_argument("--trust", action="store_true", help="run it all the same; needs these facts:")
+    g.add_argument("--scale", type=positive, help="HR voxels per LR voxel")
+    g.add_argument("--tile", type=positive, help="LR voxels along a tile")
+    g.add_argument("--grid", default="centre", choices=["centre", "kspace"], help="half-voxel rule")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `EPILOG` for the exit status."""
+    p = parser()
+    args = p.parse_args(argv)
+    if args.verify and (args.scans or not args.model):
+        p.error("--verify: expected a model and no scan")
+    if not (args.list or args.verify) and not (args.model and args.scans):
+        p.error("expected a model and at least one scan (or --list)")
+    try:
+        with _terminated_as_exit():
+            from poan_runtime.commands import run_scans as command
+
+            if args.list:
+                return command.list_models()
+            if args.verify:
+                return command.verify(args)
+            if args.explain:
+                return command.explain(args)
+            return command.run(args)
+    except PoanError as error:
+        print(f"poan-run: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("poan-run: interrupted", file=sys.stderr)
+        return 130
+
+
+@contextlib.contextmanager
+def _terminated_as_exit() -> Iterator[None]:
+    """Let SIGTERM end the process as an exception does, so that temporary files go."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread: signals are the host program's business
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

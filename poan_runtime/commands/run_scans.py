@@ -1,0 +1,233 @@
+"""What `poan-run` does once its arguments are parsed."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from poan_runtime.commands.progress import Progress
+from poan_runtime.engines.backend import BackendOptions, open_backend
+from poan_runtime.errors import PoanError
+from poan_runtime.images.nifti.read import open_scan, scan_files
+from poan_runtime.models.find import Trust, find_model, shipped_models
+from poan_runtime.models.manifest import read_manifest
+from poan_runtime.network import Network, Settings, load_network
+from poan_runtime.report.document import scan_report, write_report
+from poan_runtime.report.preview import write_preview
+from poan_runtime.super_resolve import upscale_file
+from poan_runtime.tiles.run import Slab
+
+SUFFIXES = (".nii.gz", ".nii", ".hdr.gz", ".img.gz", ".hdr", ".img", ".gz")
+
+
+def list_models() -> int:
+    """Print the shipped models."""
+    for folder in shipped_models():
+        manifest = read_manifest(folder)
+        _say(
+            f"{folder.name:12} {manifest.contrast} x{manifest.scale}, {manifest.arch}, "
+            f"{manifest.parameters:,} parameters, parity {manifest.parity.verdict}"
+        )
+    if not shipped_models():
+        _say("no models are shipped with this installation")
+    return 0
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Judge a model file on this machine by its stored vectors: 0 pass, 3 fail.
+
+    What is named is what runs, or the command fails: the verdict on a plan is not given by an
+    ONNX file.
+    """
+    from poan_runtime.engines import verify as parity
+
+    model = find_model(args.model, judged=False)
+    device = "cuda" if model.file.kind == "plan" and args.device == "auto" else args.device
+    options = BackendOptions(
+        backend=args.backend, device=device, threads=args.threads, precision=args.precision
+    )
+    opened = open_backend(model, options, judged=False)
+    _say(f"{opened.name} {opened.version} on {opened.device}: {opened.reason}")
+    if args.precision == "bf16" and opened.precision != "bf16":
+        raise PoanError(f"--precision bf16: {'; '.join(opened.notices)}")
+    found = parity.verify(model, opened.backend, opened.precision)
+    for line in parity.check_lines(found):
+        _say(line)
+    if opened.precision in (None, model.file.precision):
+        verdict = parity.write_verdict(model.path.parent, model.file.name, found)
+    else:
+        verdict = parity.write_cpu_verdict(model, opened.precision, opened.version, found)
+    for line in parity.verdict_lines(model, found, verdict):
+        _say(line)
+    return 0 if verdict.verdict == "pass" else 3
+
+
+def run(args: argparse.Namespace) -> int:
+    """Super-resolve the scans one after the other; 2 if any of them failed."""
+    scans = [Path(scan) for scan in args.scans]
+    outputs = _outputs(scans, args.output, "_desc-sr.nii.gz", (".nii", ".nii.gz"))
+    previews: list[Path | None] = [None] * len(scans)
+    if args.preview is not None:
+        previews = [*_outputs(scans, args.preview, "_desc-sr.png", (".png",))]
+    reports_to = [] if args.report is None else [Path(args.report)]
+    _check_distinct(scans, [*outputs, *(path for path in previews if path), *reports_to])
+    network = _load(args)
+    opened = network.opened
+    _say(f"{opened.name} {opened.version} on {opened.device}: {opened.reason}")
+    reports: list[dict[str, Any]] = []
+    failed = False
+    for scan, output, preview in zip(scans, outputs, previews, strict=True):
+        try:
+            reports.append(_run_one(args, network, scan, output, preview))
+        except PoanError as error:
+            _say(f"poan-run: {error}", sys.stderr)
+            failed = True
+    if args.report is not None and reports:
+        write_report(Path(args.report), network, reports)
+    return 2 if failed else 0
+
+
+def _load(args: argparse.Namespace) -> Network:
+    trust = None
+    if not args.trust and (args.scale or args.tile):
+        raise PoanError("--scale and --tile: expected --trust with them; a manifest states its own")
+    if args.trust:
+        trust = Trust(
+            scale=args.scale or 0,
+            tile=args.tile or 0,
+            halo=args.halo or 0,
+            overlap=args.overlap,
+            grid=args.grid,
+        )
+    options = BackendOptions(
+        backend=args.backend,
+        device=args.device,
+        threads=args.threads,
+        precision=args.precision,
+    )
+    return load_network(args.model, options, trust)
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    return Settings(
+        axis=args.axis,
+        halo=args.halo,
+        overlap=args.overlap,
+        batch=args.batch,
+        skip=not args.no_skip,
+        self_ensemble=args.self_ensemble,
+        threads=args.threads,
+    )
+
+
+def explain(args: argparse.Namespace) -> int:
+    """Print plan and predicted cost of each scan; nothing is written but the report."""
+    from poan_runtime.report.explain import as_json, as_text, explain_scan, write_json
+
+    if args.report is not None:
+        _check_distinct([Path(path) for path in args.scans], [Path(args.report)])
+    network = _load(args)
+    documents = []
+    for path in args.scans:
+        with open_scan(Path(path), None) as scan:
+            documents.append(as_json(network, scan, explain_scan(scan, network, _settings(args))))
+        _say(as_text(documents[-1]))
+    for notice in network.notices:
+        _say(f"poan-run: warning: {notice}", sys.stderr)
+    if args.report is not None:
+        write_json(Path(args.report), documents)
+    return 0
+
+
+def _run_one(
+    args: argparse.Namespace, network: Network, path: Path, output: Path, preview: Path | None
+) -> dict[str, Any]:
+    """Super-resolve one scan, say so, and return its part of the report."""
+    start = time.perf_counter()
+    settings = _settings(args)
+    scratch = None if "TMPDIR" in os.environ else output.parent
+    looked: list[tuple[Slab, Slab]] = []
+    progress = Progress(path.name)
+    with open_scan(path, scratch) as scan:
+        unpacked_s = time.perf_counter() - start
+        try:
+            outcome = upscale_file(
+                scan,
+                output,
+                network,
+                settings,
+                dtype=args.dtype,
+                scratch=scratch,
+                progress=progress,
+                look=lambda coarse, fine: looked.append((coarse.copy(), fine.copy())),
+            )
+        finally:
+            progress.end()
+        if preview is not None:
+            coarse, fine = looked[0]
+            try:
+                write_preview(preview, coarse, fine, scan.header.affine, outcome.axis)
+            except PoanError as error:
+                raise PoanError(f"{error}; {output} is complete") from None
+        total_s = time.perf_counter() - start
+        report = scan_report(scan, output, network, settings, outcome, total_s)
+        report["seconds"]["open_and_unpack"] = unpacked_s
+    tiles = report["tiles"]
+    shape = "x".join(map(str, report["output"]["shape"]))
+    _say(
+        f"{output}: {shape}, {tiles['run']} tiles run, {tiles['skipped']} skipped, {total_s:.1f} s"
+    )
+    for warning in report["warnings"]:
+        _say(f"poan-run: warning: {path.name}: {warning}", sys.stderr)
+    return report
+
+
+def _outputs(
+    scans: list[Path], wanted: str | None, ending: str, suffixes: tuple[str, ...]
+) -> list[Path]:
+    """Where each scan's output goes: beside it, into a folder, or to the one file named."""
+    names = [scan.with_name(_stem(scan) + ending) for scan in scans]
+    if wanted is None:
+        return names
+    folder = Path(wanted)
+    if len(scans) > 1 or folder.is_dir() or wanted.endswith(os.sep):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PoanError(f"{folder}: expected a folder: {error.strerror}") from None
+        return [folder / name.name for name in names]
+    if not wanted.endswith(suffixes):
+        raise PoanError(f"{wanted}: expected a name that ends in {' or '.join(suffixes)}")
+    return [folder]
+
+
+def _stem(scan: Path) -> str:
+    for suffix in SUFFIXES:
+        if scan.name.lower().endswith(suffix):
+            return scan.name[: -len(suffix)]
+    return scan.name
+
+
+def _check_distinct(scans: list[Path], outputs: list[Path]) -> None:
+    """No output may replace an input or another output, nor lack its folder."""
+    inputs = {file.resolve() for scan in scans if scan.is_file() for file in scan_files(scan)}
+    seen: set[Path] = set()
+    for output in outputs:
+        if not output.parent.is_dir():
+            raise PoanError(f"{output}: there is no folder {output.parent}")
+        if output.is_dir():
+            raise PoanError(f"{output}: expected a file's name, this is a folder")
+        resolved = output.resolve()
+        if resolved in inputs:
+            raise PoanError(f"{output}: would replace an input; name another file")
+        if resolved in seen:
+            raise PoanError(f"{output}: two results would be written to it; name them apart")
+        seen.add(resolved)
+
+
+def _say(line: str, stream: TextIO | None = None) -> None:
+    stream = stream or sys.stdout
+    stream.write(f"{line}\n")
+    stream.flush()

@@ -1,0 +1,1 @@
+"""What runs a tile, on a CPU or a GPU."""

@@ -1,0 +1,243 @@
+"""What runs a network: one small protocol, a table of who can, and the choice among them."""
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from poan_runtime.engines.precision import NOT_REDUCED, Reduced, reduced_precision
+from poan_runtime.errors import PoanError
+from poan_runtime.models.find import Model
+
+
+class Backend(Protocol):
+    """A loaded network."""
+
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, 1, h, w) LR tiles to (N, 1, s*h, s*w) HR tiles, both float32 and C-contiguous."""
+        ...
+
+
+def start_batch(backend: Backend, batch: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
+    """Start a batch and return what waits for its answer.
+
+    A backend with a method ``start`` begins at once and may be given a second batch before the
+    first is asked for; any other one runs when it is asked.
+    """
+    start = getattr(backend, "start", None)
+    if start is None:
+        return lambda: backend.run(batch)
+    waits: Callable[[], NDArray[np.float32]] = start(batch)
+    return waits
+
+
+def fills_batches(backend: Backend) -> bool:
+    """Whether a batch that is not full must be filled: not where tiles run one by one.
+
+    Most engines answer a tile alike in every batch of one size, but not in batches of one and
+    of many.
+    """
+    return bool(getattr(backend, "fills_batches", True))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackendOptions:
+    """What the user asked for. ``threads`` None leaves the number to the engine.
+
+    ``precision`` is that of an ONNX file on a CPU: ``auto`` takes bf16 where the manifest holds
+    a passing verdict for it and this CPU has it, ``bf16`` insists on it, ``fp32`` never does.
+    """
+
+    backend: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    precision: str = "auto"
+    reduced: Reduced = NOT_REDUCED
+    """What ``precision`` came to; `open_backend` fills it in."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpenedBackend:
+    """A backend that is ready, what it runs on, why it was taken, and what the user must know."""
+
+    backend: Backend
+    name: str
+    device: str
+    version: str
+    reason: str
+    notices: tuple[str, ...] = ()
+    precision: str | None = None
+    """What it computes in where that may differ from the file's; None: the file's own."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackendKind:
+    """An entry of the table: ``module`` has ``open_backend(model, options) -> OpenedBackend``.
+
+    ``kinds`` are the model files it runs, ``needs`` the module that must be installed and
+    ``extra`` the extra of poan that installs it. One that is not ``automatic`` runs only when
+    it is named.
+    """
+
+    module: str
+    kinds: tuple[str, ...]
+    needs: str
+    extra: str
+    devices: tuple[str, ...]
+    automatic: bool = True
+
+
+BACKENDS = {
+    "onnxruntime": BackendKind(
+        module="poan_runtime.engines.onnxrt",
+        kinds=("onnx",),
+        needs="onnxruntime",
+        extra="cpu",
+        devices=("cpu", "cuda"),
+    ),
+    "openvino": BackendKind(
+        module="poan_runtime.engines.openvino.backend",
+        kinds=("onnx",),
+        needs="openvino",
+        extra="openvino",
+        devices=("cpu",),
+    ),
+    "onnxruntime-tensorrt": BackendKind(
+        module="poan_runtime.engines.onnxrt",
+        kinds=("onnx",),
+        needs="onnxruntime",
+        extra="gpu",
+        devices=("cuda",),
+        automatic=False,
+    ),
+    "onnxruntime-nvtensorrtrtx": BackendKind(
+        module="poan_runtime.engines.onnxrt",
+        kinds=("onnx",),
+        needs="onnxruntime",
+        extra="gpu",
+        devices=("cuda",),
+        automatic=False,
+    ),
+    "tensorrt": BackendKind(
+        module="poan_runtime.engines.tensorrt.backend",
+        kinds=("plan",),
+        needs="tensorrt",
+        extra="tensorrt",
+        devices=("cuda",),
+        automatic=False,
+    ),
+    "tensorrt-rtx": BackendKind(
+        module="poan_runtime.engines.tensorrt.backend",
+        kinds=("plan",),
+        needs="tensorrt_rtx",
+        extra="tensorrt-rtx",
+        devices=("cuda",),
+        automatic=False,
+    ),
+}
+"""Backends by name, in the order in which ``auto`` prefers them on a CPU."""
+
+
+def open_backend(model: Model, options: BackendOptions, *, judged: bool = True) -> OpenedBackend:
+    """Load the model into the backend asked for, or into the best one for ``auto``.
+
+    ``judged`` false takes a precision that its verdict forbids, to judge it anew.
+    """
+    if model.file.engine is None:
+        reduced = reduced_precision(model, options, judged=judged)
+        options = dataclasses.replace(options, reduced=reduced)
+    if options.backend != "auto":
+        return _open(options.backend, model, options)
+    if model.file.engine is not None:
+        return _open(model.file.engine.flavour, model, options)
+    name, reason = _choose(model, options)
+    opened = _open(name, model, options)
+    return dataclasses.replace(opened, reason=f"{reason}; {opened.reason}")
+
+
+def _choose(model: Model, options: BackendOptions) -> tuple[str, str]:
+    """The backend that ``auto`` takes, and why."""
+    fitting = {
+        name: kind
+        for name, kind in BACKENDS.items()
+        if kind.automatic
+        and model.file.kind in kind.kinds
+        and options.device in ("auto", *kind.devices)
+    }
+    if not fitting:
+        raise PoanError(
+            f"{model.path}: no backend runs a {model.file.kind} file on device {options.device}"
+        )
+    installed = [name for name, kind in fitting.items() if importlib.util.find_spec(kind.needs)]
+    if not installed:
+        extras = " or ".join(f"pip install 'poan[{kind.extra}]'" for kind in fitting.values())
+        raise PoanError(f"no inference engine is installed; run: {extras}")
+    if len(installed) == 1:
+        return installed[0], f"{installed[0]} is the only engine installed for it"
+    if "onnxruntime" in installed and options.device != "cpu" and _cuda_in_onnxruntime():
+        return "onnxruntime", "onnxruntime reaches the GPU"
+    if options.reduced.entry is not None or options.precision == "bf16":
+        return "openvino", "openvino alone runs bf16 on a CPU"
+    if "openvino" in installed and model.manifest.attention == "flat":
+        return "openvino", "openvino takes the flat attention without a copy of its map"
+    return installed[0], f"{installed[0]} is the default in float32"
+
+
+def _cuda_in_onnxruntime() -> bool:
+    with installed("onnxruntime", "cpu"):
+        import onnxruntime
+
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+def _open(name: str, model: Model, options: BackendOptions) -> OpenedBackend:
+    if name not in BACKENDS:
+        raise PoanError(f"--backend: expected auto or one of {', '.join(BACKENDS)}, got {name}")
+    kind = BACKENDS[name]
+    if model.file.kind not in kind.kinds:
+        raise PoanError(
+            f"{model.path}: {name} runs {' and '.join(kind.kinds)} files, "
+            f"this is a {model.file.kind}"
+        )
+    if options.device not in ("auto", *kind.devices):
+        raise PoanError(
+            f"--device: {name} runs on {' and '.join(kind.devices)}, not on {options.device}"
+        )
+    with installed(kind.needs, kind.extra), installed("cuda", kind.extra):
+        module: Any = importlib.import_module(kind.module)
+    opened: OpenedBackend = module.open_backend(model, options)
+    return opened
+
+
+@contextlib.contextmanager
+def installed(module: str, extra: str) -> Iterator[None]:
+    """Turn the absence of ``module``, and only that, into the command that mends it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise PoanError(f"{module} is missing; run: pip install 'poan[{extra}]'") from None
+
+
+def check_shapes(model: Model, shape_in: list[Any], shape_out: list[Any]) -> None:
+    """Compare the shapes that a graph declares with the manifest; unknown extents pass."""
+    tile, fine = model.manifest.tile, model.manifest.tile * model.manifest.scale
+    for what, shape, expected in (
+        ("input", shape_in, [None, 1, tile, tile]),
+        ("output", shape_out, [None, 1, fine, fine]),
+    ):
+        known = [n if isinstance(n, int) and n > 0 else None for n in shape]
+        fits = len(known) == 4 and all(
+            a is None or b is None or a == b for a, b in zip(known, expected, strict=True)
+        )
+        if not fits:
+            raise PoanError(
+                f"{model.path}: expected {what} shape (N, 1, {expected[2]}, {expected[3]}), "
+                f"got {tuple(shape)}"
+            )

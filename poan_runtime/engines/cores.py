@@ -1,0 +1,53 @@
+"""A CPU's cores side by side, each on a tile of its own."""
+
+import os
+import queue
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tiles = NDArray[np.float32]
+
+
+class TileByTile:
+    """A backend that runs single tiles by several engines at once, in batches of any size.
+
+    Attention is bound by memory: sharing one batch between two threads took 19 to 23 ms a tile
+    (poan-lite x2, tile 32), a tile to each thread 9 to 10, one thread alone 17.
+    """
+
+    fills_batches = False
+    """A batch costs what its tiles cost, so one that is not full is run as it is."""
+
+    def __init__(self, engines: Sequence[Callable[[Tiles], Tiles]]) -> None:
+        """Each engine takes (1, 1, h, w) and runs on one core; the answer is its caller's own."""
+        self._idle: queue.SimpleQueue[Callable[[Tiles], Tiles]] = queue.SimpleQueue()
+        for engine in engines:
+            self._idle.put(engine)
+        self._pool = ThreadPoolExecutor(len(engines), thread_name_prefix="poan-tile")
+
+    def start(self, batch: Tiles) -> Callable[[], Tiles]:
+        """Queue a batch; what waits for its answer. See `engines.backend.start_batch`."""
+        tiles = [batch[index : index + 1] for index in range(len(batch))]
+        answers = [self._pool.submit(self._run_one, tile) for tile in tiles]
+        return lambda: np.concatenate([answer.result() for answer in answers])
+
+    def run(self, batch: Tiles) -> Tiles:
+        """See `poan_runtime.engines.backend.Backend.run`."""
+        return self.start(batch)()
+
+    def _run_one(self, tile: Tiles) -> Tiles:
+        engine = self._idle.get()
+        try:
+            return engine(tile)
+        finally:
+            self._idle.put(engine)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,152 @@
+"""ONNX Runtime on its CPU, CUDA, TensorRT and NvTensorRTRTX providers.
+
+The providers other than the CPU's were not run: no GPU was at hand.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from poan_runtime.engines.backend import Backend, BackendOptions, OpenedBackend, check_shapes
+from poan_runtime.engines.cores import TileByTile, usable_cores
+from poan_runtime.errors import PoanError
+from poan_runtime.files import cache_folder
+from poan_runtime.models.find import ONLY_PORT, Model
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+TENSORRT_RTX = "NvTensorRTRTXExecutionProvider"
+NAMED = {"onnxruntime-tensorrt": TENSORRT, "onnxruntime-nvtensorrtrtx": TENSORRT_RTX}
+"""Providers that run only when their backend is named, and then nothing else in their place."""
+ERRORS_ONLY = 3
+
+
+class OnnxRuntimeBackend:
+    """One session."""
+
+    def __init__(self, session: Any, input_name: str, output_name: str) -> None:
+        self._session = session
+        self._input = input_name
+        self._output = output_name
+
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Backend.run`."""
+        (out,) = self._session.run([self._output], {self._input: batch})
+        return np.asarray(out, np.float32)
+
+
+def open_backend(model: Model, options: BackendOptions) -> OpenedBackend:
+    """A session on the GPU where one can be reached and was not declined, else on the CPU.
+
+    As ``onnxruntime-tensorrt`` or ``onnxruntime-nvtensorrtrtx`` it runs on that provider or not
+    at all.
+    """
+    available = onnxruntime.get_available_providers()
+    wanted = _providers(options, available)
+    session = _session(model, options, wanted)
+    used = session.get_providers()[0]
+    notices = []
+    if used != wanted[0]:
+        if options.device == "cuda" or wanted[0] in NAMED.values():
+            raise PoanError(f"{wanted[0]} did not start; onnxruntime says why above")
+        notices.append(f"{wanted[0]} did not start; running on {used}")
+    backend: Backend = OnnxRuntimeBackend(session, *_names(model, session))
+    if used == CPU:
+        backend = TileByTile([backend.run] * (options.threads or usable_cores()))
+    return OpenedBackend(
+        backend=backend,
+        name=options.backend if options.backend != "auto" else "onnxruntime",
+        device="cpu" if used == CPU else "cuda",
+        version=onnxruntime.__version__,
+        reason=f"{used} is the first provider that started",
+        notices=tuple(notices),
+    )
+
+
+def _providers(options: BackendOptions, available: list[str]) -> list[str]:
+    """Providers to try in order; the first is the one that is wanted."""
+    if options.backend in NAMED:
+        wanted = [NAMED[options.backend], CUDA, CPU]
+    elif options.device == "cpu":
+        wanted = [CPU]
+    elif options.device == "cuda":
+        wanted = [CUDA, CPU]
+    else:
+        return [name for name in (CUDA, CPU) if name in available]
+    if wanted[0] not in available:
+        raise PoanError(
+            f"this onnxruntime has no {wanted[0]}; run: "
+            "pip uninstall onnxruntime && pip install 'poan[gpu]'"
+        )
+    return wanted
+
+
+def _session(model: Model, options: BackendOptions, providers: list[str]) -> Any:
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = ERRORS_ONLY
+    if model.file.precision == "fp8":
+        # seen in 1.32: the extended optimisations drop a ReLU before an fp8 Q, silently
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    if providers == [CPU]:
+        settings.intra_op_num_threads = 1  # `TileByTile` has the threads
+    elif options.threads is not None:
+        settings.intra_op_num_threads = options.threads
+    try:
+        return onnxruntime.InferenceSession(
+            str(model.path),
+            settings,
+            providers=providers,
+            provider_options=[provider_options(model, name) for name in providers],
+        )
+    except Exception as error:
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise PoanError(f"{model.path}: onnxruntime cannot load it: {reason}") from None
+
+
+def provider_options(model: Model, provider: str) -> dict[str, str]:
+    """What a TensorRT provider must be told: the batches to build for, and where to keep it."""
+    if provider not in NAMED.values():
+        return {}
+    manifest = model.manifest
+    shapes = {
+        key: f"{manifest.input_name}:{count}x1x{manifest.tile}x{manifest.tile}"
+        for key, count in dataclasses.asdict(manifest.batch).items()
+    }
+    folder = str(cache_folder())
+    if provider == TENSORRT_RTX:
+        return {
+            "nv_runtime_cache_path": folder,
+            **{f"nv_profile_{key}_shapes": shape for key, shape in shapes.items()},
+        }
+    return {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": folder,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": folder,
+        **{f"trt_profile_{key}_shapes": shape for key, shape in shapes.items()},
+    }
+
+
+def _names(model: Model, session: Any) -> tuple[str, str]:
+    """Names of the graph's input and output, whose shapes must fit the manifest."""
+    source = _port(model, "input", session.get_inputs(), model.manifest.input_name)
+    target = _port(model, "output", session.get_outputs(), model.manifest.output_name)
+    check_shapes(model, source.shape, target.shape)
+    return source.name, target.name
+
+
+def _port(model: Model, what: str, ports: list[Any], name: str) -> Any:
+    if name == ONLY_PORT and len(ports) == 1:
+        return ports[0]
+    found = [port for port in ports if port.name == name]
+    if not found:
+        names = [port.name for port in ports]
+        wanted = f"an {what} named {name}" if name else f"one {what}"
+        raise PoanError(f"{model.path}: expected {wanted}, got {names}")
+    return found[0]

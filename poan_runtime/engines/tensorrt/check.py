@@ -1,0 +1,89 @@
+"""What must hold before a plan is deserialised. A plan is native code: the hash comes first.
+
+The hash is checked by `find_model`. Then, in this order: the library is installed; its version
+is the plan's; the header is that of a plan; there is a GPU; the plan was built for its compute
+capability; and, for tensorrt-rtx, the library itself calls the plan valid here.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from poan_runtime.engines.tensorrt.library import Library
+from poan_runtime.errors import PoanError
+from poan_runtime.models.find import Model
+from poan_runtime.models.manifest import Engine
+
+HEADER_BYTES = 64
+PIP_NAMES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx-cu13"}
+REMEDIES = {
+    "VERSION_MISMATCH": "was built by another version of tensorrt-rtx; export it again",
+    "UNSUPPORTED_CC": "was not built for this GPU; export it again with --sm",
+    "OLD_CUDA_DRIVER": "needs a newer NVIDIA driver; update it",
+    "OLD_CUDA_RUNTIME": "needs a newer CUDA runtime; pip install -U tensorrt-rtx-cu13",
+    "INSUFFICIENT_GPU_MEMORY": "needs more GPU memory; export it again with --vram",
+    "MALFORMED_ENGINE": "is not a tensorrt-rtx plan, or is damaged; export it again",
+    "CUDA_ERROR": "cannot be checked: CUDA does not start; check the NVIDIA driver",
+}
+"""What a bit of `EngineInvalidityDiagnostics` means for the user."""
+
+
+def engine_facts(model: Model) -> Engine:
+    """What the manifest says about how the plan was built."""
+    if model.file.engine is None:
+        raise PoanError(
+            f"{model.path}: expected the entry 'engine' in the manifest, got none; export it again"
+        )
+    return model.file.engine
+
+
+def check_version(model: Model, library: Library) -> None:
+    """The plan must have been built by exactly the version that is installed."""
+    built = engine_facts(model).version
+    if library.version != built:
+        raise PoanError(
+            f"{model.path}: built for {library.flavour} {built}, this is {library.version}; "
+            f"export it again, or pip install '{PIP_NAMES[library.flavour]}=={built}'"
+        )
+
+
+def check_compute_capability(model: Model, name: str, compute_capability: str) -> None:
+    """The plan must have been built for this GPU, ``name`` of ``compute_capability``, 8.6."""
+    engine = engine_facts(model)
+    if compute_capability not in engine.compute_capabilities:
+        sm = compute_capability.replace(".", "")
+        remedy = f"--sm {sm}" if engine.flavour == "tensorrt-rtx" else "on this GPU"
+        raise PoanError(
+            f"{model.path}: built for compute capability "
+            f"{', '.join(engine.compute_capabilities)}, this GPU ({name}) has "
+            f"{compute_capability}; export it again {remedy}"
+        )
+
+
+def check_header(model: Model, library: Library, *, gpu: bool) -> tuple[str, ...]:
+    """Ask tensorrt-rtx about the plan's header; notices, or PoanError with the remedy.
+
+    Without a GPU the library cannot judge the device and calls every plan invalid; what it says
+    of the header's form holds all the same. `tensorrt` has no such call.
+    """
+    if library.flavour != "tensorrt-rtx":
+        return ()
+    with model.path.open("rb") as file:
+        header = file.read(HEADER_BYTES)
+    validity, bits = library.api.Runtime(library.logger).get_engine_validity(header)
+    found = diagnostics(library.api, bits)
+    if not gpu:
+        found = [name for name in found if name == "MALFORMED_ENGINE"]
+    elif validity == library.api.EngineValidity.INVALID and not found:
+        raise PoanError(f"{model.path}: {library.flavour} calls it invalid on this GPU")
+    for name in found:
+        if validity == library.api.EngineValidity.INVALID:
+            raise PoanError(f"{model.path}: it {REMEDIES.get(name, name)}")
+    if gpu and validity == library.api.EngineValidity.SUBOPTIMAL:
+        return (f"{model.path.name}: runs on this GPU, but was not built for it",)
+    return ()
+
+
+def diagnostics(api: Any, bits: int) -> Sequence[str]:
+    """Names of the bits that `get_engine_validity` set."""
+    members = api.EngineInvalidityDiagnostics.__members__
+    return [name for name, value in members.items() if int(value) & int(bits)]

@@ -1,0 +1,93 @@
+"""Which file of a model runs on this machine: the plan where it can, else its ONNX file.
+
+A plan that was not made for this machine is refused with what to do. Only where there is no GPU,
+or no library for it, the ONNX file that the manifest names runs in its place, with a notice; and
+not even then if the user asked for the GPU.
+"""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+from poan_runtime.engines.backend import BackendOptions
+from poan_runtime.engines.tensorrt.check import (
+    check_compute_capability,
+    check_version,
+    engine_facts,
+)
+from poan_runtime.engines.tensorrt.library import MODULES, load_library
+from poan_runtime.errors import PoanError
+from poan_runtime.models.find import Model, Trust, find_model
+
+
+def find_runnable(name: str | Path, options: BackendOptions, trust: Trust | None = None) -> Model:
+    """The model file to run; ``name`` and ``trust`` as for `find_model`.
+
+    For a folder on a GPU this is a plan that fits it and has been proven, else the fp16 ONNX
+    file with device ``cuda``, else the fp32 one.
+    """
+    model = find_model(name, trust, "fp16" if options.device == "cuda" else "fp32")
+    if model.file.kind != "plan":
+        named_itself = Path(name).is_file()
+        return model if named_itself else _proven_plan(model, options) or model
+    obstacle = _obstacle(model, options)
+    if obstacle is None:
+        return model
+    if options.device == "cuda" or options.backend in MODULES:
+        raise PoanError(f"{model.path}: {obstacle}")
+    return _in_its_place(model, obstacle)
+
+
+def _obstacle(model: Model, options: BackendOptions) -> str | None:
+    """Why a plan cannot run here although nothing is wrong with it; None if it can."""
+    if options.device == "cpu":
+        return "a plan needs a GPU, and the device asked for is the CPU"
+    flavour = engine_facts(model).flavour
+    if importlib.util.find_spec(MODULES[flavour]) is None:
+        return f"{MODULES[flavour]} is missing (pip install 'poan[{flavour}]')"
+    check_version(model, load_library(flavour))
+    if importlib.util.find_spec("cuda") is None:
+        return f"cuda-python is missing (pip install 'poan[{flavour}]')"
+    from poan_runtime.engines.tensorrt import cuda
+
+    try:
+        cuda.find_gpu()
+    except cuda.NoGpuError as error:
+        return str(error)
+    return None
+
+
+def _in_its_place(plan: Model, obstacle: str) -> Model:
+    """The ONNX file beside a plan, with the notice that it runs in its place."""
+    model = find_model(plan.path.parent)
+    notice = f"{plan.path.name}: {obstacle}; running {model.path.name} in its place"
+    return dataclasses.replace(model, notices=(notice, *model.notices))
+
+
+def _proven_plan(model: Model, options: BackendOptions) -> Model | None:
+    """A plan beside an ONNX file that runs here and has passed its gate."""
+    if options.device == "cpu" or options.backend not in ("auto", *MODULES):
+        return None
+    for file in model.manifest.files:
+        if file.kind != "plan" or file.engine is None:
+            continue
+        if file.parity is None or file.parity.verdict != "pass":
+            continue
+        plan = Model(manifest=model.manifest, file=file, path=model.path.with_name(file.name))
+        if _fits(plan, options):
+            return find_model(plan.path)  # checks the hash
+    return None
+
+
+def _fits(plan: Model, options: BackendOptions) -> bool:
+    """Whether a plan was made for this machine, without complaint."""
+    try:
+        if _obstacle(plan, options) is not None:
+            return False
+        from poan_runtime.engines.tensorrt import cuda
+
+        gpu = cuda.find_gpu()
+        check_compute_capability(plan, gpu.name, gpu.compute_capability)
+    except PoanError:
+        return False
+    return True

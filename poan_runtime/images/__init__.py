@@ -1,0 +1,1 @@
+"""Voxels in and out: each format is a source and a sink."""

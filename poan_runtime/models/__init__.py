@@ -1,0 +1,1 @@
+"""Which model runs, and whether it is the file that was checked."""

@@ -1,0 +1,160 @@
+"""Find a model, read its manifest, and let nothing run whose hash the manifest does not list."""
+
+import dataclasses
+from pathlib import Path
+
+from poan_runtime.errors import PoanError
+from poan_runtime.models.manifest import (
+    MANIFEST_NAME,
+    BatchRange,
+    Manifest,
+    ModelFile,
+    Parity,
+    read_manifest,
+    sha256_of,
+)
+
+MODELS = Path(__file__).parent / "shipped"
+ONLY_PORT = ""
+"""As a port's name: the only one that the graph has."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model file that its manifest vouches for (or the user, with ``--trust``)."""
+
+    manifest: Manifest
+    file: ModelFile
+    path: Path
+    notices: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trust:
+    """The facts that a bare .onnx without a manifest does not state."""
+
+    scale: int
+    tile: int
+    halo: int = 0
+    overlap: int | None = None
+    grid: str = "centre"
+
+
+def shipped_models() -> list[Path]:
+    """Folders of the models in the package, by name."""
+    return sorted(path.parent for path in MODELS.glob(f"*/{MANIFEST_NAME}"))
+
+
+def find_model(
+    name: str | Path, trust: Trust | None = None, precision: str = "fp32", *, judged: bool = True
+) -> Model:
+    """The model called ``name``: a shipped one, a folder with a manifest, or a model file.
+
+    From a folder the ONNX file of the wanted precision is taken, else the first one that is
+    listed. ``trust`` serves a bare .onnx, and a plan whose hash the manifest does not list.
+    A file whose parity verdict is fail is refused, unless ``judged`` is false
+    (to judge it anew).
+    """
+    path = Path(name)
+    if not path.exists():
+        path = MODELS / name
+        if not (path / MANIFEST_NAME).is_file():
+            known = ", ".join(model.name for model in shipped_models()) or "none"
+            raise PoanError(f"{name}: no such file or folder, nor a shipped model ({known})")
+    if path.is_dir():
+        manifest = read_manifest(path)
+        return _verified(manifest, _preferred(manifest, precision, path), path, judged)
+    if path.name == MANIFEST_NAME:
+        return find_model(path.parent, precision=precision, judged=judged)
+    if not path.with_name(MANIFEST_NAME).is_file():
+        return _trusted(path, trust)
+    manifest = read_manifest(path.with_name(MANIFEST_NAME))
+    file = manifest.file(path.name)
+    if trust is not None and path.suffix == ".plan":
+        return _trusted_plan(manifest, file, path)
+    if file is None:
+        listed = ", ".join(entry.name for entry in manifest.files)
+        raise PoanError(f"{path}: expected a file that the manifest lists ({listed})")
+    return _verified(manifest, file, path.parent, judged)
+
+
+def _preferred(manifest: Manifest, precision: str, folder: Path) -> ModelFile:
+    graphs = [file for file in manifest.files if file.kind == "onnx"]
+    if not graphs:
+        raise PoanError(f"{folder}: the manifest lists no ONNX file; name the plan to run")
+    return next((file for file in graphs if file.precision == precision), graphs[0])
+
+
+def _verified(manifest: Manifest, file: ModelFile, folder: Path, judged: bool) -> Model:
+    path = folder / file.name
+    if not path.is_file():
+        raise PoanError(f"{path}: listed in the manifest, but there is no such file")
+    if (found := sha256_of(path)) != file.sha256:
+        raise PoanError(
+            f"{path}: expected sha256 {file.sha256[:12]}..., got {found[:12]}...; "
+            "the file is not the one that was checked: export it again"
+        )
+    parity = file.parity or manifest.parity
+    if parity.verdict == "fail" and judged:
+        raise PoanError(f"{path}: its parity verdict is fail; export it again")
+    notices = (
+        (f"{path.name}: not yet compared with PyTorch (parity pending)",)
+        if parity.verdict == "pending"
+        else ()
+    )
+    return Model(manifest=manifest, file=file, path=path, notices=notices)
+
+
+def _trusted_plan(manifest: Manifest, file: ModelFile | None, path: Path) -> Model:
+    """A plan that the user vouches for; what it is, the manifest must tell all the same."""
+    like = file or next((entry for entry in manifest.files if entry.engine is not None), None)
+    if like is None:
+        raise PoanError(f"{path}: --trust: expected a plan among the manifest's files, got none")
+    pending = Parity(verdict="pending", checks=())
+    trusted = dataclasses.replace(like, name=path.name, sha256=sha256_of(path), parity=pending)
+    notice = f"{path.name}: runs as native code whatever its hash (--trust)"
+    return Model(manifest=manifest, file=trusted, path=path, notices=(notice,))
+
+
+def _trusted(path: Path, trust: Trust | None) -> Model:
+    if trust is None:
+        raise PoanError(
+            f"{path}: expected {MANIFEST_NAME} beside it, got none; "
+            "if you know this network, add --trust --scale S --tile T"
+        )
+    if path.suffix != ".onnx":
+        raise PoanError(f"{path}: --trust takes an .onnx file; a plan needs its manifest")
+    if trust.scale < 1 or trust.tile < 1:
+        raise PoanError("--trust: expected --scale and --tile of at least 1 with it")
+    file = ModelFile(
+        name=path.name, kind="onnx", precision="fp32", islands=(), sha256=sha256_of(path)
+    )
+    overlap = min(trust.tile // 8, trust.tile - 1) if trust.overlap is None else trust.overlap
+    manifest = Manifest(
+        name=path.stem,
+        arch="unknown",
+        parameters=0,
+        scale=trust.scale,
+        contrast="unknown",
+        tile=trust.tile,
+        batch=BatchRange(min=1, opt=8, max=64),
+        halo=trust.halo,
+        overlap=overlap,
+        gmac_per_tile=0.0,
+        percentile=99.9,
+        grid="kspace" if trust.grid == "kspace" else "centre",
+        square_root={"scheme": "none"},
+        attention="none",
+        opset=1,
+        input_name=ONLY_PORT,
+        output_name=ONLY_PORT,
+        files=(file,),
+        vectors=None,
+        relative_error_floor=1e-6,
+        parity=Parity(verdict="pending", checks=()),
+        training={},
+        created_by={},
+        raw={},
+    )
+    notice = f"{path.name}: runs without a manifest (--trust); nothing vouches for it"
+    return Model(manifest=manifest, file=file, path=path, notices=(notice,))

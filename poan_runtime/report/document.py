@@ -1,0 +1,108 @@
+"""The report of a run as JSON: what ran, on what, for how long, and what to mind."""
+
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poan_runtime import geometry
+from poan_runtime.images.nifti.read import Scan, sha256_of_scan
+from poan_runtime.images.nifti.write import WholeFile
+from poan_runtime.network import Network, Settings
+from poan_runtime.report.memory import peak_memory_bytes
+from poan_runtime.super_resolve import Outcome
+
+VERSION = 1
+
+
+def scan_report(
+    scan: Scan, output: Path, network: Network, settings: Settings, outcome: Outcome, total_s: float
+) -> dict[str, Any]:
+    """The part of the report about one scan. Seconds of read and write overlap inference."""
+    header, manifest = scan.header, network.model.manifest
+    plan, axis = outcome.plan, outcome.axis
+    affine = geometry.upscaled_affine(header.affine, manifest.scale, axis, manifest.grid)
+    shape = geometry.upscaled_shape(header.shape, manifest.scale, axis)
+    return {
+        "input": {
+            "path": str(scan.path),
+            "sha256": sha256_of_scan(scan.path),
+            **_geometry(header.shape, header.affine),
+            "dtype": header.dtype.name,
+        },
+        "output": {"path": str(output), **_geometry(shape, affine)},
+        "slice_axis": axis,
+        "intensity_scales": outcome.intensity_scales,
+        "plan": {
+            "tile": plan.tile,
+            "halo": plan.halo,
+            "overlap": [plan.rows.overlap, plan.columns.overlap],
+            "batch": plan.batch,
+            "tiles_per_slice": plan.tiles_per_slice,
+            "slices_per_slab": plan.slab,
+            "self_ensemble": settings.self_ensemble,
+            "skip_constant_tiles": settings.skip,
+        },
+        "tiles": {"run": outcome.stages.tiles_run, "skipped": outcome.stages.tiles_skipped},
+        "seconds": {
+            "load_model": network.load_s,
+            **dict(sorted(outcome.stages.seconds.items())),
+            "scan_total": total_s,
+        },
+        "warnings": [*network.notices, *outcome.warnings],
+    }
+
+
+def write_report(path: Path, network: Network, scans: list[dict[str, Any]]) -> None:
+    """Write the report of a whole run."""
+    model, opened = network.model, network.opened
+    document = {
+        "report_version": VERSION,
+        "poan": metadata.version("poan") if _is_installed() else "source",
+        "model": {
+            "name": model.manifest.name,
+            "file": str(model.path),
+            "sha256": model.file.sha256,
+            "precision": model.file.precision,
+            "scale": model.manifest.scale,
+            "contrast": model.manifest.contrast,
+            "grid": model.manifest.grid,
+            "parity": (model.file.parity or model.manifest.parity).verdict,
+        },
+        "backend": {
+            "name": opened.name,
+            "version": opened.version,
+            "device": opened.device,
+            "reason": opened.reason,
+            "precision": opened.precision or model.file.precision,
+        },
+        "system": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "machine": platform.machine(),
+            "system": platform.platform(),
+            "peak_memory_bytes": peak_memory_bytes(),
+        },
+        "scans": scans,
+    }
+    with WholeFile(path) as file:
+        file.write(json.dumps(document, indent=1, allow_nan=False).encode() + b"\n")
+
+
+def _geometry(shape: tuple[int, ...], affine: geometry.Affine) -> dict[str, Any]:
+    return {
+        "shape": list(shape),
+        "spacing": geometry.spacing(affine).tolist(),
+        "affine": np.asarray(affine).tolist(),
+    }
+
+
+def _is_installed() -> bool:
+    try:
+        metadata.version("poan")
+    except metadata.PackageNotFoundError:
+        return False
+    return True

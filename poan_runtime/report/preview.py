@@ -1,0 +1,89 @@
+"""A picture to look at: LR, bicubic and SR of one slice side by side, and a crop enlarged."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from poan_runtime import geometry
+from poan_runtime.images.nifti.write import WholeFile
+
+Picture = NDArray[np.float32]
+
+PANEL = 420
+"""Pixels along the longer side of a panel."""
+CROP_SHARE = 4
+GAP = 6
+CAPTION = 16
+
+
+def write_preview(
+    path: Path, coarse: Picture, fine: Picture, affine: geometry.Affine, axis: int
+) -> None:
+    """Write the panel as PNG. ``coarse`` (h, w) and ``fine`` (s*h, s*w) are the same slice."""
+    coarse, fine = (upright(picture, affine, axis) for picture in (coarse, fine))
+    low, high = _window(coarse)
+    size = fine.shape[1], fine.shape[0]
+    image = Image.fromarray(coarse)  # mode F: resampled before the grey levels are cut
+    panels = [
+        ("LR, nearest", np.asarray(image.resize(size, Image.Resampling.NEAREST))),
+        ("bicubic", np.asarray(image.resize(size, Image.Resampling.BICUBIC))),
+        ("SR", fine),
+    ]
+    columns = [_column(name, _grey(pixels, low, high)) for name, pixels in panels]
+    sheet = Image.new("L", (3 * (PANEL + GAP) - GAP, columns[0].height))
+    for index, column in enumerate(columns):
+        sheet.paste(column, (index * (PANEL + GAP), 0))
+    encoded = io.BytesIO()
+    sheet.save(encoded, "PNG")
+    with WholeFile(path) as file:
+        file.write(encoded.getvalue())
+
+
+def upright(picture: Picture, affine: geometry.Affine, axis: int) -> Picture:
+    """A slice as it is looked at: superior or anterior up, right or anterior to the left.
+
+    Rows of ``picture`` run along the first in-plane axis, columns along the second.
+
+    >>> slice_xy = np.float32([[1, 2], [3, 4]])  # x down the rows, y along the columns
+    >>> upright(slice_xy, np.eye(4), 2).tolist()
+    [[4.0, 2.0], [3.0, 1.0]]
+    """
+    first, second = geometry.in_plane_axes(axis)
+    worlds = np.abs(np.asarray(affine)[:3, [first, second]]).argmax(axis=0)
+    if worlds[0] < worlds[1]:
+        picture, (first, second), worlds = picture.T, (second, first), worlds[::-1]
+    signs = [np.asarray(affine)[worlds[0], first], np.asarray(affine)[worlds[1], second]]
+    down = picture[::-1] if signs[0] >= 0 else picture
+    return np.ascontiguousarray(down[:, ::-1] if signs[1] >= 0 else down)
+
+
+def _window(coarse: Picture) -> tuple[float, float]:
+    """Grey levels from the 1st to the 99.5th percentile of what is finite."""
+    finite = coarse[np.isfinite(coarse)]
+    if finite.size == 0:
+        return 0.0, 1.0
+    low, high = np.percentile(finite, [1, 99.5])
+    return float(low), float(high) if high > low else float(low) + 1.0
+
+
+def _grey(pixels: NDArray[np.float32], low: float, high: float) -> Image.Image:
+    share = np.nan_to_num((pixels - low) / (high - low), posinf=1.0, neginf=0.0)
+    return Image.fromarray((np.clip(share, 0, 1) * 255).round().astype(np.uint8))
+
+
+def _column(name: str, whole: Image.Image) -> Image.Image:
+    """Caption, whole slice and enlarged middle, one above the other."""
+    crop_width = max(1, whole.width // CROP_SHARE)
+    crop_height = max(1, whole.height // CROP_SHARE)
+    left, top = (whole.width - crop_width) // 2, (whole.height - crop_height) // 2
+    crop = whole.crop((left, top, left + crop_width, top + crop_height))
+    zoom = PANEL / max(whole.size)
+    size = max(1, round(whole.width * zoom)), max(1, round(whole.height * zoom))
+    column = Image.new("L", (PANEL, CAPTION + 2 * size[1] + GAP))
+    ImageDraw.Draw(column).text((2, 2), name, fill=255)
+    column.paste(whole.resize(size, Image.Resampling.BOX), (0, CAPTION))
+    column.paste(crop.resize(size, Image.Resampling.NEAREST), (0, CAPTION + size[1] + GAP))
+    return column

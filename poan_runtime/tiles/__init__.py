@@ -1,0 +1,1 @@
+"""A slice cut into tiles and put together again."""

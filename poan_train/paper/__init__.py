@@ -1,0 +1,1 @@
+"""What the papers' tables need beside the networks."""
