@@ -126,8 +126,9 @@ class Scan:
     elliptic: bool = False
     corners: bool = False
     """The corners of k-space are skipped."""
-    partial: tuple[int, int, float] | None = None
-    """Axis (0 or 1), side that lacks lines (-1 or 1), share of the lines that are there."""
+    partial: tuple[int, float] | None = None
+    """Axis (0 or 1), share of the lines that are there. Which side lacks lines does not matter: the
+    image of the other side is the complex conjugate."""
     band: Range = (1.0, 1.0)
     """Acquired share of the LR matrix along rows and columns."""
     snr: float | None = None
@@ -173,11 +174,10 @@ def _draw_filter(config: Acquisition, rng: np.random.Generator) -> tuple[Filter,
     return name, (0.0, 0.0)
 
 
-def _draw_partial(config: Acquisition, rng: np.random.Generator) -> tuple[int, int, float] | None:
+def _draw_partial(config: Acquisition, rng: np.random.Generator) -> tuple[int, float] | None:
     if rng.random() >= config.partial:
         return None
-    axis, side = int(rng.integers(2)), int(rng.choice((-1, 1)))
-    return axis, side, float(rng.choice(config.partial_shares))
+    return int(rng.integers(2)), float(rng.choice(config.partial_shares))
 
 
 def _draw_band(config: Acquisition, rng: np.random.Generator) -> Range:
@@ -229,12 +229,11 @@ def window(scan: Scan, u: Array) -> Array:
     return np.ones_like(u)
 
 
-def _acquired_side(partial: tuple[int, int, float], shape: tuple[int, int], band: Range) -> Array:
+def _acquired_side(partial: tuple[int, float], shape: tuple[int, int], band: Range) -> Array:
     """1 for the lines of partial Fourier: all of one side, and the other up to 2 share - 1."""
-    axis, side, share = partial
+    axis, share = partial
     u = np.fft.fftfreq(shape[axis]) * 2 / band[axis]
-    kept = -side * u >= -(2 * share - 1) - EPS
-    return np.expand_dims(kept, 1 - axis)
+    return np.expand_dims(u <= 2 * share - 1 + EPS, 1 - axis)
 
 
 def acquire(band: Array, scan: Scan, tissue: float, rng: np.random.Generator) -> Array:

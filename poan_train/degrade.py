@@ -72,8 +72,7 @@ def _fourier_resize_axis(x: Array, size: int, grid: Grid) -> Array:
     if grid == "centre":
         shift = (n / size - 1) / 2
         spectrum = spectrum * np.exp(2j * np.pi * np.arange(size // 2 + 1) * shift / n)
-    if size % 2 == 0:  # irfft counts the Nyquist coefficient once: half of it from each side
-        spectrum[..., -1] = spectrum[..., -1].real
+    # irfft takes the real part of an even size's Nyquist coefficient: half of it from each side
     return np.asarray(np.fft.irfft(spectrum, n=size, axis=-1) * (size / n))
 
 
