@@ -1,7 +1,9 @@
 """poan-train: from a folder of NIfTI volumes to a checkpoint."""
 
 import argparse
+import hashlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,7 +15,7 @@ from poan_runtime.errors import PoanError
 from poan_runtime.intensity import PERCENTILE
 from poan_train import networks
 from poan_train.acquire import lr_model
-from poan_train.checkpoint import Facts, save_checkpoint
+from poan_train.checkpoint import Facts, read_checkpoint, save_checkpoint
 from poan_train.data import (
     CONTRASTS,
     EVERY,
@@ -26,6 +28,8 @@ from poan_train.data import (
 from poan_train.degrade import GRID
 from poan_train.paper.ablations import ABLATIONS, changes
 from poan_train.paper.calibrate import calibrate, ixi_test_sources, report
+from poan_train.ranks import Interrupted
+from poan_train.resume import with_history
 from poan_train.train import TrainConfig, train
 
 LITE_TRAINING = {"batch": 16, "patch": 24, "lr": 1e-3, "schedule": "cosine", "warmup": 100}
@@ -72,6 +76,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--cache", type=Path, help="folder of decoded volumes")
     p.add_argument("--licence", default="", help="licence of the data, recorded in the checkpoint")
     p.add_argument("--resume", action="store_true", help="go on from --out where it left off")
+    p.add_argument(
+        "--allow-changes",
+        action="store_true",
+        help="--resume also with other data, contrast, LR model or settings",
+    )
     p.add_argument("--overwrite", action="store_true", help="replace --out if it is there")
     p.add_argument("--init", type=Path, help="checkpoint whose fitting tensors to start from")
     c = p.add_argument_group("calibration, instead of training")
@@ -113,6 +122,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PoanError as error:
         print(f"poan-train: {error}", file=sys.stderr)
         return 2
+    except Interrupted as interruption:
+        print(f"poan-train: {interruption}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("poan-train: stopped at once; what was written before is whole", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -129,6 +144,8 @@ def run(args: argparse.Namespace) -> None:
         raise PoanError("--scale and --out are needed to train")
     if args.out.exists() and not (args.resume or args.overwrite):
         raise PoanError(f"{args.out} is there already: --resume goes on, --overwrite replaces it")
+    if args.resume and not args.out.is_file():
+        raise PoanError(f"--resume: {args.out}: no such checkpoint")
     config = train_config(args)
     values = {**changes(args.arch, args.ablation), **fields_of(args.set)}
     model = lr_model(args.lr_model)
@@ -146,6 +163,30 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.data is None:
         raise PoanError("--data is needed to train (only --steps 0 goes without)")
+    training, held_out, aside = split(args)
+    pairs, validation = (
+        list(load_pairs(part, args.scale, model.method, args.axis, args.cache))
+        for part in (training, held_out)
+    )
+    facts.training.update(data=describe(training), hashes=hashes(training))
+    facts.training.update(held_out=describe(held_out), set_aside=aside)
+    if args.init:
+        facts = with_history(facts, read_checkpoint(args.init)[0])
+        facts.training["init"] = args.init.name
+    train(
+        facts,
+        config,
+        pairs,
+        validation,
+        args.out,
+        resume=args.resume,
+        allow_changes=args.allow_changes,
+        init=args.init,
+    )
+
+
+def split(args: argparse.Namespace) -> tuple[list[Source], list[Source], list[str]]:
+    """(training files, validation files, subjects set aside), which are printed once."""
     sources = find_sources(args.data, args.contrast, args.table)
     aside = subjects_of(args.hold_out)
     sources = set_aside(sources, aside)
@@ -156,14 +197,24 @@ def run(args: argparse.Namespace) -> None:
     same = {s.subject for s in training} & {s.subject for s in held_out}
     if same:
         raise PoanError(f"subjects {sorted(same)} are both in --data and in --val")
-    pairs, validation = (
-        list(load_pairs(part, args.scale, model.method, args.axis, args.cache))
-        for part in (training, held_out)
-    )
-    facts.training.update(data=describe(training), held_out=describe(held_out), set_aside=aside)
-    if args.init:
-        facts.training["init"] = args.init.name
-    train(facts, config, pairs, validation, args.out, resume=args.resume, init=args.init)
+    if os.environ.get("RANK", "0") == "0":
+        for part, files in (("trains", training), ("validates", held_out)):
+            who = sorted({s.subject for s in files})
+            print(f"{part} on {len(files)} volumes, subjects: {', '.join(who) or 'none'}")
+        if aside:
+            print(f"set aside: {', '.join(aside)}")
+    return training, held_out, aside
+
+
+def hashes(sources: Sequence[Source]) -> dict[str, str]:
+    """SHA-256 of each file, by its name; of a second file of one name by its whole path."""
+    found: dict[str, str] = {}
+    for source in sources:
+        with source.path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        name = source.path.name
+        found[name if name not in found else str(source.path)] = digest
+    return found
 
 
 def fields_of(settings: Sequence[str]) -> dict[str, Any]:

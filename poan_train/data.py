@@ -89,14 +89,37 @@ def contrast_of(name: str) -> str | None:
     return found[1].upper() if found else None
 
 
+NOT_A_SUBJECT = (
+    r"(?:(?:t1|t2|pd|flair)(?:w|c|ce|gd)?|mr\d*|ses(?:sion)?[-_]?\d+|study[-_]?\d+|run[-_]?\d+"
+    r"|ax(?:ial)?|tra(?:nsversal)?|cor(?:onal)?|sag(?:ittal)?|gd|ce)"
+)
+"""A token of a name that tells contrast, session, study, run or plane."""
+
+
 def subject_of(name: str) -> str:
-    """Who was scanned, from a file name: BIDS ``sub-``, IXI, patientNN or subjNN, else the stem.
+    """Who was scanned, from a file name: BIDS ``sub-``, IXI, patientNN or subjNN.
+
+    Else what is left of the name without the tokens of contrast, session, study, run and plane at
+    either end.
 
     >>> subject_of("T1_openms_patient01_study2.nii.gz"), subject_of("T1_ds002748_sub-37.nii.gz")
     ('patient01', 'sub-37')
+    >>> subject_of("BraTS2021_00001_t1.nii.gz"), subject_of("T2_S01_ses1_ax.nii")
+    ('BraTS2021_00001', 'S01')
     """
     found = re.search(r"(sub-[A-Za-z0-9]+|IXI\d+|(?:patient|subject|subj)[-_]?\d+)", name)
-    return found[1] if found else stem(Path(name))
+    if found:
+        return found[1]
+    left = stem(Path(name))
+    while (less := _without_token(left)) != left:
+        left = less
+    return left
+
+
+def _without_token(name: str) -> str:
+    """``name`` less one token at its end or else at its start."""
+    less = re.sub(rf"[-_.]{NOT_A_SUBJECT}$", "", name, flags=re.IGNORECASE)
+    return less if less != name else re.sub(rf"(?i)^{NOT_A_SUBJECT}[-_.]", "", name)
 
 
 def find_sources(folder: Path, contrast: str, table: Path | None = None) -> list[Source]:
