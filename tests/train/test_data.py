@@ -6,6 +6,9 @@ from poan_runtime.errors import PoanError
 from poan_runtime.intensity import intensity_scale
 from poan_train import data
 from poan_train.data import (
+    EVERY,
+    Ahead,
+    Pair,
     PatchSampler,
     Source,
     cached_pair,
@@ -14,6 +17,7 @@ from poan_train.data import (
     fixed_tiles,
     hr_slices,
     load_pairs,
+    set_aside,
     split_by_subject,
     subject_of,
 )
@@ -43,6 +47,28 @@ def test_studies_of_one_patient_are_one_subject():
     assert subject_of("mystery.nii") == "mystery"
 
 
+@pytest.mark.parametrize(
+    ("names", "who"),
+    [
+        (["BraTS2021_00001_t1", "BraTS2021_00001_t2", "BraTS2021_00001_t1ce"], "BraTS2021_00001"),
+        (["OAS1_0001_MR1", "OAS1_0001_MR2"], "OAS1_0001"),
+        (["100307_T1w", "100307_T2w"], "100307"),
+        (["S01_ses1", "S01_ses2", "T2_S01_session-3_ax", "S01_run2"], "S01"),
+        (["knee7_study1_cor", "knee7_study2_sag", "PD_knee7_axial", "FLAIR-knee7_tra"], "knee7"),
+        (["T1_sub-gbm1_gd", "sub-gbm1_T2w"], "sub-gbm1"),
+    ],
+)
+def test_one_persons_files_are_one_subject_whatever_contrast_session_or_plane(names, who):
+    assert {subject_of(f"{name}.nii.gz") for name in names} == {who}
+
+
+def test_different_people_stay_different_and_a_name_is_never_emptied():
+    assert subject_of("BraTS2021_00001_t1.nii") != subject_of("BraTS2021_00002_t1.nii")
+    assert subject_of("case1_t1.nii") != subject_of("case2_t1.nii")
+    assert subject_of("T1_coral_cora.nii") == "coral_cora"
+    assert subject_of("T1.nii.gz") == "T1"
+
+
 def sources(tmp_path, names):
     return [Source(path=tmp_path / n, contrast="T2", subject=subject_of(n)) for n in names]
 
@@ -65,7 +91,8 @@ def test_ixi_is_split_500_70_6_in_order_of_subject_number(tmp_path):
 
 def test_files_are_found_by_contrast_and_a_table_overrides_their_names(scan_folder, tmp_path):
     assert [s.path.name for s in find_sources(scan_folder, "T1")] == ["sub-3_T1w.nii.gz"]
-    assert len(find_sources(scan_folder, "all")) == 3
+    for every in EVERY:
+        assert len(find_sources(scan_folder, every)) == 3
     table = tmp_path / "t.tsv"
     table.write_text("file\tcontrast\tsubject\nsub-3_T1w.nii.gz\tT2\tsomebody\n")
     found = find_sources(scan_folder, "T2", table)
@@ -143,6 +170,34 @@ def test_a_batch_is_a_function_of_seed_rank_and_step(scan_folder):
     assert np.array_equal(make().batch(3)[0], lr)
     assert not np.array_equal(make().batch(4)[0], lr)
     assert not np.array_equal(make(rank=1).batch(3)[0], lr)
+
+
+def test_subjects_that_are_set_aside_are_in_no_part(tmp_path):
+    files = sources(tmp_path, [f"T2_patient{i // 2}_study{i % 2}.nii" for i in range(6)])
+    assert {s.subject for s in set_aside(files, ["patient1"])} == {"patient0", "patient2"}
+    with pytest.raises(PoanError, match="no volume of patient9; the subjects are patient0, pat"):
+        set_aside(files, ["patient0", "patient9"])
+
+
+def test_batches_made_ahead_are_those_of_the_sampler_in_any_order(scan_folder):
+    sampler = PatchSampler(pairs_of(scan_folder), 2, 8, 4, 5)
+    with Ahead(sampler) as ahead:
+        for step in (0, 1, 2, 7, 3):
+            for made, asked in zip(ahead.batch(step), sampler.batch(step), strict=True):
+                assert np.array_equal(made, asked)
+
+
+def test_patches_show_tissue_and_not_noisy_air(scan_folder):
+    """Air of a tenth of the tissue is no tissue: a column of tissue is found all the same."""
+    lr = np.full((2, 40, 80), 0.06, np.float32)
+    lr[:, :, 60:] = 0.6
+    hr = np.kron(lr, np.ones((2, 2), np.float32))
+    source = pairs_of(scan_folder)[0].source
+    pair = Pair(source=source, hr=hr, lr=lr, cutoff=(1, 1), tissue=0.6)
+    patches = np.concatenate([PatchSampler([pair], 2, 8, 50, 0).batch(i)[0] for i in range(4)])
+    shown = (patches > 0.3).mean(axis=(1, 2, 3)) >= 0.3
+    # a place in four has tissue, and eight tries miss it once in ten
+    assert shown.mean() > 0.8
 
 
 @pytest.mark.parametrize("scale", [2, 4])
