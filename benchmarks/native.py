@@ -25,7 +25,7 @@ from scipy.ndimage import binary_fill_holes, gaussian_filter
 from benchmarks import record
 from poan_runtime.geometry import slice_axis
 from poan_runtime.images.nifti.read import Volume, read_volume
-from poan_runtime.intensity import intensity_scale
+from poan_runtime.intensity import intensity_unit
 from poan_runtime.network import Network, load_network
 from poan_runtime.signal.kspace import resample, to_native
 from poan_runtime.signal.measured import keep_measured
@@ -93,7 +93,7 @@ def handed_over(hr: Slices, case: Case, seed: int) -> tuple[Slices, Pair]:
 
 def tissue(slices: Slices) -> float:
     """Median of the voxels above a twentieth of the intensity scale."""
-    return float(np.median(slices[slices > 0.05 * intensity_scale(slices)]))
+    return float(np.median(slices[slices > 0.05 * intensity_unit(slices)]))
 
 
 def head(hr: Slices) -> NDArray[np.bool_]:
