@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint wheel clean
 
 demo: .venv-demo/ready
 	.venv-demo/bin/python -m poan_runtime.commands.demo --out demo
@@ -22,6 +22,10 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The built wheel, in an empty environment outside of the repository.
+wheel:
+	PYTHON=$(PYTHON) .ci/wheel
 
 # torch is pinned, and installed first: a range would fetch a build with CUDA.
 .venv/ready: pyproject.toml

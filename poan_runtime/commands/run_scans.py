@@ -1,6 +1,7 @@
 """What `poan-run` does once its arguments are parsed."""
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -8,16 +9,16 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from poan_runtime.commands.progress import Progress
-from poan_runtime.engines.backend import BackendOptions, open_backend
+from poan_runtime.engines.backend import EngineOptions, open_backend
 from poan_runtime.errors import PoanError
-from poan_runtime.images.nifti.read import open_scan, scan_files
+from poan_runtime.images.formats import open_source
+from poan_runtime.images.nifti.read import scan_files
 from poan_runtime.models.find import Trust, find_model, shipped_models
 from poan_runtime.models.manifest import read_manifest
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.report.document import scan_report, write_report
-from poan_runtime.report.preview import write_preview
-from poan_runtime.super_resolve import upscale_file
-from poan_runtime.tiles.run import Slab
+from poan_runtime.report.preview import Preview
+from poan_runtime.super_resolve import Outcome, upscale_file
 
 SUFFIXES = (".nii.gz", ".nii", ".hdr.gz", ".img.gz", ".hdr", ".img", ".gz")
 
@@ -45,7 +46,7 @@ def verify(args: argparse.Namespace) -> int:
 
     model = find_model(args.model, judged=False)
     device = "cuda" if model.file.kind == "plan" and args.device == "auto" else args.device
-    options = BackendOptions(
+    options = EngineOptions(
         backend=args.backend, device=device, threads=args.threads, precision=args.precision
     )
     opened = open_backend(model, options, judged=False)
@@ -75,19 +76,19 @@ def run(args: argparse.Namespace) -> int:
         previews = [*_outputs(scans, args.preview, "_desc-sr.png", (".png",))]
     reports_to = [] if args.report is None else [Path(args.report)]
     _check_distinct(scans, [*outputs, *(path for path in previews if path), *reports_to])
-    network = _load(args)
-    opened = network.opened
-    _say(f"{opened.name} {opened.version} on {opened.device}: {opened.reason}")
     reports: list[dict[str, Any]] = []
     failed = False
-    for scan, output, preview in zip(scans, outputs, previews, strict=True):
-        try:
-            reports.append(_run_one(args, network, scan, output, preview))
-        except PoanError as error:
-            _say(f"poan-run: {error}", sys.stderr)
-            failed = True
-    if args.report is not None and reports:
-        write_report(Path(args.report), network, reports)
+    with _load(args) as network:
+        opened = network.opened
+        _say(f"{opened.name} {opened.version} on {opened.device}: {opened.reason}")
+        for scan, output, preview in zip(scans, outputs, previews, strict=True):
+            try:
+                reports.append(_run_one(args, network, scan, output, preview))
+            except PoanError as error:
+                _say(f"poan-run: {error}", sys.stderr)
+                failed = True
+        if args.report is not None and reports:
+            write_report(Path(args.report), network, reports)
     return 2 if failed else 0
 
 
@@ -103,7 +104,7 @@ def _load(args: argparse.Namespace) -> Network:
             overlap=args.overlap,
             grid=args.grid,
         )
-    options = BackendOptions(
+    options = EngineOptions(
         backend=args.backend,
         device=args.device,
         threads=args.threads,
@@ -130,14 +131,15 @@ def explain(args: argparse.Namespace) -> int:
 
     if args.report is not None:
         _check_distinct([Path(path) for path in args.scans], [Path(args.report)])
-    network = _load(args)
     documents = []
-    for path in args.scans:
-        with open_scan(Path(path), None) as scan:
-            documents.append(as_json(network, scan, explain_scan(scan, network, _settings(args))))
-        _say(as_text(documents[-1]))
-    for notice in network.notices:
-        _say(f"poan-run: warning: {notice}", sys.stderr)
+    with _load(args) as network:
+        for path in args.scans:
+            with contextlib.closing(open_source(path)) as source:
+                found = explain_scan(source, network, _settings(args))
+                documents.append(as_json(network, source, found))
+            _say(as_text(documents[-1]))
+        for notice in network.notices:
+            _say(f"poan-run: warning: {notice}", sys.stderr)
     if args.report is not None:
         write_json(Path(args.report), documents)
     return 0
@@ -150,40 +152,48 @@ def _run_one(
     start = time.perf_counter()
     settings = _settings(args)
     scratch = None if "TMPDIR" in os.environ else output.parent
-    looked: list[tuple[Slab, Slab]] = []
-    progress = Progress(path.name)
-    with open_scan(path, scratch) as scan:
+    progress, picture = Progress(path.name), Preview()
+    opened = open_source(path, scratch, hashed=args.report is not None)
+    with contextlib.closing(opened) as source:
         unpacked_s = time.perf_counter() - start
         try:
             outcome = upscale_file(
-                scan,
+                source,
                 output,
                 network,
                 settings,
                 dtype=args.dtype,
                 scratch=scratch,
-                progress=progress,
-                look=lambda coarse, fine: looked.append((coarse.copy(), fine.copy())),
+                consumers=[progress, picture],
             )
         finally:
             progress.end()
         if preview is not None:
-            coarse, fine = looked[0]
             try:
-                write_preview(preview, coarse, fine, scan.header.affine, outcome.axis)
+                picture.write(preview, outcome.geometry)
             except PoanError as error:
                 raise PoanError(f"{error}; {output} is complete") from None
         total_s = time.perf_counter() - start
-        report = scan_report(scan, output, network, settings, outcome, total_s)
+        _say_outcome(path, output, outcome, network, total_s)
+        if args.report is None:
+            return {}
+        report = scan_report(source, output, network, settings, outcome, total_s)
         report["seconds"]["open_and_unpack"] = unpacked_s
-    tiles = report["tiles"]
-    shape = "x".join(map(str, report["output"]["shape"]))
+        return report
+
+
+def _say_outcome(
+    path: Path, output: Path, outcome: Outcome, network: Network, total_s: float
+) -> None:
+    """One line on what was written, one for each warning."""
+    shape = "x".join(map(str, outcome.geometry.fine_shape))
+    tiles = outcome.timings
     _say(
-        f"{output}: {shape}, {tiles['run']} tiles run, {tiles['skipped']} skipped, {total_s:.1f} s"
+        f"{output}: {shape}, {tiles.tiles_run} tiles run, {tiles.tiles_skipped} skipped, "
+        f"{total_s:.1f} s"
     )
-    for warning in report["warnings"]:
+    for warning in (*network.notices, *outcome.warnings):
         _say(f"poan-run: warning: {path.name}: {warning}", sys.stderr)
-    return report
 
 
 def _outputs(

@@ -4,7 +4,6 @@ The providers other than the CPU's were not run: no GPU was at hand. They comput
 products in TF32 unless told otherwise, and the matrix root answers NaN in TF32.
 """
 
-import dataclasses
 import os
 from typing import Any
 
@@ -12,7 +11,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from poan_runtime.engines.backend import Backend, BackendOptions, OpenedBackend, check_shapes
+from poan_runtime import extras
+from poan_runtime.engines.backend import Backend, EngineOptions, OpenedBackend, check_shapes
 from poan_runtime.engines.cores import TileByTile, usable_cores
 from poan_runtime.engines.nvidia import device_index, device_kind, gpu_name, has_gpu
 from poan_runtime.engines.verdicts import check_verdict
@@ -28,7 +28,7 @@ NAMED = {"onnxruntime-tensorrt": TENSORRT}
 ERRORS_ONLY = 3
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(Backend):
     """One session."""
 
     def __init__(self, session: Any, input_name: str, output_name: str) -> None:
@@ -42,7 +42,7 @@ class OnnxRuntimeBackend:
         return np.asarray(out, np.float32)
 
 
-def open_backend(model: Model, options: BackendOptions) -> OpenedBackend:
+def open_backend(model: Model, options: EngineOptions) -> OpenedBackend:
     """A session on the GPU where one can be reached and was not declined, else on the CPU.
 
     A device ``auto`` means a GPU only where the file is proven on it. As ``onnxruntime-tensorrt``
@@ -77,7 +77,7 @@ def open_backend(model: Model, options: BackendOptions) -> OpenedBackend:
     )
 
 
-def _providers(options: BackendOptions, available: list[str]) -> list[str]:
+def _providers(options: EngineOptions, available: list[str]) -> list[str]:
     """Providers to try in order; the first is the one that is wanted."""
     if options.backend in NAMED:
         wanted = [NAMED[options.backend], CUDA, CPU]
@@ -100,10 +100,10 @@ def remedy(available: list[str]) -> str:
     """
     if CUDA in available:
         return "take --backend onnxruntime, which runs on CUDA alone, or a plan"
-    return "run: pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'poan[gpu]'"
+    return f"run: pip uninstall -y onnxruntime onnxruntime-gpu, then {extras.command('gpu')}"
 
 
-def _session(model: Model, options: BackendOptions, providers: list[str]) -> Any:
+def _session(model: Model, options: EngineOptions, providers: list[str]) -> Any:
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = ERRORS_ONLY
     if model.file.precision == "fp8":
@@ -140,7 +140,7 @@ def _prepare_gpu() -> None:
         preload()
 
 
-def provider_options(model: Model, provider: str, options: BackendOptions) -> dict[str, str]:
+def provider_options(model: Model, provider: str, options: EngineOptions) -> dict[str, str]:
     """What a provider must be told: no TF32, which GPU, and no more memory than is asked for.
 
     TensorRT's is told of the batches to build for, and where to keep what it built.
@@ -158,7 +158,7 @@ def provider_options(model: Model, provider: str, options: BackendOptions) -> di
     manifest, folder = model.manifest, str(cache_folder())
     shapes = {
         key: f"{manifest.input_name}:{count}x1x{manifest.tile}x{manifest.tile}"
-        for key, count in dataclasses.asdict(manifest.batch).items()
+        for key, count in manifest.batch.json().items()
     }
     return {
         **device,

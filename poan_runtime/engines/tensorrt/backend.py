@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from poan_runtime.engines.backend import BackendOptions, OpenedBackend, check_shapes
+from poan_runtime.engines.backend import LANES, Backend, EngineOptions, OpenedBackend, check_shapes
 from poan_runtime.engines.nvidia import device_index
 from poan_runtime.engines.tensorrt import cuda
 from poan_runtime.engines.tensorrt.check import (
@@ -26,12 +26,11 @@ from poan_runtime.engines.tensorrt.lanes import Lane, LanePool, Ports, StageTime
 from poan_runtime.engines.tensorrt.library import Library, load_library
 from poan_runtime.engines.verdicts import check_verdict
 from poan_runtime.errors import PoanError
+from poan_runtime.files import reading
 from poan_runtime.models.find import Model
 
-LANES = 2
 
-
-class TensorRTBackend:
+class TensorRTBackend(Backend):
     """An engine and its lanes, for any number of threads. `close` frees everything."""
 
     def __init__(
@@ -97,7 +96,7 @@ def _release(cache: KernelCache, lanes: LanePool, home: cuda.Home) -> None:
     home.leave()
 
 
-def open_backend(model: Model, options: BackendOptions) -> OpenedBackend:
+def open_backend(model: Model, options: EngineOptions) -> OpenedBackend:
     """Check and deserialise a plan on a GPU; `NoGpuError` where there is none."""
     library = load_library(engine_facts(model).flavour)
     if options.backend not in ("auto", library.flavour):
@@ -136,7 +135,8 @@ def read_plan(model: Model) -> bytes:
 
     A hash shows that a file is whole, not who made it: that the folder is yours to trust.
     """
-    plan = model.path.read_bytes()
+    with reading(model.path):
+        plan = model.path.read_bytes()
     if hashlib.sha256(plan).hexdigest() != model.file.sha256:
         raise PoanError(f"{model.path}: expected sha256 {model.file.sha256[:12]}..., got another")
     return plan

@@ -11,8 +11,7 @@ from typing import Any
 from poan_runtime.engines.tensorrt import cuda
 from poan_runtime.engines.tensorrt.library import Library
 from poan_runtime.errors import PoanError
-from poan_runtime.files import cache_folder
-from poan_runtime.images.nifti.write import WholeFile
+from poan_runtime.files import WholeFile, cache_folder
 
 
 class KernelCache:

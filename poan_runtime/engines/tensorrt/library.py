@@ -8,7 +8,8 @@ import functools
 import importlib
 from typing import Any, Literal
 
-from poan_runtime.engines.backend import installed
+from poan_runtime import extras
+from poan_runtime.engines.nvidia import fitting_extra
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 MODULES: dict[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -42,7 +43,7 @@ def load_library(flavour: Flavour) -> Library:
 
     Once per process: TensorRT keeps the first logger that it is given, and complains of others.
     """
-    with installed(MODULES[flavour], flavour):
+    with extras.needs(MODULES[flavour], fitting_extra(flavour)):
         api: Any = importlib.import_module(MODULES[flavour])
     log: list[tuple[str, str]] = []
 

@@ -15,7 +15,8 @@ from poan_export.plans.make import EngineRequest, check_request
 from poan_export.precision.quantise import Loss, QuantisationRefusedError
 from poan_runtime.commands import run as run_cli
 from poan_runtime.errors import PoanError
-from poan_runtime.models.manifest import read_manifest, sha256_of
+from poan_runtime.files import sha256_of
+from poan_runtime.models.manifest import read_manifest
 from poan_train import networks
 from poan_train.checkpoint import Facts, save_checkpoint
 
@@ -84,8 +85,9 @@ def test_an_export_holds_plans_from_the_half_and_the_8_bit_graph(
     assert int8 is not None
     assert int8.parity is not None
     (check,) = int8.parity.checks
-    assert (check["metric"], check["tolerance"]) == ("psnr_loss_db", 0.05)
-    assert check["value"] < 0.05
+    assert (check.metric, check.tolerance) == ("psnr_loss_db", 0.05)
+    assert check.value is not None
+    assert check.value < 0.05
 
 
 def test_the_plan_just_exported_runs_as_its_onnx_file_without_a_gpu(

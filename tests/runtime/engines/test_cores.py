@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from poan_runtime.engines.backend import fills_batches, start_batch
+from poan_runtime.engines.backend import Backend
 from poan_runtime.engines.cores import TileByTile
+from tests.runtime.engines.conformance import check_backend
 
 Tiles = NDArray[np.float32]
 
@@ -47,8 +48,8 @@ def test_a_second_batch_begins_before_the_first_is_asked_for() -> None:
         return tile
 
     backend = TileByTile([run])
-    first = start_batch(backend, numbered(1))
-    second = start_batch(backend, numbered(2)[1:])
+    first = backend.start(numbered(1))
+    second = backend.start(numbered(2)[1:])
     assert second_began.wait(10)
     assert (first()[0, 0, 0, 0], second()[0, 0, 0, 0]) == (0, 1)
 
@@ -65,10 +66,10 @@ def test_an_engines_error_reaches_the_caller_and_the_engine_stays_usable() -> No
     assert backend.run(numbered(1)).shape == (1, 1, 4, 4)
 
 
-def test_only_backends_that_run_whole_batches_have_them_filled() -> None:
-    class Whole:
-        def run(self, batch: Tiles) -> Tiles:
-            return batch
+def test_a_batch_that_is_not_full_is_filled_only_where_tiles_share_a_batch() -> None:
+    assert Backend.fills_batches
+    assert not TileByTile([lambda tile: tile]).fills_batches
 
-    assert fills_batches(Whole())
-    assert not fills_batches(TileByTile([Whole().run]))
+
+def test_it_keeps_the_contract_of_an_engine() -> None:
+    check_backend(TileByTile([lambda tile: tile.repeat(2, 2).repeat(2, 3)] * 2), tile=4, scale=2)

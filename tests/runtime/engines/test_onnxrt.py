@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 
 from poan_runtime.engines import nvidia, onnxrt
-from poan_runtime.engines.backend import BACKENDS, BackendOptions, open_backend
+from poan_runtime.engines.backend import BACKENDS, EngineOptions, open_backend
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import find_model
 
@@ -54,7 +54,7 @@ def gpu_build(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_the_cuda_provider_is_told_not_to_use_tf32(
     device: str, nearest_x2: Path, gpu_build: list[str]
 ) -> None:
-    opened = open_backend(find_model(nearest_x2), BackendOptions(device=device))
+    opened = open_backend(find_model(nearest_x2), EngineOptions(device=device))
     providers, options, override = Session.made
     assert providers == [onnxrt.CUDA, onnxrt.CPU]
     assert options[0] == {
@@ -71,7 +71,7 @@ def test_the_cuda_provider_is_told_not_to_use_tf32(
 def test_tf32_is_off_before_any_library_of_the_gpu_loads(
     nearest_x2: Path, gpu_build: list[str]
 ) -> None:
-    options = BackendOptions(backend="onnxruntime-tensorrt")
+    options = EngineOptions(backend="onnxruntime-tensorrt")
     open_backend(find_model(nearest_x2), options)
     assert Session.made[0] == ALL
     assert Session.made[1][0]["trt_profile_opt_shapes"] == "lr:8x1x16x16"
@@ -81,7 +81,7 @@ def test_tf32_is_off_before_any_library_of_the_gpu_loads(
 def test_a_session_on_the_cpu_touches_nothing_of_the_gpu(
     nearest_x2: Path, gpu_build: list[str]
 ) -> None:
-    open_backend(find_model(nearest_x2), BackendOptions(backend="onnxruntime", device="cpu"))
+    open_backend(find_model(nearest_x2), EngineOptions(backend="onnxruntime", device="cpu"))
     assert Session.made == ([onnxrt.CPU], [{}], None)
     assert gpu_build == []
 
@@ -90,7 +90,7 @@ def test_auto_asks_the_driver_and_not_the_list_of_providers(
     nearest_x2: Path, gpu_build: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nvidia, "find_driver", lambda: None)
-    opened = open_backend(find_model(nearest_x2), BackendOptions(backend="onnxruntime"))
+    opened = open_backend(find_model(nearest_x2), EngineOptions(backend="onnxruntime"))
     assert Session.made[0] == [onnxrt.CPU]
     assert opened.device == "cpu"
     assert opened.notices == ()
@@ -102,10 +102,10 @@ def test_a_build_without_the_provider_is_told_how_to_come_by_it(
     model = find_model(nearest_x2)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [onnxrt.CPU])
     with pytest.raises(PoanError, match="uninstall -y onnxruntime onnxruntime-gpu, then pip"):
-        open_backend(model, BackendOptions(backend="onnxruntime", device="cuda"))
+        open_backend(model, EngineOptions(backend="onnxruntime", device="cuda"))
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ALL[1:])
     with pytest.raises(PoanError, match="take --backend onnxruntime"):
-        open_backend(model, BackendOptions(backend="onnxruntime-tensorrt"))
+        open_backend(model, EngineOptions(backend="onnxruntime-tensorrt"))
 
 
 def test_no_backend_names_a_provider_that_onnxruntime_does_not_ship() -> None:
@@ -159,7 +159,7 @@ def test_auto_takes_a_gpu_only_where_the_file_is_proven_on_it(
     """A pass on the CPU, in the manifest's own parity, is none on a GPU."""
 
     def runs_on(model: Any, **options: str) -> str:
-        return open_backend(model, BackendOptions(backend="onnxruntime", **options)).device
+        return open_backend(model, EngineOptions(backend="onnxruntime", **options)).device
 
     proven = judged(make_model, "pass")
     assert runs_on(proven) == "cuda:0 (a card)"
@@ -182,7 +182,7 @@ def test_what_is_not_proven_on_the_gpu_says_so_and_how_to_prove_it(
 ) -> None:
     model = find_model(nearest_x2)
     for device in ("auto", "cuda"):
-        opened = open_backend(model, BackendOptions(backend="onnxruntime", device=device))
+        opened = open_backend(model, EngineOptions(backend="onnxruntime", device=device))
         (notice,) = opened.notices
         assert "not yet compared with PyTorch by onnxruntime" in notice
         assert f"on a card; poan-run --verify --device cuda {model.path} does it" in notice
@@ -190,7 +190,7 @@ def test_what_is_not_proven_on_the_gpu_says_so_and_how_to_prove_it(
 
 def test_what_failed_on_this_gpu_does_not_run_on_it(make_model: Any, gpu_build: list[str]) -> None:
     model = judged(make_model, "fail")
-    options = BackendOptions(backend="onnxruntime", device="cuda")
+    options = EngineOptions(backend="onnxruntime", device="cuda")
     with pytest.raises(PoanError, match=r"on a card is fail; take --device cpu"):
         open_backend(model, options)
     assert open_backend(model, options, judged=False).device == "cuda:0 (a card)"

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from poan_runtime.commands.run import main
 from poan_runtime.engines import precision as cpu_precision
-from poan_runtime.engines.backend import BackendOptions, open_backend
+from poan_runtime.engines.backend import EngineOptions, open_backend
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import find_model
 from poan_runtime.models.manifest import read_manifest
@@ -38,10 +38,10 @@ def with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("with_bf16")
 def test_auto_takes_bf16_by_a_passing_verdict_and_says_so(make_model: Any) -> None:
     model = find_model(make_model(cpu_precisions=[entry()]))
-    opened = open_backend(model, BackendOptions())
+    opened = open_backend(model, EngineOptions())
     assert (opened.name, opened.precision) == ("openvino", "bf16")
     assert "bf16 passed the parity gate" in opened.reason
-    plain = open_backend(model, BackendOptions(precision="fp32"))
+    plain = open_backend(model, EngineOptions(precision="fp32"))
     assert plain.precision != "bf16"
 
 
@@ -60,10 +60,10 @@ def test_without_a_verdict_auto_stays_in_float32_and_bf16_is_refused(
 ) -> None:
     model = find_model(make_model(cpu_precisions=entries))
     for backend in ("auto", "openvino"):
-        opened = open_backend(model, BackendOptions(backend=backend))
+        opened = open_backend(model, EngineOptions(backend=backend))
         assert opened.precision in (None, "fp32")
     with pytest.raises(PoanError, match=obstacle):
-        open_backend(model, BackendOptions(precision="bf16"))
+        open_backend(model, EngineOptions(precision="bf16"))
 
 
 def test_a_cpu_without_bf16_runs_float32_with_one_line(
@@ -71,10 +71,10 @@ def test_a_cpu_without_bf16_runs_float32_with_one_line(
 ) -> None:
     monkeypatch.setattr(cpu_precision, "cpu_has_bf16", lambda: False)
     model = find_model(make_model(cpu_precisions=[entry()]))
-    opened = open_backend(model, BackendOptions(precision="bf16"))
+    opened = open_backend(model, EngineOptions(precision="bf16"))
     assert opened.precision == "fp32"
     assert opened.notices == ("this CPU has no bf16: running in float32",)
-    assert open_backend(model, BackendOptions()).notices == ()
+    assert open_backend(model, EngineOptions()).notices == ()
 
 
 @pytest.mark.usefixtures("with_bf16")
@@ -86,7 +86,7 @@ def test_verify_judges_bf16_here_and_writes_its_own_entry(make_model: Any) -> No
     old, new = read_manifest(folder).cpu_precisions
     assert (old.version, new.version) == ("2031.7.0", openvino.__version__)
     assert new.parity.verdict == "pass"
-    assert new.parity.checks[0]["tolerance"] == 8e-2
+    assert new.parity.checks[0].tolerance == 8e-2
     add_vectors(folder, tiles, 1 + tiles.repeat(2, 2).repeat(2, 3))
     assert main(["--verify", str(folder), "--precision", "bf16"]) == 3
     assert read_manifest(folder).cpu_precisions[1].parity.verdict == "fail"
@@ -106,13 +106,13 @@ def test_what_failed_when_exported_fails_still_after_verify(
     assert "psnr_loss_db 0.5 at output, when exported" in capsys.readouterr().out
     (found,) = read_manifest(folder).cpu_precisions
     assert found.parity.verdict == "fail"
-    assert [check["metric"] for check in found.parity.checks] == ["psnr_loss_db", "unit_error"]
+    assert [check.metric for check in found.parity.checks] == ["psnr_loss_db", "unit_error"]
 
 
 def add_vectors(folder: Path, tiles: Any, answers: Any) -> None:
     np.savez(folder / "vectors.npz", input_noise=tiles, output_noise=answers)
     document = json.loads((folder / "manifest.json").read_text())
-    from poan_runtime.models.manifest import sha256_of
+    from poan_runtime.files import sha256_of
 
     document["vectors"] = {"name": "vectors.npz", "sha256": sha256_of(folder / "vectors.npz")}
     (folder / "manifest.json").write_text(json.dumps(document))

@@ -11,16 +11,9 @@ import pytest
 from onnx import numpy_helper
 
 from poan_runtime.commands import run as cli
-from poan_runtime.engines.backend import OpenedBackend
-from poan_runtime.engines.verify import (
-    read_vectors,
-    relative_error,
-    run_case,
-    write_gpu_verdict,
-)
-from poan_runtime.engines.verify import (
-    verify as judge,
-)
+from poan_runtime.engines.backend import Backend, OpenedBackend
+from poan_runtime.engines.verify import read_vectors, run_case, worst_error, write_gpu_verdict
+from poan_runtime.engines.verify import verify as judge
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import find_model
 from poan_runtime.models.manifest import read_manifest
@@ -134,14 +127,14 @@ def test_vectors_of_a_wrong_shape_are_refused_with_both_shapes(
         read_vectors(read_manifest(folder), folder)
 
 
-def test_relative_error_is_the_worst_tiles_and_none_where_not_finite() -> None:
+def test_the_worst_error_is_that_of_the_worst_tile_and_none_where_not_finite() -> None:
     reference = np.float32([[[[2.0]]], [[[10.0]]]])
     answer = np.float32([[[[2.5]]], [[[11.0]]]])
-    assert relative_error(answer, reference, 1e-6) == 0.25
-    assert relative_error(np.float32([[[[1e-3]]]]), np.zeros((1, 1, 1, 1), np.float32), 0.1) == (
+    assert worst_error(answer, reference, 1e-6) == 0.25
+    assert worst_error(np.float32([[[[1e-3]]]]), np.zeros((1, 1, 1, 1), np.float32), 0.1) == (
         pytest.approx(1e-2)  # against the floor; float32 rounding of 1e-3
     )
-    assert relative_error(np.float32([[[[np.nan]]]]), reference[:1], 1e-6) is None
+    assert worst_error(np.float32([[[[np.nan]]]]), reference[:1], 1e-6) is None
 
 
 def test_scans_beside_verify_are_a_usage_error(folder: Path) -> None:
@@ -150,7 +143,7 @@ def test_scans_beside_verify_are_a_usage_error(folder: Path) -> None:
     assert usage.value.code == 2
 
 
-class Rows:
+class Rows(Backend):
     """Repeats voxels and adds to each row of a batch what it was told."""
 
     def __init__(self, *added: float) -> None:
@@ -180,9 +173,9 @@ def test_rows_of_equal_tiles_must_be_equal_and_the_worst_row_is_judged() -> None
 
 def test_a_difference_between_rows_fails_the_verdict(folder: Path) -> None:
     found = judge(find_model(folder / "engine.plan"), Rows(0.0, 1e-7))
-    differs = [check for check in found.checks if check["metric"] == "row_difference"]
-    assert [check["tolerance"] for check in differs] == [0.0]
-    assert differs[0]["value"] > 0
+    differs = [check for check in found.checks if check.metric == "row_difference"]
+    assert [check.tolerance for check in differs] == [0.0]
+    assert differs[0].value > 0
     assert found.verdict == "fail"
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import nibabel as nib
 import pytest
 
+from poan_runtime import extras
 from poan_runtime.commands import run as cli
 from poan_runtime.engines import which_file as choice
-from poan_runtime.engines.backend import BackendOptions
+from poan_runtime.engines.backend import EngineOptions
 from poan_runtime.engines.tensorrt.backend import read_plan
 from poan_runtime.engines.tensorrt.build.plan import TIES, BuiltPlan
 from poan_runtime.engines.tensorrt.check import (
@@ -95,7 +96,7 @@ def test_a_named_tensorrt_backend_is_not_replaced(
 
 
 def test_device_cpu_runs_the_onnx_file(folder: Path) -> None:
-    model = find_runnable(folder / "engine.plan", BackendOptions(device="cpu"))
+    model = find_runnable(folder / "engine.plan", EngineOptions(device="cpu"))
     assert model.path.name == "model.onnx"
     assert "the device asked for is the CPU" in model.notices[0]
 
@@ -109,9 +110,9 @@ def test_a_missing_library_runs_the_onnx_file_and_names_the_pip_command(
         "find_spec",
         lambda name: None if name == "tensorrt_rtx" else real(name),
     )
-    model = find_runnable(folder / "engine.plan", BackendOptions())
+    model = find_runnable(folder / "engine.plan", EngineOptions())
     assert model.path.name == "model.onnx"
-    assert "pip install 'poan[tensorrt-rtx-cu13]'" in model.notices[0]
+    assert extras.missing("tensorrt_rtx", "tensorrt-rtx-cu13") in model.notices[0]
 
 
 @pytest.mark.parametrize("place", [0, 40, -1])
@@ -184,9 +185,9 @@ def test_auto_never_takes_a_plan_in_eight_bits(
     cuda = pytest.importorskip("poan_runtime.engines.tensorrt.cuda", reason="needs cuda-python")
     monkeypatch.setattr(cuda, "find_gpu", lambda index=None: card())
     edit_manifest(lambda m: m["files"][PLAN]["parity"].update(verdict="pass"))
-    assert find_runnable(folder, BackendOptions()).path.name == "engine.plan"
+    assert find_runnable(folder, EngineOptions()).path.name == "engine.plan"
     edit_manifest(lambda m: m["files"][PLAN].update(precision="int8"))
-    assert find_runnable(folder, BackendOptions()).path.name == "model.onnx"
+    assert find_runnable(folder, EngineOptions()).path.name == "model.onnx"
 
 
 def test_the_bytes_that_were_hashed_are_those_that_are_loaded(folder: Path) -> None:
@@ -292,7 +293,7 @@ def test_a_folder_runs_its_plan_only_where_it_fits_and_is_proven(
     def runs(capability: str, **options: str) -> str:
         here = card(compute_capability=capability)
         monkeypatch.setattr(cuda, "find_gpu", lambda index=None: here)
-        return find_runnable(folder, BackendOptions(**options)).path.name
+        return find_runnable(folder, EngineOptions(**options)).path.name
 
     assert runs("8.6") == "model.onnx"  # parity is pending
     edit_manifest(lambda m: m["files"][PLAN]["parity"].update(verdict="pass"))

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from poan_runtime.commands import run as cli
-from poan_runtime.report.explain import overlap_share
-from poan_runtime.tiles.layout import plan_slices
+from poan_runtime.report.explain import RepeatVoxels, overlap_share
+from poan_runtime.tiles.layout import lay_out
+from tests.runtime.engines.conformance import check_backend
 
 PARTS = {"backbone": 0.75, "tail": 0.25}
 
@@ -69,6 +70,29 @@ def test_it_says_engine_tiles_and_work_and_writes_no_scan(
 
 def test_overlap_and_padding_are_counted_as_work() -> None:
     sizes = {"scale": 2, "halo": 0, "overlap": 0, "batch": 1, "best_batch": 1, "most_batch": 1}
-    assert overlap_share(plan_slices(32, 32, 1, tile=16, **sizes)) == 0
-    assert overlap_share(plan_slices(24, 32, 1, tile=16, **sizes)) == 0.25
-    assert overlap_share(plan_slices(8, 8, 1, tile=16, **sizes)) == 0.75
+    assert overlap_share(lay_out(32, 32, 1, tile=16, **sizes)) == 0
+    assert overlap_share(lay_out(24, 32, 1, tile=16, **sizes)) == 0.25
+    assert overlap_share(lay_out(8, 8, 1, tile=16, **sizes)) == 0.75
+
+
+def test_the_network_that_costs_nothing_keeps_the_contract_of_an_engine() -> None:
+    check_backend(RepeatVoxels(3), tile=4, scale=3)
+
+
+def test_signed_zeros_and_many_constants_are_counted_as_a_run_counts_them(
+    make_model: Any, make_scan: Any, tmp_path: Path
+) -> None:
+    signs = np.where(np.arange(16) % 2, np.float32(0.0), np.float32(-0.0))
+    data = np.zeros((16, 16, 8 + 100), np.float32)
+    data[..., :8] = signs[:, None, None]  # equal values, not one bit pattern: these tiles run
+    data[..., 8:] = np.arange(1, 101)  # more constants than a run keeps answers for
+    data = np.concatenate([data, data], axis=2)
+    scan = make_scan("zeros.nii", data=data, dtype="<f4")
+    plan, report = tmp_path / "plan.json", tmp_path / "report.json"
+    named = [str(make_model()), str(scan)]
+    assert cli.main(["--explain", *named, "--report", str(plan)]) == 0
+    assert cli.main([*named, "-o", str(tmp_path / "sr.nii"), "--report", str(report)]) == 0
+    (foreseen,) = json.loads(plan.read_text())["scans"]
+    (ran,) = json.loads(report.read_text())["scans"]
+    assert foreseen["tiles"]["to_run"] == ran["tiles"]["run"]
+    assert ran["tiles"]["run"] > 100

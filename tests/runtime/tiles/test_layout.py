@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from poan_runtime.tiles.layout import (
     SLAB_BYTES,
     cheapest_overlap,
-    plan_axis,
-    plan_slices,
+    lay_out,
+    lay_out_axis,
     reflected_index,
     tile_starts,
 )
@@ -27,7 +27,7 @@ def layouts(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
 @given(layouts())
 def test_weights_sum_to_one_everywhere(layout: tuple[int, int, int, int, int]) -> None:
     extent, tile, halo, overlap, scale = layout
-    axis = plan_axis(extent, tile, halo, overlap, scale)
+    axis = lay_out_axis(extent, tile, halo, overlap, scale)
     total = np.zeros(scale * len(axis.index))
     for start, weights in zip(axis.starts, axis.weights, strict=True):
         assert (weights >= 0).all()
@@ -41,7 +41,7 @@ def test_a_halo_that_faces_a_neighbour_has_no_weight(
     layout: tuple[int, int, int, int, int],
 ) -> None:
     extent, tile, halo, overlap, scale = layout
-    axis = plan_axis(extent, tile, halo, overlap, scale)
+    axis = lay_out_axis(extent, tile, halo, overlap, scale)
     for index, weights in enumerate(axis.weights):
         if index > 0:
             assert (weights[: scale * halo] == 0).all()
@@ -76,13 +76,13 @@ def test_tiles_that_do_not_fit_are_refused(extent: int, tile: int, overlap: int)
 
 def test_the_plan_fills_its_batches_and_bounds_its_slabs() -> None:
     sizes = {"tile": 48, "scale": 2, "halo": 2, "overlap": 6, "best_batch": 8, "most_batch": 32}
-    plan = plan_slices(512, 512, 400, batch=None, **sizes)
+    plan = lay_out(512, 512, 400, batch=None, **sizes)
     assert (plan.tiles_per_slice, plan.rows.overlap) == (13 * 13, 5)
     assert plan.slab * 4 * 1024**2 <= SLAB_BYTES
     assert plan.batch <= 8
-    single = plan_slices(60, 48, 1, batch=None, **sizes)
+    single = lay_out(60, 48, 1, batch=None, **sizes)
     assert (single.tiles_per_slice, single.batch, single.slab) == (2, 2, 1)
-    assert plan_slices(60, 48, 1, batch=5, **sizes).batch == 5
+    assert lay_out(60, 48, 1, batch=5, **sizes).batch == 5
 
 
 @given(layouts(), st.integers(0, 24))
@@ -105,7 +105,7 @@ def test_the_overlap_shrinks_only_where_that_saves_a_tile(
 
 def test_a_slice_of_the_papers_size_takes_four_tiles_unless_the_overlap_is_given() -> None:
     sizes = {"tile": 64, "scale": 2, "halo": 2, "overlap": 6, "best_batch": 8, "most_batch": 32}
-    plan = plan_slices(120, 120, 96, batch=None, **sizes)
+    plan = lay_out(120, 120, 96, batch=None, **sizes)
     assert (plan.tiles_per_slice, plan.rows.starts, plan.rows.overlap) == (4, [0, 56], 4)
-    exact = plan_slices(120, 120, 96, batch=None, least_overlap=6, **sizes)
+    exact = lay_out(120, 120, 96, batch=None, least_overlap=6, **sizes)
     assert (exact.tiles_per_slice, exact.rows.overlap) == (9, 6)

@@ -1,5 +1,6 @@
 """Slabs through networks: identity, halos, constant tiles, self-ensemble."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -7,15 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from poan_runtime.engines.backend import Backend
+from poan_runtime.engines.cores import TileByTile
 from poan_runtime.errors import PoanError
 from poan_runtime.tiles.ensemble import SelfEnsemble
-from poan_runtime.tiles.layout import Plan, plan_slices
-from poan_runtime.tiles.run import MOST_CONSTANTS, SliceRunner, Stages, run_volume
+from poan_runtime.tiles.layout import Layout, lay_out
+from poan_runtime.tiles.run import MOST_CONSTANTS, SliceRunner, Timings, run_volume
+from tests.runtime.engines.conformance import check_backend
 
 Array = np.ndarray
 
 
-class Repeat:
+class Repeat(Backend):
     """Repeats each voxel ``scale`` times: the identity of super-resolution."""
 
     def __init__(self, scale: int) -> None:
@@ -27,7 +31,7 @@ class Repeat:
         return batch.repeat(self.scale, 2).repeat(self.scale, 3)
 
 
-class Blur:
+class Blur(Backend):
     """Sum of the 3x3 zero-padded neighbourhood, then repeated: the border of a tile is wrong."""
 
     def __init__(self, scale: int) -> None:
@@ -48,8 +52,8 @@ def plan(
     halo: int = 0,
     overlap: int = 0,
     batch: int = 3,
-) -> Plan:
-    return plan_slices(
+) -> Layout:
+    return lay_out(
         shape[1],
         shape[2],
         shape[0],
@@ -63,13 +67,13 @@ def plan(
     )
 
 
-def run(backend: Any, slab: Array, layout: Plan, skip: bool = True, scale: float = 1.0) -> Array:
-    runner = SliceRunner(backend=backend, plan=layout, skip=skip, stages=Stages())
-    return runner.run(slab, scale, lambda count: None)
+def run(backend: Any, slab: Array, layout: Layout, skip: bool = True, scale: float = 1.0) -> Array:
+    runner = SliceRunner(backend=backend, layout=layout, skip=skip, timings=Timings())
+    return runner.run(slab, scale)
 
 
 @st.composite
-def layouts(draw: st.DrawFn) -> tuple[Array, Plan]:
+def layouts(draw: st.DrawFn) -> tuple[Array, Layout]:
     """A slab and a plan for it."""
     tile = draw(st.integers(1, 12))
     halo = draw(st.integers(0, (tile - 1) // 2))
@@ -84,7 +88,7 @@ def layouts(draw: st.DrawFn) -> tuple[Array, Plan]:
 
 @given(layouts(), st.booleans(), st.sampled_from([1.0, 300.0]))
 def test_an_identity_network_returns_the_volume_through_any_tiling(
-    layout: tuple[Array, Plan], skip: bool, scale: float
+    layout: tuple[Array, Layout], skip: bool, scale: float
 ) -> None:
     slab, its_plan = layout
     out = run(Repeat(its_plan.scale), slab, its_plan, skip, scale)
@@ -94,7 +98,7 @@ def test_an_identity_network_returns_the_volume_through_any_tiling(
 
 
 @given(layouts())
-def test_skipping_constant_tiles_changes_no_bit(layout: tuple[Array, Plan]) -> None:
+def test_skipping_constant_tiles_changes_no_bit(layout: tuple[Array, Layout]) -> None:
     slab, its_plan = layout
     skipped = run(Blur(its_plan.scale), slab, its_plan, skip=True)
     ran = run(Blur(its_plan.scale), slab, its_plan, skip=False)
@@ -105,17 +109,34 @@ def test_a_constant_is_run_once_and_other_tiles_fill_the_batches() -> None:
     slab = np.zeros((4, 16, 16), np.float32)
     slab[3, :8] = np.random.default_rng(0).normal(size=(8, 16))
     backend = Repeat(2)
-    stages = Stages()
+    timings = Timings()
     runner = SliceRunner(
-        backend=backend, plan=plan(slab.shape, tile=4, batch=5), skip=True, stages=stages
+        backend=backend, layout=plan(slab.shape, tile=4, batch=5), skip=True, timings=timings
     )
-    finished: list[int] = []
-    runner.run(slab, 1.0, finished.append)
-    assert (stages.tiles_run, stages.tiles_skipped) == (8 + 1, 64 - 9)
+    runner.run(slab, 1.0)
+    assert (timings.tiles_run, timings.tiles_skipped) == (8 + 1, 64 - 9)
     assert backend.batches == [5, 5]
-    assert sum(finished) == 64
-    runner.run(np.zeros_like(slab), 1.0, finished.append)
-    assert stages.tiles_run == 9
+    runner.run(np.zeros_like(slab), 1.0)
+    assert timings.tiles_run == 9
+
+
+@given(layouts(), st.integers(1, 3), st.booleans())
+def test_counting_tells_what_a_run_would_do(
+    layout: tuple[Array, Layout], slabs: int, skip: bool
+) -> None:
+    slab, its_layout = layout
+    slab[-1, :, :2] = np.where(slab[-1, :, :2] > 0, 0.0, -0.0)
+    parts = [slab] * slabs
+    timings = Timings()
+    ran = SliceRunner(
+        backend=Repeat(its_layout.scale), layout=its_layout, skip=skip, timings=timings
+    )
+    counted = dataclasses.replace(ran, timings=Timings(), answers={})
+    foreseen = sum(int(counted.count(part, 1.0).to_run.sum()) for part in parts)
+    for part in parts:
+        ran.run(part, 1.0)
+    assert foreseen == timings.tiles_run
+    assert counted.timings.tiles_run == 0
 
 
 def test_minus_zero_is_a_constant_of_its_own() -> None:
@@ -169,7 +190,7 @@ def test_skipping_changes_no_bit_where_a_lone_tile_is_answered_differently(batch
     assert skipped.tobytes() == run(OddOnes(2), slab, layout, skip=False).tobytes()
 
 
-class Answers:
+class Answers(Backend):
     """Answers always the same."""
 
     def __init__(self, answer: Array) -> None:
@@ -193,7 +214,7 @@ def test_an_answer_of_nan_or_of_another_shape_is_refused(answer: Array, message:
         run(Answers(answer), slab, plan(slab.shape, tile=4))
 
 
-class Lopsided:
+class Lopsided(Backend):
     """Weighs rows and columns differently, so that each of the eight views answers otherwise."""
 
     def run(self, batch: Array) -> Array:
@@ -218,7 +239,22 @@ def test_the_self_ensemble_is_the_mean_over_the_eight_views() -> None:
     assert np.abs(out - Lopsided().run(batch)).max() > 1
 
 
-class Linear:
+@pytest.mark.parametrize("grid", ["centre", "kspace"])
+def test_the_self_ensemble_keeps_the_contract_of_an_engine(grid: Any) -> None:
+    check_backend(SelfEnsemble(Blur(2), 2, grid), tile=6, scale=2)
+
+
+def test_the_self_ensemble_closes_its_engine_and_fills_batches_as_it_does() -> None:
+    inner = TileByTile([Repeat(2).run])
+    closed = []
+    inner.close = lambda: closed.append(True)  # type: ignore[method-assign]
+    ensemble = SelfEnsemble(inner, 2, "centre")
+    assert not ensemble.fills_batches
+    ensemble.close()
+    assert closed == [True]
+
+
+class Linear(Backend):
     """Linear interpolation at ``offset + j / scale``, extrapolated at the ends."""
 
     def __init__(self, scale: int, offset: float) -> None:
@@ -247,44 +283,32 @@ def test_the_self_ensemble_keeps_a_ramp_where_it_is_on_its_grid(grid: Any, offse
         assert np.abs(displaced - network.run(ramp)).max() > 0.3
 
 
-def test_slabs_are_read_and_written_once_and_in_order() -> None:
+def test_slabs_are_read_once_and_come_in_order() -> None:
     volume = np.random.default_rng(0).normal(size=(7, 5, 5)).astype(np.float32)
     layout = plan(volume.shape, tile=4)
-    layout = Plan(**{**vars(layout), "slab": 3})
-    runner = SliceRunner(backend=Repeat(2), plan=layout, skip=True, stages=Stages())
+    layout = Layout(**{**vars(layout), "slab": 3})
+    runner = SliceRunner(backend=Repeat(2), layout=layout, skip=True, timings=Timings())
     reads: list[tuple[int, int]] = []
-    parts: list[tuple[int, Array]] = []
 
     def read(start: int, stop: int) -> Array:
         reads.append((start, stop))
         return volume[start:stop]
 
-    def write(start: int, coarse: Array, fine: Array) -> None:
-        parts.append((start, fine))
-
-    run_volume(runner, slices=7, scale=1.0, read=read, write=write, advance=lambda count: None)
+    slabs = list(run_volume(runner, slices=7, unit=1.0, read=read))
     assert reads == [(0, 3), (3, 6), (6, 7)]
-    assert [start for start, _ in parts] == [0, 3, 6]
-    out = np.concatenate([part for _, part in parts])
+    assert [start for start, _, _ in slabs] == [0, 3, 6]
+    assert np.array_equal(np.concatenate([lr for _, lr, _ in slabs]), volume)
+    out = np.concatenate([sr for _, _, sr in slabs])
     np.testing.assert_allclose(out, volume.repeat(2, 1).repeat(2, 2), rtol=8 * 6e-8)
 
 
-@pytest.mark.parametrize("stage", ["read", "write"])
-def test_an_error_of_the_reader_or_the_writer_ends_the_run(stage: str) -> None:
-    slab = np.ones((1, 4, 4), np.float32)
+def test_an_error_of_the_reader_ends_the_run() -> None:
     runner = SliceRunner(
-        backend=Repeat(2), plan=plan(slab.shape, tile=4), skip=True, stages=Stages()
+        backend=Repeat(2), layout=plan((1, 4, 4), tile=4), skip=True, timings=Timings()
     )
 
-    def fail(*_: Any) -> Array:
-        raise PoanError(f"{stage} failed")
+    def fail(start: int, stop: int) -> Array:
+        raise PoanError("read failed")
 
-    with pytest.raises(PoanError, match=f"{stage} failed"):
-        run_volume(
-            runner,
-            slices=1,
-            scale=1.0,
-            read=fail if stage == "read" else lambda start, stop: slab,
-            write=fail,  # type: ignore[arg-type]
-            advance=lambda count: None,
-        )
+    with pytest.raises(PoanError, match="read failed"):
+        list(run_volume(runner, slices=1, unit=1.0, read=fail))

@@ -13,13 +13,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from poan_runtime import extras
 from poan_runtime.engines.nvidia import fitting_extra
 from poan_runtime.engines.tensorrt.build.log import read_build_log
-from poan_runtime.engines.backend import installed
 from poan_runtime.engines.tensorrt.library import MODULES, Flavour
 from poan_runtime.errors import PoanError
-from poan_runtime.files import cache_folder
-from poan_runtime.models.manifest import BatchRange, sha256_of
+from poan_runtime.files import cache_folder, sha256_of
+from poan_runtime.models.fields import Json
+from poan_runtime.models.manifest import (
+    PENDING,
+    BatchRange,
+    Engine,
+    ModelFile,
+    Precision,
+)
 
 if TYPE_CHECKING:  # cuda-python is an extra
     from poan_runtime.engines.tensorrt.cuda import Gpu
@@ -49,7 +56,7 @@ class Order:
     onnx: Path
     plan: Path
     flavour: Flavour
-    precision: str
+    precision: Precision
     islands: tuple[str, ...]
     batch: BatchRange
     sms: tuple[str, ...] = ()
@@ -65,31 +72,31 @@ class BuiltPlan:
     version: str
     compute_capabilities: tuple[str, ...]
     builder_flags: tuple[str, ...]
-    gpu: Mapping[str, Any] | None
+    gpu: Json | None
     """What ties a plan of `tensorrt` to the GPU that it was built on."""
     report: Mapping[str, Any]
 
-    def manifest_entry(self, parity: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The entry for ``files``; parity is pending unless it was run."""
+    def manifest_entry(self) -> ModelFile:
+        """The entry for ``files``; its parity is pending."""
         order = self.order
-        return {
-            "name": order.plan.name,
-            "kind": "plan",
-            "precision": order.precision,
-            "islands": list(order.islands),
-            "sha256": sha256_of(order.plan),
-            "engine": {
-                "flavour": order.flavour,
-                "version": self.version,
-                "compute_capabilities": list(self.compute_capabilities),
-                "builder_flags": list(self.builder_flags),
-                "source_onnx_sha256": sha256_of(order.onnx),
-                "profile": dataclasses.asdict(order.batch),
-                "report": dict(self.report),
-                **({} if self.gpu is None else {"gpu": dict(self.gpu)}),
-            },
-            "parity": dict(parity or {"verdict": "pending", "checks": []}),
-        }
+        return ModelFile(
+            name=order.plan.name,
+            kind="plan",
+            precision=order.precision,
+            islands=order.islands,
+            sha256=sha256_of(order.plan),
+            engine=Engine(
+                flavour=order.flavour,
+                version=self.version,
+                compute_capabilities=self.compute_capabilities,
+                builder_flags=self.builder_flags,
+                source_onnx_sha256=sha256_of(order.onnx),
+                profile=order.batch,
+                report=self.report,
+                gpu=self.gpu,
+            ),
+            parity=PENDING,
+        )
 
 
 def targets(precision: str, asked: str | None = None) -> list[tuple[str, ...]]:
@@ -174,7 +181,7 @@ def gpu_here() -> tuple[str | None, str]:
 def choose_flavour(asked: str) -> tuple[Flavour | None, str]:
     """The flavour that ``--engine`` means on this machine, and why; None where auto finds none."""
     if asked in MODULES:
-        with installed(MODULES[asked], asked):
+        with extras.needs(MODULES[asked], fitting_extra(asked)):
             if importlib.util.find_spec(MODULES[asked]) is None:
                 raise ModuleNotFoundError(name=MODULES[asked])
         here, found = gpu_here()
@@ -192,7 +199,7 @@ def choose_flavour(asked: str) -> tuple[Flavour | None, str]:
     if importlib.util.find_spec("tensorrt_rtx") is not None:
         return "tensorrt-rtx", f"tensorrt-rtx builds ahead of time ({found})"
     return None, (
-        f"no TensorRT here, so no plan; for one: pip install 'poan[{fitting_extra('tensorrt-rtx')}]'"
+        f"no TensorRT here, so no plan; for one: {extras.command(fitting_extra('tensorrt-rtx'))}"
     )
 
 
@@ -210,7 +217,7 @@ def build_plan(order: Order) -> BuiltPlan:
             "plan": str(order.plan),
             "flavour": order.flavour,
             "sms": list(order.sms),
-            "batch": dataclasses.asdict(order.batch),
+            "batch": order.batch.json(),
             "timing_cache": timings,
             "facts": str(files["facts.json"]),
             "error": str(files["error.txt"]),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from poan_runtime.commands import bench as bench_cli
 from poan_runtime.commands import run as cli
-from poan_runtime.engines.backend import BackendOptions, open_backend, start_batch
+from poan_runtime.engines.backend import EngineOptions, open_backend
 from poan_runtime.engines.tensorrt.backend import read_plan
 from poan_runtime.engines.tensorrt.build.judge import gate_plans
 from poan_runtime.engines.tensorrt.build.plan import SMS, build_plan, compute_capability
@@ -47,13 +47,13 @@ def plan(flavour: str, gpu: str, folder: Path, edit_manifest: Edit) -> Path:
     """The export of conftest.py with a plan for this GPU in place of its own."""
     sms = (gpu.replace(".", ""),) if flavour == "tensorrt-rtx" else ()
     built = build_plan(order_for(folder / "model.fp16.onnx", flavour=flavour, sms=sms))
-    edit_manifest(lambda m: m["files"].__setitem__(PLAN, built.manifest_entry()))
+    edit_manifest(lambda m: m["files"].__setitem__(PLAN, built.manifest_entry().json()))
     return folder / "engine.plan"
 
 
 @pytest.fixture
 def engine(plan: Path) -> Iterator[Any]:
-    opened = open_backend(find_model(plan), BackendOptions(device="cuda"))
+    opened = open_backend(find_model(plan), EngineOptions(device="cuda"))
     yield opened.backend
     opened.backend.close()  # type: ignore[attr-defined]
 
@@ -80,7 +80,7 @@ def test_changing_the_batch_changes_the_graph_and_not_the_answer(engine: Any) ->
 
 def test_two_batches_under_way_keep_their_answers(engine: Any) -> None:
     first, second = tiles(2, 1), tiles(3, 2)
-    waits = [start_batch(engine, first), start_batch(engine, second)]
+    waits = [engine.start(first), engine.start(second)]
     assert near(waits[0](), first)
     assert near(waits[1](), second)
 
@@ -109,7 +109,7 @@ def test_closing_gives_the_memory_back(plan: Path) -> None:
     from poan_runtime.engines.tensorrt import cuda
 
     def once() -> int:
-        opened = open_backend(find_model(plan), BackendOptions(device="cuda"))
+        opened = open_backend(find_model(plan), EngineOptions(device="cuda"))
         opened.backend.run(tiles(2))
         opened.backend.close()  # type: ignore[attr-defined]
         del opened
@@ -135,7 +135,7 @@ def test_compiled_kernels_are_kept_in_the_users_cache(
         pytest.skip("tensorrt compiles when it builds")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for _ in range(2):
-        opened = open_backend(find_model(plan), BackendOptions(device="cuda"))
+        opened = open_backend(find_model(plan), EngineOptions(device="cuda"))
         assert near(opened.backend.run(tiles(2)), tiles(2))
         opened.backend.close()  # type: ignore[attr-defined]
         (kept,) = (tmp_path / "cache" / "poan").glob("*.kernels")
@@ -161,7 +161,7 @@ def test_the_exporters_gate_judges_the_engine_and_finds_a_wrong_one(
     onnx.save(residual_graph(np.float16, seed=1), plan.parent / "model.fp16.onnx")
     sms = (gpu.replace(".", ""),) if flavour == "tensorrt-rtx" else ()
     other = build_plan(order_for(plan.parent / "model.fp16.onnx", flavour=flavour, sms=sms))
-    edit_manifest(lambda m: m["files"].__setitem__(PLAN, other.manifest_entry()))
+    edit_manifest(lambda m: m["files"].__setitem__(PLAN, other.manifest_entry().json()))
     assert gate_plans(plan.parent, [plan.name], print_nothing) == ["engine.plan"]
 
 
@@ -195,7 +195,7 @@ def test_an_engine_works_in_the_context_that_pycuda_made(plan: Path, gpu: str) -
     driver.init()
     context = driver.Device(0).make_context()
     try:
-        opened = open_backend(find_model(plan), BackendOptions(device="cuda"))
+        opened = open_backend(find_model(plan), EngineOptions(device="cuda"))
         memory = driver.to_device(np.arange(4, dtype=np.float32))
         assert near(opened.backend.run(tiles(2)), tiles(2))
         found = driver.from_device(memory, (4,), np.float32)  # the host's context is intact
@@ -218,7 +218,7 @@ def test_onnxruntimes_providers_answer_as_the_cpu_does(
     onnxruntime = pytest.importorskip("onnxruntime")
     if provider not in onnxruntime.get_available_providers():
         pytest.skip(f"this onnxruntime has no {provider}")
-    options = BackendOptions(backend=backend, device="cuda")
+    options = EngineOptions(backend=backend, device="cuda")
     opened = open_backend(find_model(folder / "model.onnx"), options)
     assert opened.device == "cuda:0"
     assert near(opened.backend.run(tiles(3)), tiles(3))

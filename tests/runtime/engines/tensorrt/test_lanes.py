@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 pytest.importorskip("cuda.bindings", reason="needs cuda-python")
 
-from poan_runtime.engines.backend import start_batch
+from poan_runtime.engines.backend import LANES
 from poan_runtime.engines.tensorrt import cuda
-from poan_runtime.engines.tensorrt.backend import LANES, TensorRTBackend
+from poan_runtime.engines.tensorrt.backend import TensorRTBackend
 from poan_runtime.engines.tensorrt.lanes import Lane, Ports
 from poan_runtime.errors import PoanError
+from tests.runtime.engines.conformance import check_backend
 
 TILE, BATCH = 4, 3
 SCRATCH = 640
@@ -205,7 +206,7 @@ def test_the_engine_sees_full_batches_alone(host: None) -> None:
 def test_two_batches_under_way_keep_their_answers(host: None) -> None:
     engine = backend()
     first, second = tiles(2, seed=1), tiles(3, seed=2)
-    waits = [start_batch(engine, first), start_batch(engine, second)]
+    waits = [engine.start(first), engine.start(second)]
     assert np.array_equal(waits[0](), fine(first))
     assert np.array_equal(waits[1](), fine(second))
 
@@ -219,13 +220,8 @@ def test_more_batches_than_lanes_are_started_and_none_is_lost(host: None) -> Non
         assert np.array_equal(wait(), fine(batch))
 
 
-def test_an_answer_is_not_overwritten_by_the_next(host: None) -> None:
-    engine = backend()
-    first = engine.run(tiles(1, seed=1))
-    kept = first.copy()
-    for seed in range(2, 6):
-        engine.run(tiles(1, seed=seed))
-    assert np.array_equal(first, kept)
+def test_it_keeps_the_contract_of_an_engine(host: None) -> None:
+    check_backend(backend(), tile=TILE, scale=2)
 
 
 def test_a_graph_is_captured_once_after_a_first_run(host: None) -> None:

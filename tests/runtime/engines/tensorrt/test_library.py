@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from poan_runtime import extras
 from poan_runtime.engines.tensorrt import library as tensorrt_library
 from poan_runtime.engines.tensorrt.build.plan import BuiltPlan
 from poan_runtime.engines.tensorrt.check import HEADER_BYTES, REMEDIES, diagnostics
@@ -141,9 +142,8 @@ def test_a_library_that_is_missing_names_the_pip_command(monkeypatch: pytest.Mon
     monkeypatch.setitem(tensorrt_library.MODULES, "tensorrt", "tensorrt_that_is_not_there")
     with pytest.raises(PoanError) as refusal:
         load_library("tensorrt")
-    assert str(refusal.value) == (
-        "tensorrt_that_is_not_there is missing; run: pip install 'poan[tensorrt-cu13]'"
-    )
+    command = extras.command("tensorrt-cu13")
+    assert str(refusal.value) == f"tensorrt_that_is_not_there is missing; run: {command}"
 
 
 def test_one_library_and_one_logger_per_process() -> None:

@@ -1,6 +1,7 @@
 """Reading scans: every type, order and layout, and every way to be broken."""
 
 import gzip
+import hashlib
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poan_runtime import geometry
 from poan_runtime.errors import PoanError
+from poan_runtime.geometry import Geometry, spatial_shape
 from poan_runtime.images.nifti.header import parse_header, upscaled_header
-from poan_runtime.images.nifti.read import open_scan, read_volume, sha256_of_scan
+from poan_runtime.images.nifti.read import open_scan
+from poan_runtime.images.stored import stored_as
+from poan_runtime.images.volume import read_volume
+from tests.runtime.images.conformance import check_source
 
 DTYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"]
 OFFSET_OF = {"dim": 40, "datatype": 70, "pixdim": 76, "vox_offset": 108, "scl_slope": 112}
@@ -74,7 +78,8 @@ def test_pairs_are_read_from_either_file(make_scan: Any, name: str, kind: Any) -
     volume = read_volume(path)
     assert np.array_equal(volume.data, np.asarray(nib.load(path).dataobj))
     np.testing.assert_allclose(volume.affine, nib.load(path).affine, atol=1e-6)
-    assert len(sha256_of_scan(path)) == 2
+    with open_scan(path) as scan:
+        assert len(scan.sha256()) == 2
 
 
 def test_an_analyze_header_is_read_with_a_warning(make_scan: Any) -> None:
@@ -97,7 +102,7 @@ def test_ranks_two_to_five_are_read(make_scan: Any, shape: tuple[int, ...]) -> N
     path = make_scan(shape=shape)
     with open_scan(path) as scan:
         assert scan.header.shape == shape
-        assert scan.header.volume_shape == geometry.spatial_shape(shape)
+        assert scan.header.volume_shape == spatial_shape(shape)
 
 
 @pytest.mark.parametrize(
@@ -284,17 +289,10 @@ def test_any_damaged_header_works_or_is_one_line(
     message = ""
     try:
         with open_scan(path) as scan:
-            axis = geometry.slice_axis(scan.header.affine, scan.header.shape)
-            scan.read_slices(axis, 0, 1)
-            start = upscaled_header(
-                scan.header,
-                scale=2,
-                axis=axis,
-                grid="centre",
-                dtype=scan.header.dtype,
-                note="poan",
-                path=Path("out.nii"),
-            )
+            lies = Geometry.derive(scan.shape, scan.affine, scale=2, grid="centre")
+            scan.read_slices(lies.axis, 0, 1)
+            stored = stored_as(scan.dtype, scan.header.slope, scan.header.inter)
+            start = upscaled_header(scan.header, lies, stored, note="poan", path=Path("out.nii"))
             assert parse_header(start, path, detached=False).offset == len(start)
     except PoanError as error:
         message = str(error)
@@ -315,3 +313,43 @@ def test_a_temporary_folder_that_cannot_be_written_is_one_line(
     path = make_scan()
     with pytest.raises(PoanError, match="cannot write a temporary file: No such file"):
         open_scan(path, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.hdr"])
+def test_the_source_keeps_the_contract(make_scan: Any, name: str) -> None:
+    kind = nib.Nifti1Pair if name.endswith(".hdr") else nib.Nifti1Image
+    path = make_scan(name, shape=(7, 6, 5, 2), kind=kind)
+    expected = np.asarray(nib.load(path).dataobj).astype(np.float32)
+    check_source(open_scan(path), expected)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.img.gz"])
+def test_a_hash_taken_while_unpacking_is_that_of_the_file(make_scan: Any, name: str) -> None:
+    path = make_scan(name, kind=nib.Nifti1Pair if ".img" in name else nib.Nifti1Image)
+    with open_scan(path, hashed=True) as scan:
+        found = scan.sha256()
+    with open_scan(path) as scan:
+        assert found == scan.sha256()
+    assert found[name] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_packed_file_is_read_once_for_voxels_and_hash(
+    make_scan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_scan("a.nii.gz")
+    with open_scan(path, hashed=True) as scan:
+        monkeypatch.setattr("poan_runtime.images.nifti.read.sha256_of", None)  # would be called
+        assert len(scan.sha256()) == 1
+
+
+def test_a_header_is_parsed_once(make_scan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = []
+
+    def count(*args: Any, **options: Any) -> Any:
+        parsed.append(args)
+        return parse_header(*args, **options)
+
+    monkeypatch.setattr("poan_runtime.images.nifti.header.parse_header", count)
+    for name in ("a.nii", "a.nii.gz"):
+        open_scan(make_scan(name)).close()
+    assert len(parsed) == 2

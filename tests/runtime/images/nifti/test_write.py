@@ -1,20 +1,28 @@
 """Outputs that appear whole or not at all."""
 
+import contextlib
+import dataclasses
 import errno
 import gzip
 import io
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from poan_runtime.errors import PoanError
+from poan_runtime.files import WholeFile
+from poan_runtime.geometry import Geometry
 from poan_runtime.images.nifti import gzip as deflate
 from poan_runtime.images.nifti.gzip import GzipWriter
-from poan_runtime.images.nifti.write import VolumeWriter, WholeFile, to_stored
+from poan_runtime.images.nifti.header import plain_header
+from poan_runtime.images.nifti.write import NiftiSink
+from poan_runtime.images.stored import stored_as, to_stored
+from tests.runtime.images.conformance import SHAPE, check_sink
 
 
 @given(
@@ -73,10 +81,22 @@ class FullDisk(io.BytesIO):
         return super().write(data)
 
 
-def writer(target: Path, axis: int = 2, dtype: str = "<i2", **changes: Any) -> VolumeWriter:
-    return VolumeWriter(
-        target, b"header", shape=(4, 6, 5), axis=axis, dtype=np.dtype(dtype), **changes
-    )
+def geometry(axis: int = 2, volumes: int = 1) -> Geometry:
+    """4x6x5 voxels that stay as many."""
+    shape = (4, 6, 5, volumes)
+    return Geometry.derive(shape, np.eye(4), scale=1, grid="centre", axis=axis)
+
+
+def sink(target: Path, dtype: str = "<i2", shape: tuple[int, ...] = (4, 6, 5)) -> NiftiSink:
+    header = plain_header(shape, np.dtype(dtype).newbyteorder("="), np.eye(4))
+    return NiftiSink(target, dataclasses.replace(header, dtype=np.dtype(dtype)), note="poan")
+
+
+def write_all(out: NiftiSink, axis: int, slices: Any) -> None:
+    with contextlib.closing(out):
+        out.begin(geometry(axis))
+        out.write(0, 0, slices)
+        out.finish()
 
 
 @pytest.mark.parametrize("room", [0, 20, 100])
@@ -93,8 +113,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     monkeypatch.setattr(Path, "open", opened)
     noise = np.random.default_rng(0).normal(0, 9999, (5, 4, 6)).astype(np.float32)
     message = rf"{name}: cannot be written: No space left"
-    with pytest.raises(PoanError, match=message), writer(tmp_path / name) as out:
-        out.write(noise)
+    with pytest.raises(PoanError, match=message):
+        write_all(sink(tmp_path / name), 2, noise)
     assert [*tmp_path.iterdir()] == []
 
 
@@ -105,8 +125,8 @@ def test_a_full_temporary_folder_is_one_line_and_leaves_nothing(
         "poan_runtime.images.nifti.write.temporary_file", lambda scratch: FullDisk(10)
     )
     message = "cannot write a temporary file: No space left"
-    with pytest.raises(PoanError, match=message), writer(tmp_path / "out.nii", axis=0) as out:
-        out.write(np.zeros((4, 6, 5), np.float32))
+    with pytest.raises(PoanError, match=message):
+        write_all(sink(tmp_path / "out.nii"), 0, np.zeros((4, 6, 5), np.float32))
     assert [*tmp_path.iterdir()] == []
 
 
@@ -117,14 +137,72 @@ def test_slabs_across_any_axis_end_up_in_file_order(
 ) -> None:
     monkeypatch.setattr("poan_runtime.images.nifti.write.ASSEMBLY_BYTES", 100)
     volumes = np.random.default_rng(0).integers(0, 200, (2, 4, 6, 5)).astype(np.float32)
-    with writer(tmp_path / "out.nii.gz", axis, dtype) as out:
-        for volume in volumes:
+    out = sink(tmp_path / "out.nii.gz", dtype)
+    with contextlib.closing(out):
+        out.begin(geometry(axis, volumes=2))
+        for index, volume in enumerate(volumes):
             slices = np.moveaxis(volume, axis, 0)
-            out.write(slices[:3])
-            out.write(slices[3:])
+            out.write(index, 0, slices[:3])
+            out.write(index, 3, slices[3:])
+        out.finish()
     content = gzip.decompress((tmp_path / "out.nii.gz").read_bytes())
     expected = b"".join(volume.astype(dtype).tobytes("F") for volume in volumes)
-    assert content == b"header" + expected
+    assert content[352:] == expected
+
+
+@pytest.mark.parametrize("name", ["out.nii", "out.nii.gz"])
+def test_the_sink_keeps_the_contract(tmp_path: Path, name: str) -> None:
+    target = tmp_path / name
+
+    def read() -> Any:
+        return np.asarray(nib.load(target).dataobj) if target.exists() else None
+
+    check_sink(lambda: sink(target, "<f4", SHAPE), read)
+    assert [*tmp_path.iterdir()] == [target]
+
+
+def test_saturated_voxels_are_a_warning(tmp_path: Path) -> None:
+    out = sink(tmp_path / "out.nii", "<i2")
+    write_all(out, 2, np.full((5, 4, 6), 40000, np.float32))
+    assert out.warnings == ("120 voxels saturated at the ends of int16",)
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted", "stays"),
+    [
+        ("i2", None, True),
+        ("u1", "i2", True),
+        ("i2", "u1", False),
+        ("i2", "f4", False),
+        ("f4", "f8", True),
+        ("f4", "i2", False),
+    ],
+)
+def test_slope_and_intercept_stay_where_the_type_holds_what_was_stored(
+    source: str, wanted: str | None, stays: bool
+) -> None:
+    found = stored_as(np.dtype(source), 0.5, 3.0, None if wanted is None else np.dtype(wanted))
+    assert (found.slope, found.inter, found.scaled) == (
+        (0.5, 3.0, True) if stays else (1.0, 0.0, False)
+    )
+
+
+def test_compression_takes_no_more_threads_than_the_process_has_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("poan_runtime.images.nifti.write.usable_cores", lambda: 3)
+
+    def make(file: Any, threads: int) -> GzipWriter:
+        asked.append(threads)
+        return GzipWriter(file, threads=threads)
+
+    monkeypatch.setattr("poan_runtime.images.nifti.write.GzipWriter", make)
+    header = plain_header((4, 6, 5), np.dtype("i2"), np.eye(4))
+    for wanted in (None, 2, 99):
+        out = NiftiSink(tmp_path / "out.nii.gz", header, note="", threads=wanted)
+        write_all(out, 2, np.zeros((5, 4, 6), np.float32))
+    assert asked == [3, 2, 3]
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8"])
