@@ -16,12 +16,12 @@ from poan_export.precision.quantise import (
 )
 from poan_runtime.engines.tensorrt.build.judge import gate_plans
 from poan_runtime.engines.tensorrt.build.plan import (
-    Order,
     build_plan,
     choose_flavour,
     describe,
-    full_batches,
+    order_from,
     plan_name,
+    source_of_plans,
     targets,
 )
 from poan_runtime.engines.tensorrt.library import Flavour
@@ -36,8 +36,6 @@ from poan_runtime.models.manifest import (
 )
 
 Report = Callable[[str], None]
-PREFERRED = ("fp16", "bf16", "fp32")
-"""Which ONNX file plans are built from: the first of these that there is."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +99,7 @@ def _eight_bit_entry(
     It is the half-precision graph where there is one, else the fp32 one, with Q/DQ; the loss
     is measured with the fp32 graph.
     """
-    source = _source(entries)
+    source = source_of_plans(entries)
     full = next(entry for entry in entries if entry.precision == "fp32")
     models: dict[str, onnx.ModelProto] = {
         entry.precision: onnx.load(folder / entry.name) for entry in (full, source)
@@ -158,17 +156,14 @@ class PlanMaker:
         return targets(precision, self.sm) if self.flavour == "tensorrt-rtx" else [()]
 
     def _one(self, source: ModelFile, flavour: Flavour, sms: tuple[str, ...]) -> ModelFile:
-        precision, name = source.precision, plan_name(sms)
-        if precision in ("int8", "fp8"):
-            name = name.replace("engine.", f"engine.{precision}.")
-        order = Order(
-            onnx=self.folder / source.name,
-            plan=self.folder / name,
-            flavour=flavour,
-            precision=precision,
-            islands=source.islands,
-            batch=full_batches(self.batch.opt),
-            sms=sms,
+        name = plan_name(sms, source.precision)
+        order = order_from(
+            self.folder,
+            source,
+            name,
+            flavour,
+            sms,
+            self.batch.opt,
             log=self.out.with_name(f"{self.out.name}.{name}.log"),
         )
         built = build_plan(order)
@@ -183,11 +178,3 @@ def finish(folder: Path, request: EngineRequest, report: Report) -> bool:
     failed = gate_plans(folder, names, report)
     precisions = {file.precision for file in manifest.files}
     return not failed and set(request.eight_bit) <= precisions
-
-
-def _source(entries: Sequence[ModelFile]) -> ModelFile:
-    """The ONNX entry that plans are built from."""
-    return min(
-        (e for e in entries if e.kind == "onnx" and e.precision in PREFERRED),
-        key=lambda entry: PREFERRED.index(entry.precision),
-    )

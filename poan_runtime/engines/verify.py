@@ -221,7 +221,7 @@ def write_verdict(folder: Path, name: str, found: Parity) -> Parity:
     manifest = read_manifest(folder)
     file = next(file for file in manifest.files if file.name == name)
     parity = _beside(file.parity.checks if file.parity else (), found)
-    _rewrite(folder, manifest.with_file(dataclasses.replace(file, parity=parity)))
+    write_manifest(folder, manifest.with_file(dataclasses.replace(file, parity=parity)))
     return parity
 
 
@@ -240,7 +240,7 @@ def write_cpu_verdict(model: Model, precision: str, version: str, found: Parity)
     parity = _beside(like.parity.checks, found)
     others = (entry for entry in entries if entry not in here)
     entry = dataclasses.replace(like, version=version, parity=parity)
-    _rewrite(folder, dataclasses.replace(manifest, cpu_precisions=(*others, entry)))
+    write_manifest(folder, dataclasses.replace(manifest, cpu_precisions=(*others, entry)))
     return parity
 
 
@@ -261,7 +261,7 @@ def write_gpu_verdict(model: Model, opened: OpenedBackend, found: Parity) -> Par
         parity=found,
     )
     others = [one for one in manifest.device_verdicts if verdict_key(one) != verdict_key(entry)]
-    _rewrite(folder, dataclasses.replace(manifest, device_verdicts=(*others, entry)))
+    write_manifest(folder, dataclasses.replace(manifest, device_verdicts=(*others, entry)))
     return found
 
 
@@ -278,7 +278,8 @@ def device_name(device: str) -> str:
     return device.partition(" (")[2].removesuffix(")")
 
 
-def _rewrite(folder: Path, manifest: Manifest) -> None:
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Put a manifest in the place of the one in ``folder``, whole."""
     with WholeFile(folder / MANIFEST_NAME) as file:
         file.write(manifest.text().encode())
 

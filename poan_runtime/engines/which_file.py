@@ -12,6 +12,7 @@ from pathlib import Path
 from poan_runtime import extras
 from poan_runtime.engines.backend import EngineOptions
 from poan_runtime.engines.nvidia import device_index, device_kind, fitting_extra
+from poan_runtime.engines.tensorrt.build.plan import EIGHT_BIT
 from poan_runtime.engines.tensorrt.check import (
     check_gpu,
     check_version,
@@ -21,8 +22,6 @@ from poan_runtime.engines.tensorrt.library import MODULES, load_library
 from poan_runtime.engines.verdicts import proven
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Model, Trust, find_model
-
-EIGHT_BIT = ("int8", "fp8")
 
 
 def find_runnable(name: str | Path, options: EngineOptions, trust: Trust | None = None) -> Model:

@@ -44,6 +44,9 @@ SMS_FOR = {
 ALONE = "75"
 """Built only when asked for, in a plan of its own: for SM75 tensorrt-rtx 1.7 has no fp32 matrix
 product, so that a graph with one (any fp32 POAN, and the fp32 root in an fp16 one) is refused."""
+PREFERRED = ("fp16", "bf16", "fp32")
+"""Which ONNX file plans are built from: the first of these that there is."""
+EIGHT_BIT = ("int8", "fp8")
 MOST_SECONDS = 3600.0
 TIES = ("name", "sms", "memory_bytes", "driver", "runtime")
 """What of a GPU a plan of `tensorrt` is tied to."""
@@ -123,13 +126,52 @@ def targets(precision: str, asked: str | None = None) -> list[tuple[str, ...]]:
     return [group for group in (together, (ALONE,) if ALONE in chosen else ()) if group]
 
 
-def plan_name(sms: Sequence[str]) -> str:
-    """File name of the plan for a group of targets.
+def plan_name(sms: Sequence[str], precision: str = "", gpu: str = "") -> str:
+    """File name of the plan for a group of targets, or for one model of GPU.
 
-    >>> plan_name(("80", "86")), plan_name(("75",))
-    ('engine.plan', 'engine.sm75.plan')
+    >>> plan_name(("80", "86")), plan_name(("75",)), plan_name(("86",), "int8")
+    ('engine.plan', 'engine.sm75.plan', 'engine.int8.plan')
+    >>> plan_name((), gpu="NVIDIA A100-SXM4-80GB")
+    'engine.nvidia-a100-sxm4-80gb.plan'
     """
-    return f"engine.sm{ALONE}.plan" if tuple(sms) == (ALONE,) else "engine.plan"
+    parts = [
+        "engine",
+        precision if precision in EIGHT_BIT else "",
+        f"sm{ALONE}" if tuple(sms) == (ALONE,) else "",
+        slug(gpu),
+        "plan",
+    ]
+    return ".".join(part for part in parts if part)
+
+
+def source_of_plans(files: Sequence[ModelFile]) -> ModelFile:
+    """The ONNX file that plans are built from: the one in half precision where there is one."""
+    return min(
+        (file for file in files if file.kind == "onnx" and file.precision in PREFERRED),
+        key=lambda file: PREFERRED.index(file.precision),
+    )
+
+
+def order_from(
+    folder: Path,
+    source: ModelFile,
+    name: str,
+    flavour: Flavour,
+    sms: tuple[str, ...],
+    batch: int,
+    log: Path | None = None,
+) -> Order:
+    """An order for the plan ``name`` beside its ONNX file, for full batches."""
+    return Order(
+        onnx=folder / source.name,
+        plan=folder / name,
+        flavour=flavour,
+        precision=source.precision,
+        islands=source.islands,
+        batch=full_batches(batch),
+        sms=sms,
+        log=log,
+    )
 
 
 def slug(name: str) -> str:
