@@ -5,7 +5,8 @@
 Each scan is run through each model by both checkouts, each in a process of its own. What is
 compared is what lies in the gzip container, whose own bytes may differ. A scan that is refused
 must be refused by both; other words for it are counted. Scans with more voxels than
-``--most-voxels`` are cut to a few slices from the middle of their third axis first, by nibabel; the record says which.
+``--most-voxels`` are cut to a few slices from the middle of their third axis first, by nibabel;
+the record says which.
 """
 
 import argparse
