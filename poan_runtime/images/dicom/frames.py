@@ -72,6 +72,7 @@ class Frame:
     native: tuple[int, int] | None
     enhanced: bool
     volumetric: bool
+    echo_planar: bool
 
 
 def frames_of(header: FileDataset, path: Path) -> list[Frame]:
@@ -155,7 +156,8 @@ def _frame(header: Dataset, places: Sequence[Dataset], index: int, file: dict[st
         ),
         native=native_matrix(find, value),
         enhanced=not any(place is header for place in places),
-        volumetric=value("MRAcquisitionType") == "3D" and not _echo_planar(header, value),
+        volumetric=value("MRAcquisitionType") == "3D",
+        echo_planar=_echo_planar(header, value),
     )
 
 
@@ -179,11 +181,11 @@ def _items(group: Dataset) -> list[Dataset]:
 def native_matrix(find: Find, value: Find) -> tuple[int, int] | None:
     """(rows, columns) that were acquired, counted over the whole field of view.
 
-    AcquisitionMatrix is (frequency along rows, along columns, phase along rows, along columns), as
-    the vendors fill it: 0\\256\\192\\0 goes with phase encoding ROW, 64\\0\\0\\64 with COL. What
-    runs along a row counts columns. A rectangular field of view has fewer phase lines for its narrower side, and PercentSampling
-    bounds the phase resolution: the phase count is the smaller of lines / PercentPhaseFieldOfView
-    and frequency * PercentSampling.
+    AcquisitionMatrix is (frequency along rows, along columns, phase along rows, along columns) as
+    the vendors fill it: 0, 256, 192, 0 goes with phase encoding ROW, 64, 0, 0, 64 with COL. What
+    runs along a row counts columns. A rectangular field of view has fewer phase lines for its
+    narrower side, and PercentSampling bounds the phase resolution: the phase count is the smaller
+    of lines / PercentPhaseFieldOfView and frequency * PercentSampling.
     """
     matrix = [int(n) for n in _list(find("AcquisitionMatrix"))]
     if len(matrix) == 4:

@@ -109,7 +109,7 @@ def build_stack(key: str, frames: Sequence[Frame]) -> Stack:
     _check_drift(key, positions, normal, first)
     affine = _affine(first, row, column, normal, step, positions[0])
     turn = Turn()
-    if first.volumetric and len(volumes) == 1 and len(places) > 1:
+    if first.volumetric and not first.echo_planar and len(volumes) == 1 and len(places) > 1:
         turn = _nearest_turn(affine)
     turned = affine @ turn.matrix((first.columns, first.rows, len(places)))
     return Stack(key=key, frames=volumes, affine=turned, turn=turn, warnings=tuple(warnings))
