@@ -49,24 +49,13 @@ KEPT_OF_ENHANCED = (
     "PerformedProcedureStepDescription BurnedInAnnotation LossyImageCompression "
     "LossyImageCompressionRatio LossyImageCompressionMethod ContributingEquipmentSequence "
     "MRAcquisitionType MagneticFieldStrength"
-).split()
-SAME_NAME = [
-    "RepetitionTime",
-    "FlipAngle",
-    "InPlanePhaseEncodingDirection",
-    "PercentSampling",
-    "PercentPhaseFieldOfView",
-    "NumberOfAverages",
-    "PixelBandwidth",
-    "WindowCenter",
-    "WindowWidth",
-    "SliceThickness",
-    "ImageOrientationPatient",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "RescaleType",
-    "TemporalPositionIndex",
-]
+)
+SAME_NAME = (
+    "RepetitionTime FlipAngle InPlanePhaseEncodingDirection PercentSampling "
+    "PercentPhaseFieldOfView NumberOfAverages PixelBandwidth WindowCenter WindowWidth "
+    "SliceThickness ImageOrientationPatient RescaleSlope RescaleIntercept RescaleType "
+    "TemporalPositionIndex"
+)
 MORE_MACROS = (
     *MACROS,
     "MRTimingAndRelatedParametersSequence",
@@ -100,7 +89,7 @@ def drop_stale(header: Dataset) -> None:
 def _flattened(source: Dataset, index: int) -> Dataset:
     """A frame of an Enhanced image as a classic one says it (PS3.3 C.8.3.1 and C.7)."""
     header = Dataset()
-    for name in KEPT_OF_ENHANCED:
+    for name in KEPT_OF_ENHANCED.split():
         if name in source:
             setattr(header, name, copy.deepcopy(source[name].value))
     header.remove_private_tags()
@@ -112,7 +101,7 @@ def _flattened(source: Dataset, index: int) -> Dataset:
         found = (item[name].value for item in items if name in item)
         return next((value for value in found if value is not None), source.get(name))
 
-    for name in SAME_NAME:
+    for name in SAME_NAME.split():
         if find(name) is not None:
             setattr(header, name, find(name))
     _sequence_facts(header, find)

@@ -181,7 +181,7 @@ class DerivedSeries:
         header.SourceImageSequence = Sequence([item])
         equipment = [*header.get("ContributingEquipmentSequence", []), made.equipment(self._made)]
         header.ContributingEquipmentSequence = Sequence(equipment)
-        syntax = str(source.file_meta.get("TransferSyntaxUID", ""))  # type: ignore[attr-defined]
+        syntax = str(source.file_meta.get("TransferSyntaxUID", ""))
         lossy = source.get("LossyImageCompression") == "01" or syntax in LOSSY
         header.LossyImageCompression = "01" if lossy else "00"
         written = self._burn_in or source.get("BurnedInAnnotation") == "YES"

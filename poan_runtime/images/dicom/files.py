@@ -33,8 +33,9 @@ MOST_INFLATED = 1 << 28
 LONGEST_VALUE = "1 MB"
 """Longer values than this are left in the file."""
 
-logging.getLogger("pydicom").addHandler(logging.NullHandler())
-logging.getLogger("pydicom").propagate = False
+for _name in ("pydicom", "openjpeg", "rle", "pylibjpeg", "jpeg_ls"):
+    logging.getLogger(_name).addHandler(logging.NullHandler())
+    logging.getLogger(_name).propagate = False
 
 
 class ClampedFile(io.BufferedReader):

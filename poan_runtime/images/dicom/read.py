@@ -11,12 +11,14 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import pydicom
 from numpy.typing import NDArray
 from pydicom.encaps import generate_frames
-from pydicom.pixels import iter_pixels
+from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import (
     JPEG2000,
     UID,
+    DeflatedExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
     JPEGLSNearLossless,
@@ -24,7 +26,13 @@ from pydicom.uid import (
 )
 
 from poan_runtime.errors import PoanError
-from poan_runtime.images.dicom.files import ClampedFile, codestream_size, read_header, reading
+from poan_runtime.images.dicom.files import (
+    LONGEST_VALUE,
+    ClampedFile,
+    codestream_size,
+    read_header,
+    reading,
+)
 from poan_runtime.images.dicom.frames import Frame
 from poan_runtime.images.dicom.series import choose, find_series
 from poan_runtime.images.dicom.stack import Stack
@@ -61,7 +69,7 @@ class DicomSource:
         self.shape = stack.shape
         self.affine = stack.affine
         frames = [frame for volume in stack.frames for frame in volume]
-        self._scales = np.float32([(frame.slope, frame.inter) for frame in frames])
+        self._scales = np.array([(frame.slope, frame.inter) for frame in frames], np.float32)
         self._shared_scale = bool((self._scales == self._scales[0]).all())
         self._file = temporary_file(scratch)
         self._stored = np.dtype("<i2" if stack.first.signed else "<u2")
@@ -183,12 +191,14 @@ def decode(path: Path, indices: list[int], like: Frame) -> Any:
     if syntax.is_encapsulated:
         _check_codestreams(path, like)
     with reading(path), contextlib.ExitStack() as stack:
-        file = stack.enter_context(ClampedFile(path))
+        file: Any = stack.enter_context(ClampedFile(path))
+        if syntax == DeflatedExplicitVRLittleEndian:  # in memory: files.py has measured it
+            file = pydicom.dcmread(file)
         try:
             planes = iter_pixels(
                 file, raw=True, indices=indices, decoding_plugin=PLUGINS.get(syntax, "")
             )
-            stack.callback(planes.close)
+            stack.callback(planes.close)  # type: ignore[attr-defined]
             for _ in indices:
                 plane = next(planes)
                 if plane.shape != (like.rows, like.columns):
@@ -220,10 +230,8 @@ def _check_codestreams(path: Path, like: Frame) -> None:
 
 def _pixel_offset(path: Path) -> int:
     """Where the value of the pixel data begins in a file of explicit VR."""
-    import pydicom
-
     with ClampedFile(path) as file:
-        pydicom.dcmread(file, stop_before_pixels=True, defer_size="1 MB")
+        pydicom.dcmread(file, stop_before_pixels=True, defer_size=LONGEST_VALUE)
         return file.tell() + 12
 
 
