@@ -85,7 +85,7 @@ def _upscale_array(
     def write(volume: int, start: int, fine: Slab) -> None:
         np.moveaxis(out[..., volume], axis, 0)[start : start + len(fine)] = fine
 
-    _run(source, shape, axis, network, settings, write)
+    run_source(source, shape, axis, network, settings, write)
     fine_affine = geometry.upscaled_affine(affine, manifest.scale, axis, manifest.grid)
     return Volume(data=out.reshape(fine_shape, order="F"), affine=fine_affine)
 
@@ -146,7 +146,7 @@ def upscale_file(
         threads=settings.threads or os.cpu_count() or 1,
     )
     with writer:
-        outcome = _run(
+        outcome = run_source(
             scan,
             header.shape,
             axis,
@@ -162,7 +162,7 @@ def upscale_file(
     return dataclasses.replace(outcome, warnings=warnings)
 
 
-def _run(
+def run_source(
     source: Source,
     shape: tuple[int, ...],
     axis: int,

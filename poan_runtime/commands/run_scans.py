@@ -1,22 +1,25 @@
 """What `poan-run` does once its arguments are parsed."""
 
 import argparse
+import functools
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
 from poan_runtime.commands.progress import Progress
 from poan_runtime.engines.backend import BackendOptions, open_backend
 from poan_runtime.errors import PoanError
+from poan_runtime.images.dicom.recognise import is_dicom
 from poan_runtime.images.nifti.read import open_scan, scan_files
 from poan_runtime.models.find import Trust, find_model, shipped_models
 from poan_runtime.models.manifest import read_manifest
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.report.document import scan_report, write_report
 from poan_runtime.report.preview import write_preview
-from poan_runtime.super_resolve import upscale_file
+from poan_runtime.super_resolve import Outcome, upscale_file
 from poan_runtime.tiles.run import Slab
 
 SUFFIXES = (".nii.gz", ".nii", ".hdr.gz", ".img.gz", ".hdr", ".img", ".gz")
@@ -67,7 +70,7 @@ def verify(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace) -> int:
     """Super-resolve the scans one after the other; 2 if any of them failed."""
     scans = [Path(scan) for scan in args.scans]
-    outputs = _outputs(scans, args.output, "_desc-sr.nii.gz", (".nii", ".nii.gz"))
+    outputs = _scan_outputs(scans, args.output)
     previews: list[Path | None] = [None] * len(scans)
     if args.preview is not None:
         previews = [*_outputs(scans, args.preview, "_desc-sr.png", (".png",))]
@@ -87,6 +90,39 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None and reports:
         write_report(Path(args.report), network, reports)
     return 2 if failed else 0
+
+
+def list_series(paths: list[str]) -> int:
+    """Print what series there are; 2 if any path has none."""
+    from poan_runtime.commands.run_dicom import series_lines
+
+    for path in paths:
+        lines, broken = series_lines(Path(path))
+        for line in lines:
+            _say(line)
+        for line in broken:
+            _say(f"poan-run: warning: {line}", sys.stderr)
+    return 0
+
+
+def _open(args: argparse.Namespace, path: Path, scratch: Path | None) -> Any:
+    if not is_dicom(path):
+        return open_scan(path, scratch)
+    from poan_runtime.commands.run_dicom import open_series
+
+    return open_series(path, args.series, scratch)
+
+
+def _scan_outputs(scans: list[Path], wanted: str | None) -> list[Path]:
+    """As `_outputs`; a DICOM scan goes to a folder unless a NIfTI file is named."""
+    series = [is_dicom(scan) for scan in scans]
+    if not any(series) or (wanted or "").endswith((".nii", ".nii.gz")):
+        return _outputs(scans, wanted, "_desc-sr.nii.gz", (".nii", ".nii.gz"))
+    if wanted is not None and len(scans) == 1:
+        return [Path(wanted)]
+    named = _outputs(scans, wanted, "_desc-sr.nii.gz", (".nii", ".nii.gz"))
+    folders = [path.with_name(path.name.removesuffix(".nii.gz")) for path in named]
+    return [f if d else n for n, f, d in zip(named, folders, series, strict=True)]
 
 
 def _load(args: argparse.Namespace) -> Network:
@@ -131,7 +167,7 @@ def explain(args: argparse.Namespace) -> int:
     network = _load(args)
     documents = []
     for path in args.scans:
-        with open_scan(Path(path), None) as scan:
+        with _open(args, Path(path), None) as scan:
             documents.append(as_json(network, scan, explain_scan(scan, network, _settings(args))))
         _say(as_text(documents[-1]))
     for notice in network.notices:
@@ -150,10 +186,10 @@ def _run_one(
     scratch = None if "TMPDIR" in os.environ else output.parent
     looked: list[tuple[Slab, Slab]] = []
     progress = Progress(path.name)
-    with open_scan(path, scratch) as scan:
+    with _open(args, path, scratch) as scan:
         unpacked_s = time.perf_counter() - start
         try:
-            outcome = upscale_file(
+            outcome = _writer(args, output)(
                 scan,
                 output,
                 network,
@@ -182,6 +218,17 @@ def _run_one(
     for warning in report["warnings"]:
         _say(f"poan-run: warning: {path.name}: {warning}", sys.stderr)
     return report
+
+
+def _writer(args: argparse.Namespace, output: Path) -> Callable[..., Outcome]:
+    """What writes ``output``: a NIfTI file or a folder of DICOM images."""
+    if output.name.endswith((".nii", ".nii.gz")):
+        return upscale_file
+    from poan_runtime.commands.run_dicom import derive_series
+
+    return functools.partial(
+        derive_series, root=args.uid_root, seed=args.uid_seed, burn_in=args.burn_in
+    )
 
 
 def _outputs(
@@ -217,7 +264,7 @@ def _check_distinct(scans: list[Path], outputs: list[Path]) -> None:
     for output in outputs:
         if not output.parent.is_dir():
             raise PoanError(f"{output}: there is no folder {output.parent}")
-        if output.is_dir():
+        if output.is_dir() and output.name.endswith((".nii", ".nii.gz", ".png", ".json")):
             raise PoanError(f"{output}: expected a file's name, this is a folder")
         resolved = output.resolve()
         if resolved in inputs:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from poan_runtime import geometry
-from poan_runtime.images.nifti.read import Scan, sha256_of_scan
+from poan_runtime.images.nifti.read import Scan
 from poan_runtime.images.nifti.write import WholeFile
 from poan_runtime.network import Network, Settings
 from poan_runtime.report.memory import peak_memory_bytes
@@ -29,7 +29,7 @@ def scan_report(
     return {
         "input": {
             "path": str(scan.path),
-            "sha256": sha256_of_scan(scan.path),
+            "sha256": scan.sha256(),
             **_geometry(header.shape, header.affine),
             "dtype": header.dtype.name,
         },

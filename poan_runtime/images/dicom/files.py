@@ -20,6 +20,7 @@ from pydicom.filereader import _read_file_meta_info
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from poan_runtime.errors import PoanError
+from poan_runtime.images.dicom.recognise import has_magic
 
 MR = UID("1.2.840.10008.5.1.4.1.1.4")
 ENHANCED_MR = UID("1.2.840.10008.5.1.4.1.1.4.1")
@@ -51,12 +52,6 @@ class ClampedFile(io.BufferedReader):
         if size is not None and size > self.length:
             size = -1
         return super().read(size)
-
-
-def has_magic(path: Path) -> bool:
-    """Whether the file starts as DICOM does: 128 bytes, then ``DICM``."""
-    with reading(path), path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
 
 
 def read_header(path: Path, *, pixels: bool = False) -> FileDataset:

@@ -5,6 +5,8 @@ any work is done, compressed frames are decoded once, and memory holds one frame
 """
 
 import contextlib
+import dataclasses
+import hashlib
 from collections import defaultdict
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +28,7 @@ from pydicom.uid import (
 )
 
 from poan_runtime.errors import PoanError
+from poan_runtime.images.dicom.as_nifti import nifti_header
 from poan_runtime.images.dicom.files import (
     LONGEST_VALUE,
     ClampedFile,
@@ -36,6 +39,7 @@ from poan_runtime.images.dicom.files import (
 from poan_runtime.images.dicom.frames import Frame
 from poan_runtime.images.dicom.series import choose, find_series
 from poan_runtime.images.dicom.stack import Stack
+from poan_runtime.images.nifti.header import ScanHeader
 from poan_runtime.images.nifti.read import temporary_file, writing
 from poan_runtime.intensity import as_float32
 
@@ -64,7 +68,8 @@ class DicomSource:
     each slice has a scale of its own.
     """
 
-    def __init__(self, stack: Stack, scratch: Path | None = None) -> None:
+    def __init__(self, stack: Stack, path: Path, scratch: Path | None = None) -> None:
+        self.path = path
         self.stack = stack
         self.shape = stack.shape
         self.affine = stack.affine
@@ -92,6 +97,21 @@ class DicomSource:
     def inter(self) -> float:
         """Real value of stored 0."""
         return float(self._scales[0, 1]) if self._shared_scale else 0.0
+
+    @property
+    def header(self) -> ScanHeader:
+        """What a NIfTI file of the same voxels would say."""
+        made = nifti_header(self.shape, self.dtype, self.affine, (self.slope, self.inter))
+        return dataclasses.replace(made, affine=self.affine, warnings=self.warnings)
+
+    def sha256(self) -> dict[str, str]:
+        """One digest over the files that hold the frames, by no name of theirs."""
+        paths = sorted({frame.path for volume in self.stack.frames for frame in volume})
+        total = hashlib.sha256()
+        for path in paths:
+            with reading(path), path.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+        return {f"{len(paths)} DICOM files": total.hexdigest()}
 
     @property
     def native_matrix(self) -> tuple[int, int] | None:
@@ -245,7 +265,7 @@ def open_dicom(
     found, refused = find_series(path)
     chosen = choose(found, series, path)
     others = [other.key for other in found if other is not chosen]
-    source = DicomSource(chosen.stack(), scratch)
+    source = DicomSource(chosen.stack(), path, scratch)
     left = [f"series {', '.join(others)}: not asked for"] if others and series is None else []
     source.warnings = (*refused, *left, *source.warnings)
     return source

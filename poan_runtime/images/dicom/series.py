@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from poan_runtime.errors import PoanError
-from poan_runtime.images.dicom.files import has_magic, read_header, refuse_other_kinds
+from poan_runtime.images.dicom.files import read_header, refuse_other_kinds
 from poan_runtime.images.dicom.frames import Frame, frames_of
+from poan_runtime.images.dicom.recognise import has_magic
 from poan_runtime.images.dicom.stack import Stack, build_stack, without_repeats
 
 MOST_FILES = 100_000
@@ -42,13 +43,6 @@ class Series:
         """The frames as slices and volumes; PoanError if they do not make any."""
         stack = build_stack(self.key, self.frames)
         return dataclasses.replace(stack, warnings=(*self.warnings, *stack.warnings))
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether ``path`` is a DICOM file or a folder with one in it."""
-    if path.is_dir():
-        return any(has_magic(file) for file in _files(path))
-    return path.is_file() and has_magic(path)
 
 
 def find_series(path: Path) -> tuple[list[Series], list[str]]:

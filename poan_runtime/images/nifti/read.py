@@ -62,6 +62,10 @@ class Scan:
     ) -> None:
         self._resources.close()
 
+    def sha256(self) -> dict[str, str]:
+        """See `sha256_of_scan`."""
+        return sha256_of_scan(self.path)
+
     def read_slices(self, axis: int, start: int, stop: int, volume: int = 0) -> NDArray[np.float32]:
         """Slices ``start`` to ``stop`` across ``axis``, (stop - start, h, w), real values.
 

@@ -13,7 +13,8 @@ from pydicom.dataset import Dataset
 
 from poan_runtime.errors import PoanError
 from poan_runtime.images.dicom.read import DicomSource, open_dicom
-from poan_runtime.images.dicom.series import choose, find_series, is_dicom, table
+from poan_runtime.images.dicom.recognise import is_dicom
+from poan_runtime.images.dicom.series import choose, find_series, table
 from tests.images.dicom.made import ROOT, MakeSeries, converted, write
 
 REAL = [
