@@ -71,15 +71,15 @@ def refuse_other_kinds(header: FileDataset, path: Path) -> None:
     """Raise PoanError unless the file holds an MR image."""
     with reading(path):
         kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
-    if kind == DIRECTORY:
-        raise PoanError(f"{path}: a DICOMDIR lists images and holds none; name the folder")
-    if kind == PDF:
-        raise PoanError(f"{path}: holds a PDF, no image")
-    if kind is None:
-        raise PoanError(f"{path}: does not say what it holds (SOP Class UID is missing)")
-    if kind not in IMAGES:
-        name = UID(str(kind)).name if UID(str(kind)).is_valid else "an unknown kind"
-        raise PoanError(f"{path}: expected an MR image, got {name[:64]}")
+        if kind == DIRECTORY:
+            raise PoanError(f"{path}: a DICOMDIR lists images and holds none; name the folder")
+        if kind == PDF:
+            raise PoanError(f"{path}: holds a PDF, no image")
+        if kind is None:
+            raise PoanError(f"{path}: does not say what it holds (SOP Class UID is missing)")
+        if kind not in IMAGES:
+            name = UID(str(kind)).name if UID(str(kind)).is_valid else "an unknown kind"
+            raise PoanError(f"{path}: expected an MR image, got {name[:64]}")
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ any work is done, compressed frames are decoded once, and memory holds one frame
 import contextlib
 import dataclasses
 import hashlib
+import warnings
 from collections import defaultdict
 from pathlib import Path
 from types import TracebackType
@@ -48,15 +49,18 @@ PLUGINS = {
     JPEG2000Lossless: "pylibjpeg",
     JPEGLSLossless: "pyjpegls",
     JPEGLSNearLossless: "pyjpegls",
-    RLELossless: "pylibjpeg",
+    RLELossless: "pydicom",
 }
-"""Which of pydicom's plug-ins decodes; any that is installed for the other syntaxes."""
+"""Which of pydicom's plug-ins decodes; any that is installed for the other syntaxes.
+
+RLE has no size of its own, and pydicom's own decoder alone says when a frame is longer than its
+header says; pylibjpeg-rle panics on broken ones.
+"""
 PACKAGES = {
     JPEG2000: "pylibjpeg-openjpeg",
     JPEG2000Lossless: "pylibjpeg-openjpeg",
     JPEGLSLossless: "pyjpegls",
     JPEGLSNearLossless: "pyjpegls",
-    RLELossless: "pylibjpeg-rle",
 }
 
 
@@ -205,12 +209,14 @@ class DicomSource:
 def decode(path: Path, indices: list[int], like: Frame) -> Any:
     """The stored integers of some frames of a file, each (rows, columns), one at a time."""
     header = read_header(path)
-    syntax = UID(str(header.file_meta.get("TransferSyntaxUID", "")))
+    with reading(path):
+        syntax = UID(str(header.file_meta.get("TransferSyntaxUID", "")))
     if not syntax.is_transfer_syntax:
         raise PoanError(f"{path}: does not say how its pixels are coded")
     if syntax.is_encapsulated:
         _check_codestreams(path, like)
     with reading(path), contextlib.ExitStack() as stack:
+        warnings.filterwarnings("error", message=".*padding.*")  # a frame longer than it says
         file: Any = stack.enter_context(ClampedFile(path))
         if syntax == DeflatedExplicitVRLittleEndian:  # in memory: files.py has measured it
             file = pydicom.dcmread(file)
