@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from poan_runtime.bench.machine import describe_machine, snapshot
-from poan_runtime.images.nifti.write import WholeFile
-from poan_runtime.models.manifest import sha256_of
+from poan_runtime.files import WholeFile, sha256_of
 
 RESULTS = Path(__file__).parent / "results"
 VERSIONS = ("torch", "monai", "onnx", "onnxscript", "nibabel", "isal", "zlib-ng", "matplotlib")

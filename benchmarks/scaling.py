@@ -174,10 +174,10 @@ def threads(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def backend_row(args: argparse.Namespace, batch: int, count: int | None) -> dict[str, Any]:
-    from poan_runtime.engines.backend import BackendOptions
+    from poan_runtime.engines.backend import EngineOptions
     from poan_runtime.network import load_network
 
-    network = load_network(args.model, BackendOptions(threads=count))
+    network = load_network(args.model, EngineOptions(threads=count))
     tile = network.model.manifest.tile
     tiles = np.random.default_rng(0).random((batch, 1, tile, tile), np.float32)
     backend = network.opened.backend

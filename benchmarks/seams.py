@@ -20,13 +20,13 @@ import numpy as np
 from poan_train.checkpoint import load_network
 from poan_train.data import cached_pair, default_cache, find_sources
 from poan_train.degrade import GRID
-from poan_train.evaluate import Tiling, plan_of, super_resolve
+from poan_train.evaluate import Tiling, layout_of, super_resolve
 from poan_train.metrics import psnr
 
 
 def seam_mask(shape: tuple[int, ...], tiling: Tiling, scale: int) -> np.ndarray:
     """True for HR voxels (s h, s w) of slices (S, h, w) that several tiles share."""
-    plan = plan_of(shape, scale, tiling)
+    plan = layout_of(shape, scale, tiling)
     shares = []
     for axis in (plan.rows, plan.columns):
         count = np.zeros(scale * len(axis.index))

@@ -52,7 +52,7 @@ from poan_export.trace.cost import gmac_per_part
 from poan_export.trace.onnx_export import (
     INPUT_NAME,
     LEAST_OPSET,
-    MAX_BATCH,
+    MOST_BATCH,
     OUTPUT_NAME,
     export_twin,
     without_stages,
@@ -65,7 +65,7 @@ from poan_train.networks import ARCHITECTURES
 from poan_train.resample import Grid
 
 BF16_OPSET = 22
-BATCH = {"min": 1, "opt": 8, "max": MAX_BATCH}
+BATCH = {"min": 1, "opt": 8, "max": MOST_BATCH}
 Report = Callable[[str], None]
 
 

@@ -19,7 +19,8 @@ import torch
 from poan_export.gate.parity import Gate
 from poan_export.trace.stages import OUTPUT
 from poan_runtime.errors import PoanError
-from poan_runtime.models.manifest import MANIFEST_NAME, parse_manifest, sha256_of
+from poan_runtime.files import sha256_of
+from poan_runtime.models.manifest import MANIFEST_NAME, parse_manifest
 
 VECTORS_NAME = "vectors.npz"
 VECTOR_CASES = ("real 0", "constant", "one bright voxel")

@@ -1,47 +1,55 @@
 """Super-resolve whole MR volumes tile by tile, without torch.
 
-`upscale`, `load_network`, `read_volume` and the types they use are imported when first asked
-for, so that ``poan-run --help`` loads neither numpy nor nibabel.
+Each public name is imported when it is first asked for, so that ``poan-run --help`` loads
+neither numpy nor nibabel::
+
+    import poan_runtime
+
+    fine = poan_runtime.upscale("scan.nii.gz", "t2_x2")
 """
 
 import importlib
 import os
-import sys
 
-from poan_runtime.errors import PoanError
-
-# A machine beside a scanner reports to nobody. ONNX Runtime reads this when it is imported;
-# OpenVINO, which sends an event when it is, does so through a package that it can go without.
+# A machine beside a scanner reports to nobody. ONNX Runtime reads this when it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 TYPE_CHECKING = False  # what type checkers take for True, without loading typing
 if TYPE_CHECKING:
-    from poan_runtime.engines.backend import BackendOptions
-    from poan_runtime.images.nifti.read import Volume, read_volume
-    from poan_runtime.network import Network, Settings, load_network
-    from poan_runtime.super_resolve import upscale
-
-__all__ = [
-    "BackendOptions",
-    "Network",
-    "PoanError",
-    "Settings",
-    "Volume",
-    "load_network",
-    "read_volume",
-    "upscale",
-]
+    from poan_runtime.engines.backend import EngineOptions as EngineOptions
+    from poan_runtime.errors import PoanError as PoanError
+    from poan_runtime.images.source import Sink as Sink
+    from poan_runtime.images.source import Source as Source
+    from poan_runtime.images.volume import Volume as Volume
+    from poan_runtime.images.volume import read_volume as read_volume
+    from poan_runtime.models.find import shipped_models as shipped_models
+    from poan_runtime.network import Network as Network
+    from poan_runtime.network import Settings as Settings
+    from poan_runtime.network import load_network as load_network
+    from poan_runtime.super_resolve import Outcome as Outcome
+    from poan_runtime.super_resolve import upscale as upscale
+    from poan_runtime.super_resolve import upscale_file as upscale_file
 
 _HOMES = {
-    "BackendOptions": "engines.backend",
+    "EngineOptions": "engines.backend",
     "Network": "network",
+    "Outcome": "super_resolve",
+    "PoanError": "errors",
     "Settings": "network",
-    "Volume": "images.nifti.read",
+    "Sink": "images.source",
+    "Source": "images.source",
+    "Volume": "images.volume",
     "load_network": "network",
-    "read_volume": "images.nifti.read",
+    "read_volume": "images.volume",
+    "shipped_models": "models.find",
     "upscale": "super_resolve",
+    "upscale_file": "super_resolve",
 }
+"""The table of public names: where each one lives."""
+
+__all__ = [
+    *_HOMES,
+]
 
 
 def __getattr__(name: str) -> object:

@@ -1,11 +1,138 @@
-"""Where compiled kernels and timings are kept between runs."""
+"""Files that appear whole or not at all, scratch files, hashes, the cache folder."""
 
+import contextlib
+import hashlib
 import os
+import secrets
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from poan_runtime.errors import PoanError
+
+
+class WholeFile:
+    """A file that gets its name only once it is complete.
+
+    A context manager, or `open`, `write` and then `complete` or `abandon`. Bytes go to
+    ``.NAME.RANDOM.poan-partial`` beside the target, which is flushed to disk and renamed at the
+    end, or removed after an error. A killed process leaves that file, never one with the
+    target's name.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        name = f".{target.name}.{secrets.token_hex(4)}.poan-partial"
+        self._partial = target.with_name(name)
+        self._file: BinaryIO | None = None
+
+    def open(self) -> None:
+        """Create the partial file."""
+        if self.target.is_dir():
+            raise PoanError(f"{self.target}: expected a file name, got a folder")
+        with self._refusals():
+            self._file = self._partial.open("xb")
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Append; what the operating system refuses (a full disk) is a PoanError."""
+        assert self._file is not None, "a file is opened before it is written"
+        with self._refusals():
+            return self._file.write(data)
+
+    def complete(self) -> None:
+        """Give the file its name."""
+        assert self._file is not None, "a file is opened before it is completed"
+        try:
+            with self._refusals():
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._file.close()
+                self._partial.replace(self.target)
+                sync_folder(self.target.parent)
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Remove what has no name yet; a second call does nothing."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
+            self._partial.unlink(missing_ok=True)
+
+    def __enter__(self) -> "WholeFile":
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.complete()
+        else:
+            self.abandon()
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise PoanError(f"{self.target}: cannot be written: {error.strerror}") from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in ``folder`` are on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def temporary_file(scratch: Path | None) -> BinaryIO:
+    """A nameless file in ``scratch`` that vanishes when it is closed or the process ends.
+
+    None stands for the system's temporary folder.
+    """
+    with writing(scratch):
+        return tempfile.TemporaryFile(dir=scratch, prefix="poan-")
+
+
+@contextlib.contextmanager
+def writing(folder: Path | None) -> Iterator[None]:
+    """Turn what the operating system refuses in the temporary folder into one line."""
+    try:
+        yield
+    except OSError as error:
+        where = folder or Path(tempfile.gettempdir())
+        raise PoanError(f"{where}: cannot write a temporary file: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what the operating system refuses about ``path`` into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise PoanError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file in lower-case hexadecimal."""
+    with reading(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cache_folder() -> Path:
-    """``poan`` in the user's cache folder ($XDG_CACHE_HOME, else ~/.cache); made on first use."""
+    """Where compiled kernels and timings are kept between runs; made on first use.
+
+    ``poan`` in the user's cache folder ($XDG_CACHE_HOME, else ~/.cache).
+    """
     base = os.environ.get("XDG_CACHE_HOME")
     folder = (Path(base) if base else Path.home() / ".cache") / "poan"
     folder.mkdir(parents=True, exist_ok=True)

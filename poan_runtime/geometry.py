@@ -5,6 +5,8 @@ Arrays stay in the file's voxel order. An *affine* is (4, 4) float64 and maps a 
 in-plane only: the slice axis keeps its extent and its spacing.
 """
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -166,3 +168,89 @@ def corners(affine: Affine, shape: Sequence[int]) -> NDArray[np.float64]:
     index = index.reshape(3, 8)  # (3, 2, 2, 2) -> (3, 8)
     matrix = np.asarray(affine, np.float64)
     return np.asarray((matrix[:3, :3] @ index).T + matrix[:3, 3])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Geometry:
+    """Where the voxels of a run lie, derived once by `derive` and handed on.
+
+    ``shape`` (2 to 7 axes) and ``affine`` are those of the LR volumes that the network sees,
+    ``axis`` the voxel axis that slices are stacked across, ``grid`` the half-voxel rule by which
+    ``scale`` makes them finer. ``to_stored`` maps a fine voxel index to the index of the same
+    place in the file (4, 4): a header is refined by it. It differs from the rule alone only
+    where the LR volumes are not the stored ones.
+    """
+
+    shape: tuple[int, ...]
+    affine: Affine
+    axis: int
+    scale: int
+    grid: Grid
+    to_stored: Affine
+
+    @classmethod
+    def derive(
+        cls,
+        shape: Sequence[int],
+        affine: Affine,
+        *,
+        scale: int,
+        grid: Grid,
+        axis: str | int | None = None,
+        lr_to_stored: Affine | None = None,
+    ) -> "Geometry":
+        """The geometry of a source; ``axis`` as in `slice_axis`.
+
+        ``lr_to_stored`` (4, 4) maps an LR voxel index to the stored one where a stage between
+        the file and the network changed the matrix; None: they are the same.
+
+        >>> g = Geometry.derive((144, 160, 12, 3), np.diag([1, 1, 5, 1]), scale=2, grid="centre")
+        >>> g.axis, g.slices, g.plane, g.volumes, g.fine_shape
+        (2, 12, (144, 160), 3, (288, 320, 12, 3))
+        """
+        found = slice_axis(affine, shape, axis)
+        finer = fine_to_coarse(scale, found, grid)
+        return cls(
+            shape=tuple(shape),
+            affine=np.asarray(affine, np.float64),
+            axis=found,
+            scale=scale,
+            grid=grid,
+            to_stored=finer if lr_to_stored is None else np.asarray(lr_to_stored) @ finer,
+        )
+
+    @property
+    def spatial(self) -> tuple[int, int, int]:
+        """The three LR extents; the third is 1 for a 2D image."""
+        return spatial_shape(self.shape)
+
+    @property
+    def slices(self) -> int:
+        """Slices of one volume, LR and SR alike."""
+        return self.spatial[self.axis]
+
+    @property
+    def plane(self) -> tuple[int, int]:
+        """Rows and columns of an LR slice (h, w)."""
+        first, second = in_plane_axes(self.axis)
+        return self.spatial[first], self.spatial[second]
+
+    @property
+    def volumes(self) -> int:
+        """How many 3D volumes there are."""
+        return math.prod(self.shape[3:])
+
+    @property
+    def fine_shape(self) -> tuple[int, ...]:
+        """Shape of the SR volumes, with as many axes as ``shape``."""
+        return upscaled_shape(self.shape, self.scale, self.axis)
+
+    @property
+    def fine_spatial(self) -> tuple[int, int, int]:
+        """The three SR extents."""
+        return spatial_shape(self.fine_shape)
+
+    @property
+    def fine_affine(self) -> Affine:
+        """SR voxel index to RAS+ mm, (4, 4)."""
+        return upscaled_affine(self.affine, self.scale, self.axis, self.grid)

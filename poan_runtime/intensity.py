@@ -4,7 +4,7 @@ The percentile is an order statistic, the smallest magnitude that at least 99.9 
 non-zero magnitudes do not exceed, taken on values rounded to float32. So no interpolation
 enters, and the streamed twin returns the very same number as the one that sees the array.
 Values that are not finite in float32 count as zero. A volume without a non-zero value has
-scale 1. Nothing is clipped.
+unit 1. Nothing is clipped.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ def as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
         return np.asarray(values, np.float32)
 
 
-def intensity_scale(values: NDArray[Any], percentile: float = PERCENTILE) -> float:
-    """Scale of an array of any shape; see the module for the rule.
+def intensity_unit(values: NDArray[Any], percentile: float = PERCENTILE) -> float:
+    """Unit of an array of any shape; see the module for the rule.
 
-    >>> intensity_scale(np.array([0, 0, -3, 1, 2, np.nan]))
+    >>> intensity_unit(np.array([0, 0, -3, 1, 2, np.nan]))
     3.0
-    >>> intensity_scale(np.zeros(4))
+    >>> intensity_unit(np.zeros(4))
     1.0
     """
     magnitudes = np.abs(as_float32(values)).ravel()
@@ -41,24 +41,24 @@ def intensity_scale(values: NDArray[Any], percentile: float = PERCENTILE) -> flo
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StreamedScale:
-    """The scale, and how many values were not finite in float32."""
+class StreamedUnit:
+    """The unit, and how many values were not finite in float32."""
 
-    scale: float
+    unit: float
     not_finite: int
 
 
-def streamed_intensity_scale(
+def streamed_intensity_unit(
     parts: Callable[[], Iterable[NDArray[np.float32]]], percentile: float = PERCENTILE
-) -> StreamedScale:
-    """`intensity_scale` of values that come in parts, in 0.5 MB of memory beside one part.
+) -> StreamedUnit:
+    """`intensity_unit` of values that come in parts, in 0.5 MB of memory beside one part.
 
     ``parts`` is called twice and must yield the same values each time: the first pass counts
     the upper 16 bits of each magnitude, the second the lower 16 bits of those that share the
     upper bits of the wanted one (a radix selection: non-negative floats sort as their bits).
 
-    >>> streamed_intensity_scale(lambda: [np.float32([0, -3]), np.float32([1, 2, np.nan])])
-    StreamedScale(scale=3.0, not_finite=1)
+    >>> streamed_intensity_unit(lambda: [np.float32([0, -3]), np.float32([1, 2, np.nan])])
+    StreamedUnit(unit=3.0, not_finite=1)
     """
     upper = np.zeros(1 << 15, np.int64)
     zeros = 0
@@ -71,7 +71,7 @@ def streamed_intensity_scale(
     upper[0] -= zeros
     total = int(upper.sum())
     if total == 0:
-        return StreamedScale(scale=1.0, not_finite=not_finite)
+        return StreamedUnit(unit=1.0, not_finite=not_finite)
     rank = _rank(total, percentile)
     cumulative = np.cumsum(upper)
     high = int(np.searchsorted(cumulative, rank, side="right"))
@@ -85,8 +85,8 @@ def streamed_intensity_scale(
     if high == 0:
         lower[0] = 0
     low = int(np.searchsorted(np.cumsum(lower), rank, side="right"))
-    scale = np.array([high << 16 | low], np.uint32).view(np.float32)[0]
-    return StreamedScale(scale=float(scale), not_finite=not_finite)
+    unit = np.array([high << 16 | low], np.uint32).view(np.float32)[0]
+    return StreamedUnit(unit=float(unit), not_finite=not_finite)
 
 
 def _magnitude_bits(part: NDArray[np.float32]) -> NDArray[np.int32]:

@@ -3,18 +3,29 @@
 import dataclasses
 import time
 from pathlib import Path
+from types import TracebackType
 
-from poan_runtime.engines.backend import Backend, BackendOptions, OpenedBackend, open_backend
+from poan_runtime.engines.backend import Backend, EngineOptions, OpenedBackend, open_backend
 from poan_runtime.engines.which_file import find_runnable
 from poan_runtime.errors import PoanError
+from poan_runtime.geometry import Geometry
 from poan_runtime.models.find import Model, Trust
 from poan_runtime.tiles.ensemble import SelfEnsemble
-from poan_runtime.tiles.layout import Plan, plan_slices
+from poan_runtime.tiles.layout import Layout, lay_out
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to run; None means the manifest's or the planner's choice. Lengths in LR voxels."""
+    """How to run; None means the manifest's or the planner's choice. Lengths in LR voxels.
+
+    ``axis`` is the slice axis: 0, 1, 2, ``sagittal``, ``coronal`` or ``axial``. ``halo`` is the
+    border of a tile that is thrown away, ``overlap`` what neighbours blend, ``batch`` tiles per
+    call. ``skip`` runs one of all tiles that hold the same constant. ``self_ensemble`` takes the
+    mean over eight flips and rotations. ``threads`` compress the output.
+
+    >>> Settings(axis="axial", self_ensemble=True).skip
+    True
+    """
 
     axis: str | int | None = None
     halo: int | None = None
@@ -27,26 +38,48 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Network:
-    """A model that is ready to run."""
+    """A model that is ready to run; a context manager that closes its engine.
+
+    ``load_s`` is the seconds that loading took. Made by `load_network`::
+
+        with poan_runtime.load_network("t2_x2") as network:
+            for scan in scans:
+                poan_runtime.upscale_file(scan, scan.with_suffix(".sr.nii.gz"), network)
+    """
 
     model: Model
     opened: OpenedBackend
     load_s: float
 
+    def __enter__(self) -> "Network":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free what the engine holds; the network cannot run any more."""
+        self.opened.backend.close()
+
     @property
     def notices(self) -> tuple[str, ...]:
-        """What the user must know about model and backend."""
+        """What the user must know about model and engine, one line each."""
         return (*self.model.notices, *self.opened.notices)
 
     def backend(self, settings: Settings) -> Backend:
-        """The backend, wrapped in the self-ensemble if wanted."""
+        """The engine, wrapped in the self-ensemble if wanted."""
         if not settings.self_ensemble:
             return self.opened.backend
         manifest = self.model.manifest
         return SelfEnsemble(self.opened.backend, manifest.scale, manifest.grid)
 
-    def plan(self, height: int, width: int, slices: int, settings: Settings) -> Plan:
-        """The plan for slices of that size; settings that do not fit the model are refused."""
+    def layout(self, geometry: Geometry, settings: Settings) -> Layout:
+        """The tiles of the geometry's slices; settings that do not fit the model are refused."""
         manifest = self.model.manifest
         halo = manifest.halo if settings.halo is None else settings.halo
         overlap = manifest.overlap if settings.overlap is None else settings.overlap
@@ -60,10 +93,9 @@ class Network:
             raise PoanError(
                 f"--batch: this model takes {accepted.min} to {accepted.max}, got {settings.batch}"
             )
-        return plan_slices(
-            height,
-            width,
-            slices,
+        return lay_out(
+            *geometry.plane,
+            geometry.slices,
             tile=manifest.tile,
             scale=manifest.scale,
             halo=halo,
@@ -76,11 +108,21 @@ class Network:
 
 
 def load_network(
-    name: str | Path, options: BackendOptions | None = None, trust: Trust | None = None
+    name: str | Path, options: EngineOptions | None = None, trust: Trust | None = None
 ) -> Network:
-    """Find, verify and load a model. ``name`` as for `find_runnable`."""
+    """Find, verify and load a model.
+
+    ``name`` is a shipped model, a folder with a manifest, or a model file (.onnx, .plan);
+    ``trust`` vouches for a bare .onnx. Raises PoanError where there is no such model, where its
+    hash is not the manifest's, and where no engine runs it here.
+
+    Example (runs if a model is shipped and an engine is installed)::
+
+        with poan_runtime.load_network("t2_x2") as network:
+            print(network.model.manifest.scale, network.opened.name)
+    """
     start = time.perf_counter()
-    options = options or BackendOptions()
+    options = options or EngineOptions()
     model = find_runnable(name, options, trust)
     opened = open_backend(model, options)
     return Network(model=model, opened=opened, load_s=time.perf_counter() - start)

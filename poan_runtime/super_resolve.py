@@ -1,45 +1,216 @@
-"""Super-resolve one volume in memory, or one scan from file to file in bounded memory."""
+"""Super-resolve a source slab by slab: Source -> Geometry -> Layout -> slabs -> Sink."""
 
+import contextlib
 import dataclasses
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from poan_runtime import geometry
-from poan_runtime.commands.progress import Progress
-from poan_runtime.errors import PoanError
-from poan_runtime.images.nifti.header import keeps_scaling, parse_dtype, upscaled_header
-from poan_runtime.images.nifti.read import READ_BYTES, Scan, Volume, open_scan
-from poan_runtime.images.nifti.write import VolumeWriter
-from poan_runtime.intensity import StreamedScale, streamed_intensity_scale
+from poan_runtime.geometry import Affine, Geometry, spatial_shape
+from poan_runtime.images.formats import open_sink, open_source
+from poan_runtime.images.source import ArraySink, ArraySource, Sink, Slab, Source
+from poan_runtime.images.volume import Volume
+from poan_runtime.intensity import StreamedUnit, streamed_intensity_unit
 from poan_runtime.network import Network, Settings, load_network
-from poan_runtime.tiles.layout import Plan
-from poan_runtime.tiles.run import Slab, SliceRunner, Stages, run_volume
+from poan_runtime.tiles.layout import Layout
+from poan_runtime.tiles.run import SliceRunner, Timings, run_volume
 
-Look = Callable[[Slab, Slab], None]
+READ_BYTES = 1 << 22
+"""Bytes of float32 that are read at once to find the intensity unit."""
 
 
-class Source(Protocol):
-    """Volumes of one shape that can be read slice by slice; `Scan` is one."""
+class Pair(NamedTuple):
+    """A slab of slices before and after the network, real values."""
 
-    def read_slices(self, axis: int, start: int, stop: int, volume: int = 0) -> Slab:
-        """See `Scan.read_slices`."""
-        ...
+    volume: int
+    start: int
+    """The first slice's index across the slice axis."""
+    lr: Slab
+    """(n, h, w)"""
+    sr: Slab
+    """(n, s*h, s*w)"""
+
+
+Step = Callable[[Slab, Slab], Slab]
+"""What is done to each slab after the network: (lr, sr) to the sr that is written."""
+Consumer = Callable[[Geometry, Pair], None]
+"""Who looks at each slab as it is written: a progress bar, a preview, a figure."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a run did, for the report."""
+    """What a run did, for the report.
 
-    plan: Plan
-    axis: int
-    intensity_scales: list[float]
-    stages: Stages
-    warnings: list[str]
+    ``units`` are what each volume's intensities were divided by; ``timings`` holds seconds and
+    counts of tiles; ``warnings`` are one line each.
+    """
+
+    geometry: Geometry
+    layout: Layout
+    units: tuple[float, ...]
+    timings: Timings
+    warnings: tuple[str, ...]
+
+
+class SuperResolution:
+    """One source on its way through a network; `slabs` does the work.
+
+    Everything derived is derived here, once: ``geometry``, ``layout``. ``steps`` are done to
+    each slab after the network, in order. A stage before the network is a `Source` around the
+    source (its shape and affine are what the network sees), with ``lr_to_stored`` as in
+    `Geometry.derive`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        network: Network,
+        settings: Settings,
+        *,
+        steps: Sequence[Step] = (),
+        lr_to_stored: Affine | None = None,
+    ) -> None:
+        manifest = network.model.manifest
+        self.geometry = Geometry.derive(
+            source.shape,
+            source.affine,
+            scale=manifest.scale,
+            grid=manifest.grid,
+            axis=settings.axis,
+            lr_to_stored=lr_to_stored,
+        )
+        self.layout = network.layout(self.geometry, settings)
+        self.timings = Timings()
+        self._source = source
+        self._percentile = manifest.percentile
+        self._steps = steps
+        self._units: list[StreamedUnit] = []
+        self._runner = SliceRunner(
+            backend=network.backend(settings),
+            layout=self.layout,
+            skip=settings.skip,
+            timings=self.timings,
+        )
+
+    def slabs(self) -> Generator[Pair, None, None]:
+        """Run everything, volume by volume; a slab is the caller's once it is yielded."""
+        for volume in range(self.geometry.volumes):
+            with self.timings.time("intensity"):
+                found = intensity_of(self._source, volume, self._percentile)
+            self._units.append(found)
+            yield from self._slabs_of(volume, found.unit)
+
+    def outcome(self, warnings: Sequence[str] = ()) -> Outcome:
+        """What was done, once all slabs were taken; ``warnings`` are others', put after ours."""
+        not_finite = sum(found.not_finite for found in self._units)
+        ours = [f"{not_finite} voxels are not finite; taken as 0"] if not_finite else []
+        return Outcome(
+            geometry=self.geometry,
+            layout=self.layout,
+            units=tuple(found.unit for found in self._units),
+            timings=self.timings,
+            warnings=(*self._source.warnings, *ours, *warnings),
+        )
+
+    def _slabs_of(self, volume: int, unit: float) -> Generator[Pair, None, None]:
+        def read(start: int, stop: int) -> Slab:
+            return self._source.read_slices(self.geometry.axis, start, stop, volume)
+
+        slices = self.geometry.slices
+        slabs = run_volume(self._runner, slices=slices, unit=unit, read=read)
+        with contextlib.closing(slabs):
+            for start, lr, sr in slabs:
+                for step in self._steps:
+                    sr = step(lr, sr)
+                yield Pair(volume, start, lr, sr)
+
+
+def intensity_of(source: Source, volume: int, percentile: float) -> StreamedUnit:
+    """What a volume's intensities are divided by: see `poan_runtime.intensity`.
+
+    Read in file order, whatever the slice axis.
+    """
+    x, y, z = spatial_shape(source.shape)
+    planes = max(1, READ_BYTES // (4 * x * y))
+
+    def parts() -> Iterator[Slab]:
+        for start in range(0, z, planes):
+            yield source.read_slices(2, start, min(start + planes, z), volume)
+
+    return streamed_intensity_unit(parts, percentile)
+
+
+def write_slabs(run: SuperResolution, sink: Sink) -> Generator[Pair, None, None]:
+    """Write each slab, in a thread beside the inference, and pass it on.
+
+    The sink is begun and finished; one that is not finished is left to the caller to close.
+    """
+
+    def timed_write(pair: Pair) -> None:
+        with run.timings.time("write"):
+            sink.write(pair.volume, pair.start, pair.sr)
+
+    sink.begin(run.geometry)
+    written: Future[None] | None = None
+    writer = ThreadPoolExecutor(1, thread_name_prefix="poan-write")
+    with writer, contextlib.closing(run.slabs()) as slabs:
+        for pair in slabs:
+            if written is not None:
+                written.result()
+            written = writer.submit(timed_write, pair)
+            yield pair
+        if written is not None:
+            written.result()
+    sink.finish()
+
+
+def upscale_file(
+    source: Source | str | Path,
+    target: Sink | str | Path,
+    model: Network | str | Path,
+    settings: Settings | None = None,
+    *,
+    dtype: str | None = None,
+    scratch: Path | None = None,
+    consumers: Sequence[Consumer] = (),
+    steps: Sequence[Step] = (),
+) -> Outcome:
+    """Super-resolve in bounded memory; the output appears whole or not at all.
+
+    ``source`` is a path or an open `Source` (which the caller closes), ``target`` a path or a
+    fresh `Sink`, ``model`` as for `load_network` or a `Network` (which the caller closes).
+    Voxels keep their type unless ``dtype`` (``int16``, ``float32``, ...) names another for a
+    path. ``scratch`` is the folder for temporary files. Each consumer is called with every
+    `Pair` in order. Raises PoanError on what the caller can mend; then nothing is written.
+
+    Example (runs if a model is shipped)::
+
+        outcome = poan_runtime.upscale_file("scan.nii.gz", "fine.nii.gz", "t2_x2")
+        print(outcome.geometry.fine_shape, outcome.warnings)
+    """
+    settings = settings or Settings()
+    with contextlib.ExitStack() as stack:
+        if not isinstance(model, Network):
+            model = stack.enter_context(load_network(model))
+        if isinstance(source, str | Path):
+            source = stack.enter_context(contextlib.closing(open_source(source, scratch)))
+        if isinstance(target, str | Path):
+            target = open_sink(
+                target,
+                source,
+                note=f"poan {model.model.manifest.name}",
+                dtype=dtype,
+                scratch=scratch,
+                threads=settings.threads,
+            )
+        stack.enter_context(contextlib.closing(target))
+        run = SuperResolution(source, model, settings, steps=steps)
+        slabs = stack.enter_context(contextlib.closing(write_slabs(run, target)))
+        for pair in slabs:
+            for consume in consumers:
+                consume(run.geometry, pair)
+        return run.outcome(target.warnings)
 
 
 def upscale(
@@ -49,10 +220,12 @@ def upscale(
 ) -> Volume:
     """Super-resolve in memory: the volume made finer in-plane, float32 real values.
 
-    ``volume_or_path`` is a `Volume` or a NIfTI file of 2 to 7 dimensions; ``model`` is the name
+    ``volume_or_path`` is a `Volume` or a scan file of 2 to 7 dimensions; ``model`` is the name
     of a shipped model, a folder with a manifest, a model file, or a `Network` that
-    `load_network` gave (which saves loading it for each of many volumes). Raises PoanError on
-    what the caller can mend. For scans that do not fit in memory use `upscale_file`.
+    `load_network` gave (which saves loading it for each of many volumes). The result has the
+    input's axes, those in the slice plane ``scale`` times as long; its affine is in mm. Raises
+    PoanError on what the caller can mend. For scans that do not fit in memory use
+    `upscale_file`.
 
     Example (runs if a model is shipped)::
 
@@ -60,173 +233,11 @@ def upscale(
         fine = poan_runtime.upscale("scan.nii.gz", "t2_x2")
         print(fine.data.shape, fine.affine)
     """
-    settings = settings or Settings()
-    network = model if isinstance(model, Network) else load_network(model)
+    sink = ArraySink()
+    source: Source | str | Path
     if isinstance(volume_or_path, Volume):
-        source = _Array(volume_or_path)
-        return _upscale_array(source, source.shape, volume_or_path.affine, network, settings)
-    with open_scan(volume_or_path) as scan:
-        header = scan.header
-        return _upscale_array(scan, header.shape, header.affine, network, settings)
-
-
-def _upscale_array(
-    source: Source,
-    shape: tuple[int, ...],
-    affine: geometry.Affine,
-    network: Network,
-    settings: Settings,
-) -> Volume:
-    manifest = network.model.manifest
-    axis = geometry.slice_axis(affine, shape, settings.axis)
-    fine_shape = geometry.upscaled_shape(shape, manifest.scale, axis)
-    out = np.empty((*geometry.spatial_shape(fine_shape), _volumes(shape)), np.float32, order="F")
-
-    def write(volume: int, start: int, fine: Slab) -> None:
-        np.moveaxis(out[..., volume], axis, 0)[start : start + len(fine)] = fine
-
-    run_source(source, shape, axis, network, settings, write)
-    fine_affine = geometry.upscaled_affine(affine, manifest.scale, axis, manifest.grid)
-    return Volume(data=out.reshape(fine_shape, order="F"), affine=fine_affine)
-
-
-class _Array:
-    """A `Source` over an array."""
-
-    def __init__(self, volume: Volume) -> None:
-        self.shape = volume.data.shape
-        if not 2 <= len(self.shape) <= 7 or min(self.shape) < 1:
-            raise PoanError(f"expected a volume of 2 to 7 dimensions, got shape {self.shape}")
-        spatial = geometry.spatial_shape(self.shape)
-        self._data = np.asarray(volume.data, np.float32).reshape(*spatial, -1, order="F")
-
-    def read_slices(self, axis: int, start: int, stop: int, volume: int = 0) -> Slab:
-        return np.moveaxis(self._data[..., volume], axis, 0)[start:stop]
-
-
-def upscale_file(
-    scan: Scan,
-    output: Path,
-    network: Network,
-    settings: Settings,
-    *,
-    dtype: str | None = None,
-    scratch: Path | None = None,
-    progress: Progress | None = None,
-    look: Look | None = None,
-) -> Outcome:
-    """Super-resolve an open scan into the file ``output``, which appears whole or not at all.
-
-    Voxels keep their type unless ``dtype`` names another. ``look`` is shown the middle slice of
-    the first volume, LR and SR, both (h, w).
-    """
-    header, manifest = scan.header, network.model.manifest
-    axis = geometry.slice_axis(header.affine, header.shape, settings.axis)
-    voxel_type = header.dtype if dtype is None else parse_dtype(dtype, header)
-    scaled = keeps_scaling(header, voxel_type)
-    prefix = upscaled_header(
-        header,
-        scale=manifest.scale,
-        axis=axis,
-        grid=manifest.grid,
-        dtype=voxel_type,
-        note=f"poan {manifest.name}",
-        path=output,
-    )
-    x, y, z = geometry.upscaled_shape(header.volume_shape, manifest.scale, axis)
-    writer = VolumeWriter(
-        output,
-        prefix,
-        shape=(x, y, z),
-        axis=axis,
-        dtype=voxel_type,
-        slope=header.slope if scaled else 1.0,
-        inter=header.inter if scaled else 0.0,
-        scratch=scratch,
-        threads=settings.threads or os.cpu_count() or 1,
-    )
-    with writer:
-        outcome = run_source(
-            scan,
-            header.shape,
-            axis,
-            network,
-            settings,
-            lambda volume, start, fine: writer.write(fine),
-            progress,
-            look,
-        )
-    warnings = [*header.warnings, *outcome.warnings]
-    if writer.saturated:
-        warnings.append(f"{writer.saturated} voxels saturated at the ends of {voxel_type.name}")
-    return dataclasses.replace(outcome, warnings=warnings)
-
-
-def run_source(
-    source: Source,
-    shape: tuple[int, ...],
-    axis: int,
-    network: Network,
-    settings: Settings,
-    write: Callable[[int, int, Slab], None],
-    progress: Progress | None = None,
-    look: Look | None = None,
-) -> Outcome:
-    """Run every volume; ``write(volume, start, fine slices)`` gets them in order."""
-    spatial = geometry.spatial_shape(shape)
-    height, width = (spatial[other] for other in geometry.in_plane_axes(axis))
-    plan = network.plan(height, width, spatial[axis], settings)
-    runner = SliceRunner(
-        backend=network.backend(settings), plan=plan, skip=settings.skip, stages=Stages()
-    )
-    if progress is not None:
-        progress.begin(_volumes(shape) * spatial[axis] * plan.tiles_per_slice)
-
-    def run_one(volume: int) -> StreamedScale:
-        def read(start: int, stop: int) -> Slab:
-            return source.read_slices(axis, start, stop, volume)
-
-        def take(start: int, coarse: Slab, fine: Slab) -> None:
-            middle = spatial[axis] // 2 - start
-            if look is not None and volume == 0 and 0 <= middle < len(coarse):
-                look(coarse[middle], fine[middle])
-            write(volume, start, fine)
-
-        with runner.stages.stage("intensity"):
-            streamed = streamed_intensity_scale(
-                lambda: _parts(source, spatial, volume), network.model.manifest.percentile
-            )
-        run_volume(
-            runner,
-            slices=spatial[axis],
-            scale=streamed.scale,
-            read=read,
-            write=take,
-            advance=progress.advance if progress is not None else _ignore,
-        )
-        return streamed
-
-    streamed = [run_one(volume) for volume in range(_volumes(shape))]
-    not_finite = sum(one.not_finite for one in streamed)
-    return Outcome(
-        plan=plan,
-        axis=axis,
-        intensity_scales=[one.scale for one in streamed],
-        stages=runner.stages,
-        warnings=[f"{not_finite} voxels are not finite; taken as 0"] if not_finite else [],
-    )
-
-
-def _parts(source: Source, spatial: Sequence[int], volume: int) -> Iterator[NDArray[np.float32]]:
-    """A volume in parts in file order, whatever the slice axis: one pass over the file."""
-    planes = max(1, READ_BYTES // (4 * spatial[0] * spatial[1]))
-    for start in range(0, spatial[2], planes):
-        yield source.read_slices(2, start, min(start + planes, spatial[2]), volume)
-
-
-def _volumes(shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape[3:], dtype=np.int64))
-
-
-def _ignore(count: int) -> None:
-    """Nobody watches the progress."""
+        source = ArraySource(volume_or_path.data, volume_or_path.affine)
+    else:
+        source = volume_or_path
+    outcome = upscale_file(source, sink, model, settings)
+    return Volume(data=sink.data, affine=outcome.geometry.fine_affine)

@@ -18,8 +18,8 @@ import numpy as np
 
 from poan_runtime.errors import PoanError
 from poan_runtime.geometry import slice_axis
-from poan_runtime.images.nifti.read import read_volume
-from poan_runtime.intensity import PERCENTILE, intensity_scale
+from poan_runtime.images.volume import read_volume
+from poan_runtime.intensity import PERCENTILE, intensity_unit
 from poan_train.degrade import Array, Degradation, crop_to_multiple, degrade, to_true_resolution
 from poan_train.resample import Grid
 
@@ -173,7 +173,7 @@ def make_pair(source: Source, scale: int, method: Degradation, axis: str | int |
     except ValueError as error:
         raise PoanError(f"{source.path}: {error}") from None
     lr = degrade(hr, scale, method)
-    unit = intensity_scale(lr)
+    unit = intensity_unit(lr)
     hr, lr = hr / np.float32(unit), lr / np.float32(unit)
     keep = (lr > FOREGROUND).mean(axis=(1, 2)) >= SLICE_FOREGROUND
     return Pair(source=source, hr=hr[keep], lr=lr[keep], cutoff=cutoff)

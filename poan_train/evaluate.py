@@ -15,10 +15,11 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from poan_runtime.commands.arguments import Parser
+from poan_runtime.engines.backend import Backend
 from poan_runtime.errors import PoanError
 from poan_runtime.tiles.ensemble import SelfEnsemble
-from poan_runtime.tiles.layout import Plan, plan_slices
-from poan_runtime.tiles.run import SliceRunner, Stages
+from poan_runtime.tiles.layout import Layout, lay_out
+from poan_runtime.tiles.run import SliceRunner, Timings
 from poan_train import networks
 from poan_train.checkpoint import load_network
 from poan_train.data import CONTRASTS, Pair, cached_pair, default_cache, find_sources
@@ -31,7 +32,7 @@ MEASURES = ("psnr_volume_peak", "psnr_slice_peak", "ssim_volume_peak", "ssim_sli
 
 
 @dataclass(frozen=True, kw_only=True)
-class TorchBackend:
+class TorchBackend(Backend):
     """The runtime's Backend over a network in eval mode."""
 
     network: nn.Module
@@ -84,14 +85,14 @@ def super_resolve(
         backend = SelfEnsemble(backend, scale, grid)
     if whole:
         return np.concatenate([backend.run(part[None, None])[0] for part in lr])
-    plan = plan_of(lr.shape, scale, tiling)
-    runner = SliceRunner(backend=backend, plan=plan, skip=True, stages=Stages())
-    return runner.run(np.ascontiguousarray(lr), 1.0, lambda _: None)
+    layout = layout_of(lr.shape, scale, tiling)
+    runner = SliceRunner(backend=backend, layout=layout, skip=True, timings=Timings())
+    return runner.run(np.ascontiguousarray(lr), 1.0)
 
 
-def plan_of(shape: tuple[int, ...], scale: int, tiling: Tiling) -> Plan:
+def layout_of(shape: tuple[int, ...], scale: int, tiling: Tiling) -> Layout:
     """How poan-run cuts slices of ``shape`` (S, h, w)."""
-    return plan_slices(
+    return lay_out(
         shape[1],
         shape[2],
         shape[0],

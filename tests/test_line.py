@@ -13,12 +13,11 @@ import pytest
 from poan_export import cli as export_cli
 from poan_runtime.commands import run as run_cli
 from poan_runtime.geometry import upscaled_affine
-from poan_runtime.images.nifti.read import read_volume
+from poan_runtime.images.volume import read_volume
 from poan_runtime.models.find import shipped_models
 from poan_train import cli as train_cli
 from poan_train import networks
 
-SCANS = Path(__file__).resolve().parents[1].parent / "shared/data"
 SHIPPED = ("t1_x2", "t1_x4", "t2_x2", "t2_x4")
 
 
@@ -30,7 +29,6 @@ def corners_mm(shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_train_export_run(scale, tmp_path, monkeypatch):
-    monkeypatch.setenv("POAN_CACHE", str(tmp_path / "cache"))
     small = {"channels": 8, "blocks": 2, "poab_after": 1, "embedding": 4}
     for name, value in small.items():
         monkeypatch.setitem(networks.LITE, name, value)
@@ -92,17 +90,14 @@ def test_a_shipped_model_still_answers_its_stored_vectors(name, capsys):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_model_beats_bicubic_on_a_real_scan(name, tmp_path, monkeypatch):
+def test_a_shipped_model_beats_bicubic_on_a_real_scan(name, tmp_path, shared_data):
     """Its validation scan at six slices; the card has all of them."""
-    if not SCANS.is_dir():
-        pytest.skip("the development scans are not here")
     from poan_train.evaluate import main
 
-    monkeypatch.setenv("POAN_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "val"
     folder.mkdir()
     contrast = name[:2].upper()
-    scan = SCANS / f"val/{contrast}_openms_patient04_study1.nii.gz"
+    scan = shared_data / f"val/{contrast}_openms_patient04_study1.nii.gz"
     (folder / scan.name).symlink_to(scan)
     checkpoint = Path(train_cli.__file__).parent / "checkpoints" / f"{name}.pt"
     out = tmp_path / "e.json"

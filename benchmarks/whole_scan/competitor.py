@@ -51,12 +51,12 @@ def main() -> None:
     args = parser().parse_args()
     import nibabel
 
-    from poan_runtime.intensity import intensity_scale
+    from poan_runtime.intensity import intensity_unit
 
     with stage("read"):
         scan = nibabel.load(args.lr)
         lr = np.moveaxis(np.asarray(scan.dataobj, np.float32), 2, 0)  # (S, h, w)
-        unit = np.float32(intensity_scale(lr))
+        unit = np.float32(intensity_unit(lr))
     upscale = by_monai if args.engine.startswith("torch") else by_loop
     sr = upscale(args, lr / unit) * unit
     with stage("write"):

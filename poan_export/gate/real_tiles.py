@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from poan_runtime.errors import PoanError
 from poan_runtime.geometry import slice_axis
-from poan_runtime.images.nifti.read import read_volume
-from poan_runtime.intensity import intensity_scale
+from poan_runtime.images.volume import read_volume
+from poan_runtime.intensity import intensity_unit
 from poan_train.degrade import Degradation, degrade
 
 Array = NDArray[Any]
@@ -103,7 +103,7 @@ def _centre(image: Array, size: int) -> Array:
 def real_case(name: str, hr: Array, scale: int, method: Degradation) -> Case:
     """LR tile of an HR tile, both divided by the LR tile's intensity scale."""
     lr = degrade(hr, scale, method)
-    unit = intensity_scale(lr)
+    unit = intensity_unit(lr)
     return Case(name=name, lr=(lr / unit).astype(np.float32), hr=(hr / unit).astype(np.float32))
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from poan_export.plans.build_log import read_build_log
-from poan_runtime.engines.backend import installed
+from poan_runtime import extras
 from poan_runtime.engines.tensorrt.library import MODULES, Flavour
 from poan_runtime.errors import PoanError
-from poan_runtime.files import cache_folder
-from poan_runtime.models.manifest import BatchRange, sha256_of
+from poan_runtime.files import cache_folder, sha256_of
+from poan_runtime.models.manifest import BatchRange
 
 SMS = ("75", "80", "86", "89", "120", "121")
 """Targets of tensorrt-rtx 1.7. There is no SM90: data-centre Hopper runs `tensorrt`."""
@@ -141,7 +141,7 @@ def gpu_here() -> tuple[str | None, str]:
 def choose_flavour(asked: str) -> tuple[Flavour | None, str]:
     """The flavour that ``--engine`` means on this machine, and why; None where auto finds none."""
     if asked in MODULES:
-        with installed(MODULES[asked], asked):
+        with extras.needs(MODULES[asked], asked):
             if importlib.util.find_spec(MODULES[asked]) is None:
                 raise ModuleNotFoundError(name=MODULES[asked])
         here, found = gpu_here()

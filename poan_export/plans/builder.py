@@ -13,7 +13,7 @@ from typing import Any
 
 from poan_runtime.engines.tensorrt.library import MODULES, load_library
 from poan_runtime.errors import PoanError
-from poan_runtime.images.nifti.write import WholeFile
+from poan_runtime.files import WholeFile
 
 
 def build(order: dict[str, Any]) -> None:

@@ -22,13 +22,14 @@ from poan_export.precision.quantise import (
     QuantisationRefusedError,
     quantise_or_refuse,
 )
-from poan_runtime.engines.backend import BackendOptions, open_backend
+from poan_runtime.engines.backend import EngineOptions, open_backend
 from poan_runtime.engines.tensorrt.check import check_compute_capability
 from poan_runtime.engines.tensorrt.library import Flavour
 from poan_runtime.engines.verify import verify, write_verdict
 from poan_runtime.errors import PoanError
+from poan_runtime.files import sha256_of
 from poan_runtime.models.find import find_model
-from poan_runtime.models.manifest import BatchRange, read_manifest, sha256_of
+from poan_runtime.models.manifest import BatchRange, read_manifest
 from poan_train.degrade import Degradation
 
 Json = dict[str, Any]
@@ -227,7 +228,7 @@ def gate_plans(folder: Path, names: Sequence[str], report: Report) -> list[str]:
                 f"poan-run --verify {folder / name}"
             )
             continue
-        opened = open_backend(model, BackendOptions(device="cuda"))
+        opened = open_backend(model, EngineOptions(device="cuda"))
         parity = write_verdict(folder, name, verify(model, opened.backend))
         report(f"{name}: parity {parity.verdict} on {opened.device}")
         if parity.verdict != "pass":

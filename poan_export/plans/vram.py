@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from poan_export.trace.onnx_export import MOST_BATCH
+from poan_runtime.engines.backend import LANES
 from poan_runtime.errors import PoanError
 from poan_runtime.models.manifest import BatchRange
 
@@ -12,9 +14,6 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 CUDA_BYTES = 512 * 2**20
 """Set aside for the CUDA context and the library's code: an assumption, not a measurement."""
-MOST_BATCH = 32
-LANES = 2
-"""Execution contexts of the runtime's backend, each with its own activation memory."""
 
 Build = Callable[[int, BatchRange], Mapping[str, Any]]
 """(tile, batch) to the report of a plan that was built for them."""

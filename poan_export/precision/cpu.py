@@ -84,7 +84,7 @@ def cpu_precisions(
     own: Literal["fp32", "int8"] = "fp32",
 ) -> list[Json]:
     """The manifest's entries about how a file of precision ``own`` may run on a CPU."""
-    import openvino
+    from poan_runtime.engines.openvino.library import openvino
 
     stages = answers.stages
     seen = replace(
@@ -128,8 +128,7 @@ def run_openvino(
 
     The output, and the features and z of each of ``parts``.
     """
-    import openvino
-
+    from poan_runtime.engines.openvino.library import openvino
     from poan_runtime.engines.openvino.pieces import Chain, compile_chains
 
     graph = openvino.Core().read_model(path)

@@ -20,11 +20,11 @@ def measure(order: dict[str, Any]) -> dict[str, Any]:
     """Seconds of each part, and peak memory in bytes."""
     import numpy as np
 
-    from poan_runtime.engines.backend import BackendOptions, open_backend
+    from poan_runtime.engines.backend import EngineOptions, open_backend
     from poan_runtime.engines.which_file import find_runnable
 
     imported = time.perf_counter()
-    options = BackendOptions(**order["options"])
+    options = EngineOptions(**order["options"])
     model = find_runnable(order["model"], options)
     found = time.perf_counter()
     before = _device_bytes()

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from poan_runtime.bench.machine import describe_machine, snapshot
 from poan_runtime.bench.statistics import ratios, summarise
-from poan_runtime.engines.backend import BackendOptions
+from poan_runtime.engines.backend import EngineOptions
 from poan_runtime.engines.precision import PRECISIONS
 from poan_runtime.errors import PoanError
-from poan_runtime.images.nifti.read import Volume
+from poan_runtime.images.volume import Volume
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.super_resolve import upscale
 
@@ -48,7 +48,7 @@ class Contender:
 
     label: str
     network: Network
-    options: BackendOptions
+    options: EngineOptions
     batch: NDArray[np.float32]
     samples: dict[str, list[float]]
     warm_up_ms: list[float]
@@ -95,7 +95,7 @@ def _contender(name: str, request: Request) -> Contender:
     model, *wishes = name.split("@")
     precision = next((wish for wish in wishes if wish in PRECISIONS), "auto")
     backend = next((wish for wish in wishes if wish not in PRECISIONS), "auto")
-    options = BackendOptions(
+    options = EngineOptions(
         backend=backend, device=request.device, threads=request.threads, precision=precision
     )
     network = load_network(model, options)

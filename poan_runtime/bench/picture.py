@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from poan_runtime.images.nifti.write import WholeFile
+from poan_runtime.files import WholeFile
 
 WIDTH, HEIGHT = 900, 480
 LEFT, RIGHT, TOP, BOTTOM = 60, 20, 20, 60

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     )
     document = bench(request)
     if args.json is not None:
-        from poan_runtime.images.nifti.write import WholeFile
+        from poan_runtime.files import WholeFile
 
         with WholeFile(args.json) as file:
             file.write(json.dumps(document, indent=1).encode() + b"\n")

@@ -19,7 +19,7 @@ from PIL import Image
 
 from poan_runtime.commands import run as cli
 from poan_runtime.geometry import upscaled_affine
-from poan_runtime.images.nifti.read import read_volume
+from poan_runtime.images.volume import read_volume
 
 SIDE, SLICES, SUPERSAMPLING = 192, 8, 4
 MODEL = "t2_x2"

@@ -5,14 +5,16 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from poan_runtime.geometry import Geometry
+from poan_runtime.super_resolve import Pair
+
 WIDTH = 30
-INTERVAL_S = 0.1
 
 
 class Progress:
-    """Counts finished tiles of one scan and draws a bar on ``stream`` if it is a terminal.
+    """Counts finished slices of one scan and draws a bar on ``stream`` if it is a terminal.
 
-    Skipped tiles take no time, so the time left follows the whole pace, not the last tiles.
+    Skipped tiles take no time, so the time left follows the whole pace, not the last slices.
     """
 
     def __init__(
@@ -26,22 +28,18 @@ class Progress:
         self._clock = clock
         self._shown = self._stream.isatty()
         self._start = clock()
-        self._drawn = -INTERVAL_S
-        self._total = 0
         self._done = 0
 
-    def begin(self, total: int) -> None:
-        """How many tiles there are."""
-        self._total = total
-        self._start = self._clock()
+    def __call__(self, geometry: Geometry, pair: Pair) -> None:
+        """One more slab is finished; a `poan_runtime.super_resolve.Consumer`."""
+        self.advance(len(pair.lr), geometry.volumes * geometry.slices)
 
-    def advance(self, count: int) -> None:
-        """``count`` more are finished."""
+    def advance(self, count: int, total: int) -> None:
+        """``count`` more of ``total`` slices are finished."""
         self._done += count
-        now = self._clock()
-        if self._shown and (now - self._drawn >= INTERVAL_S or self._done == self._total):
-            self._drawn = now
-            self._stream.write(f"\r{bar(self._label, self._done, self._total, now - self._start)}")
+        if self._shown:
+            line = bar(self._label, self._done, total, self._clock() - self._start)
+            self._stream.write(f"\r{line}")
             self._stream.flush()
 
     def end(self) -> None:
@@ -61,7 +59,5 @@ def bar(label: str, done: int, total: int, elapsed_s: float) -> str:
     filled = int(WIDTH * share)
     left = elapsed_s * (1 - share) / share if share else 0.0
     minutes, seconds = divmod(round(left), 60)
-    return (
-        f"{label} [{'#' * filled}{'.' * (WIDTH - filled)}] {share:4.0%} ".replace("%", " %")
-        + f" {minutes:02d}:{seconds:02d} left"
-    )
+    drawn = "#" * filled + "." * (WIDTH - filled)
+    return f"{label} [{drawn}] {100 * share:3.0f} %  {minutes:02d}:{seconds:02d} left"

@@ -1,32 +1,26 @@
-"""What `poan-run` does with DICOM: list series, open one, write a derived one."""
+"""What `poan-run` does with DICOM alone: list series, and describe a derived one."""
 
-import contextlib
+import argparse
 import dataclasses
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from poan_runtime import geometry
 from poan_runtime.errors import PoanError
+from poan_runtime.extras import needs
+from poan_runtime.images.source import Sink, Source
 from poan_runtime.network import Network, Settings
-from poan_runtime.super_resolve import Outcome, run_source
 
+if TYPE_CHECKING:
+    from poan_runtime.images.dicom.provenance import Provenance
 
-@contextlib.contextmanager
-def dicom_extra() -> Iterator[None]:
-    """Turn a missing pydicom, and only that, into the command that installs it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name != "pydicom":
-            raise
-        raise PoanError("DICOM needs pydicom: pip install 'poan[dicom]'") from None
+SPEED_ALONE = ("threads", "batch")
+"""Settings that decide no voxel."""
 
 
 def series_lines(path: Path) -> tuple[list[str], list[str]]:
     """The table of a folder's series, and a line for each broken file."""
-    with dicom_extra():
+    with needs("pydicom", "dicom"):
         from poan_runtime.images.dicom.series import find_series, table
     if not path.exists():
         raise PoanError(f"{path}: no such file or folder")
@@ -34,70 +28,43 @@ def series_lines(path: Path) -> tuple[list[str], list[str]]:
     return table(found), broken
 
 
-def open_series(path: Path, series: str | None, scratch: Path | None) -> Any:
-    """One series, opened; it stands where a `Scan` does."""
-    with dicom_extra():
-        from poan_runtime.images.dicom.read import open_dicom
-    return open_dicom(path, series, scratch)
-
-
-def derive_series(
-    source: Any,
+def derived_series(
+    args: argparse.Namespace,
+    source: Source,
     output: Path,
     network: Network,
     settings: Settings,
-    *,
-    dtype: str | None,
     scratch: Path | None,
-    progress: Any,
-    look: Any,
-    root: str | None,
-    seed: str | None,
-    burn_in: bool,
-) -> Outcome:
-    """Super-resolve an open DICOM series into a folder of derived images."""
-    with dicom_extra():
+) -> Sink:
+    """What writes the derived series of an open DICOM source."""
+    with needs("pydicom", "dicom"):
         from poan_runtime.images.dicom.derived import DerivedSeries
         from poan_runtime.images.dicom.provenance import Identity
-    if dtype is not None:
+        from poan_runtime.images.dicom.read import DicomSource
+    assert isinstance(source, DicomSource)
+    if args.dtype is not None:
         raise PoanError("--dtype: a derived DICOM series keeps 16 bits; name -o x.nii.gz for it")
-    if not hasattr(source, "stack"):
-        raise PoanError(f"{output}: expected a name that ends in .nii or .nii.gz")
-    manifest = network.model.manifest
-    axis = geometry.slice_axis(source.affine, source.shape, settings.axis)
-    sink = DerivedSeries(
+    return DerivedSeries(
         source,
         output,
-        _provenance(network, settings, axis),
-        identity=Identity(root=root, seed=seed),
-        burn_in=burn_in,
+        provenance(network, settings),
+        identity=Identity(root=args.uid_root, seed=args.uid_seed),
+        burn_in=args.burn_in,
         scratch=scratch,
     )
-    with sink:
-        sink.begin(
-            geometry.upscaled_shape(source.shape, manifest.scale, axis),
-            geometry.upscaled_affine(source.affine, manifest.scale, axis, manifest.grid),
-            axis,
-        )
-        outcome = run_source(
-            source, source.shape, axis, network, settings, sink.write, progress, look
-        )
-        sink.finish()
-    warnings = [*source.warnings, *outcome.warnings]
-    if sink.saturated:
-        warnings.append(f"{sink.saturated} voxels saturated at the ends of 16 bits")
-    return dataclasses.replace(outcome, warnings=warnings)
 
 
-def _provenance(network: Network, settings: Settings, axis: int) -> Any:
+def provenance(network: Network, settings: Settings) -> "Provenance":
     """What the images say of the model, and all else that decides their voxels."""
     from poan_runtime.images.dicom.provenance import Provenance
 
     model, opened = network.model, network.opened
-    decides = dataclasses.asdict(settings)
-    for speed_alone in ("threads", "batch"):
-        decides.pop(speed_alone)
-    decides |= {"axis": axis, "precision": opened.precision or model.file.precision}
+    decides = dataclasses.asdict(settings) | {
+        "backend": opened.name,
+        "precision": opened.precision or model.file.precision,
+    }
+    for name in SPEED_ALONE:
+        decides.pop(name)
     return Provenance(
         version=_version(),
         model=model.manifest.name,

@@ -1,26 +1,27 @@
 """What `poan-run` does once its arguments are parsed."""
 
 import argparse
-import functools
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from poan_runtime.commands.progress import Progress
-from poan_runtime.engines.backend import BackendOptions, open_backend
+from poan_runtime.engines.backend import EngineOptions, open_backend
 from poan_runtime.errors import PoanError
 from poan_runtime.images.dicom.recognise import is_dicom
-from poan_runtime.images.nifti.read import open_scan, scan_files
+from poan_runtime.images.formats import NIFTI_NAMES, open_source
+from poan_runtime.images.nifti.read import scan_files
+from poan_runtime.images.source import Sink, Source
 from poan_runtime.models.find import Trust, find_model, shipped_models
 from poan_runtime.models.manifest import read_manifest
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.report.document import scan_report, write_report
-from poan_runtime.report.preview import write_preview
+from poan_runtime.report.preview import Preview
 from poan_runtime.super_resolve import Outcome, upscale_file
-from poan_runtime.tiles.run import Slab
 
 SUFFIXES = (".nii.gz", ".nii", ".hdr.gz", ".img.gz", ".hdr", ".img", ".gz")
 
@@ -48,7 +49,7 @@ def verify(args: argparse.Namespace) -> int:
 
     model = find_model(args.model, judged=False)
     device = "cuda" if model.file.kind == "plan" and args.device == "auto" else args.device
-    options = BackendOptions(
+    options = EngineOptions(
         backend=args.backend, device=device, threads=args.threads, precision=args.precision
     )
     opened = open_backend(model, options, judged=False)
@@ -75,25 +76,26 @@ def run(args: argparse.Namespace) -> int:
     if args.preview is not None:
         previews = [*_outputs(scans, args.preview, "_desc-sr.png", (".png",))]
     reports_to = [] if args.report is None else [Path(args.report)]
-    _check_distinct(scans, [*outputs, *(path for path in previews if path), *reports_to])
-    network = _load(args)
-    opened = network.opened
-    _say(f"{opened.name} {opened.version} on {opened.device}: {opened.reason}")
+    files = [*outputs, *(path for path in previews if path), *reports_to]
+    _check_distinct(scans, files, [o for o in outputs if not o.name.endswith(NIFTI_NAMES)])
     reports: list[dict[str, Any]] = []
     failed = False
-    for scan, output, preview in zip(scans, outputs, previews, strict=True):
-        try:
-            reports.append(_run_one(args, network, scan, output, preview))
-        except PoanError as error:
-            _say(f"poan-run: {error}", sys.stderr)
-            failed = True
-    if args.report is not None and reports:
-        write_report(Path(args.report), network, reports)
+    with _load(args) as network:
+        opened = network.opened
+        _say(f"{opened.name} {opened.version} on {opened.device}: {opened.reason}")
+        for scan, output, preview in zip(scans, outputs, previews, strict=True):
+            try:
+                reports.append(_run_one(args, network, scan, output, preview))
+            except PoanError as error:
+                _say(f"poan-run: {error}", sys.stderr)
+                failed = True
+        if args.report is not None and reports:
+            write_report(Path(args.report), network, reports)
     return 2 if failed else 0
 
 
 def list_series(paths: list[str]) -> int:
-    """Print what series there are; 2 if any path has none."""
+    """Print what series there are in DICOM folders."""
     from poan_runtime.commands.run_dicom import series_lines
 
     for path in paths:
@@ -105,24 +107,27 @@ def list_series(paths: list[str]) -> int:
     return 0
 
 
-def _open(args: argparse.Namespace, path: Path, scratch: Path | None) -> Any:
-    if not is_dicom(path):
-        return open_scan(path, scratch)
-    from poan_runtime.commands.run_dicom import open_series
-
-    return open_series(path, args.series, scratch)
-
-
 def _scan_outputs(scans: list[Path], wanted: str | None) -> list[Path]:
     """As `_outputs`; a DICOM scan goes to a folder unless a NIfTI file is named."""
     series = [is_dicom(scan) for scan in scans]
-    if not any(series) or (wanted or "").endswith((".nii", ".nii.gz")):
-        return _outputs(scans, wanted, "_desc-sr.nii.gz", (".nii", ".nii.gz"))
+    if not any(series) or (wanted or "").endswith(NIFTI_NAMES):
+        return _outputs(scans, wanted, "_desc-sr.nii.gz", NIFTI_NAMES)
     if wanted is not None and len(scans) == 1:
         return [Path(wanted)]
-    named = _outputs(scans, wanted, "_desc-sr.nii.gz", (".nii", ".nii.gz"))
+    named = _outputs(scans, wanted, "_desc-sr.nii.gz", NIFTI_NAMES)
     folders = [path.with_name(path.name.removesuffix(".nii.gz")) for path in named]
     return [f if d else n for n, f, d in zip(named, folders, series, strict=True)]
+
+
+def _target(
+    args: argparse.Namespace, source: Source, output: Path, network: Network, scratch: Path | None
+) -> Path | Sink:
+    """A NIfTI file by its path, a derived DICOM series by its sink."""
+    if output.name.endswith(NIFTI_NAMES) or not is_dicom(source.path or output):
+        return output
+    from poan_runtime.commands.run_dicom import derived_series
+
+    return derived_series(args, source, output, network, _settings(args), scratch)
 
 
 def _load(args: argparse.Namespace) -> Network:
@@ -137,7 +142,7 @@ def _load(args: argparse.Namespace) -> Network:
             overlap=args.overlap,
             grid=args.grid,
         )
-    options = BackendOptions(
+    options = EngineOptions(
         backend=args.backend,
         device=args.device,
         threads=args.threads,
@@ -164,14 +169,15 @@ def explain(args: argparse.Namespace) -> int:
 
     if args.report is not None:
         _check_distinct([Path(path) for path in args.scans], [Path(args.report)])
-    network = _load(args)
     documents = []
-    for path in args.scans:
-        with _open(args, Path(path), None) as scan:
-            documents.append(as_json(network, scan, explain_scan(scan, network, _settings(args))))
-        _say(as_text(documents[-1]))
-    for notice in network.notices:
-        _say(f"poan-run: warning: {notice}", sys.stderr)
+    with _load(args) as network:
+        for path in args.scans:
+            with contextlib.closing(open_source(path, series=args.series)) as source:
+                found = explain_scan(source, network, _settings(args))
+                documents.append(as_json(network, source, found))
+            _say(as_text(documents[-1]))
+        for notice in network.notices:
+            _say(f"poan-run: warning: {notice}", sys.stderr)
     if args.report is not None:
         write_json(Path(args.report), documents)
     return 0
@@ -184,51 +190,48 @@ def _run_one(
     start = time.perf_counter()
     settings = _settings(args)
     scratch = None if "TMPDIR" in os.environ else output.parent
-    looked: list[tuple[Slab, Slab]] = []
-    progress = Progress(path.name)
-    with _open(args, path, scratch) as scan:
+    progress, picture = Progress(path.name), Preview()
+    opened = open_source(path, scratch, hashed=args.report is not None, series=args.series)
+    with contextlib.closing(opened) as source:
         unpacked_s = time.perf_counter() - start
         try:
-            outcome = _writer(args, output)(
-                scan,
-                output,
+            outcome = upscale_file(
+                source,
+                _target(args, source, output, network, scratch),
                 network,
                 settings,
                 dtype=args.dtype,
                 scratch=scratch,
-                progress=progress,
-                look=lambda coarse, fine: looked.append((coarse.copy(), fine.copy())),
+                consumers=[progress, picture],
             )
         finally:
             progress.end()
         if preview is not None:
-            coarse, fine = looked[0]
             try:
-                write_preview(preview, coarse, fine, scan.header.affine, outcome.axis)
+                picture.write(preview, outcome.geometry)
             except PoanError as error:
                 raise PoanError(f"{error}; {output} is complete") from None
         total_s = time.perf_counter() - start
-        report = scan_report(scan, output, network, settings, outcome, total_s)
+        _say_outcome(path, output, outcome, network, total_s)
+        if args.report is None:
+            return {}
+        report = scan_report(source, output, network, settings, outcome, total_s)
         report["seconds"]["open_and_unpack"] = unpacked_s
-    tiles = report["tiles"]
-    shape = "x".join(map(str, report["output"]["shape"]))
+        return report
+
+
+def _say_outcome(
+    path: Path, output: Path, outcome: Outcome, network: Network, total_s: float
+) -> None:
+    """One line on what was written, one for each warning."""
+    shape = "x".join(map(str, outcome.geometry.fine_shape))
+    tiles = outcome.timings
     _say(
-        f"{output}: {shape}, {tiles['run']} tiles run, {tiles['skipped']} skipped, {total_s:.1f} s"
+        f"{output}: {shape}, {tiles.tiles_run} tiles run, {tiles.tiles_skipped} skipped, "
+        f"{total_s:.1f} s"
     )
-    for warning in report["warnings"]:
+    for warning in (*network.notices, *outcome.warnings):
         _say(f"poan-run: warning: {path.name}: {warning}", sys.stderr)
-    return report
-
-
-def _writer(args: argparse.Namespace, output: Path) -> Callable[..., Outcome]:
-    """What writes ``output``: a NIfTI file or a folder of DICOM images."""
-    if output.name.endswith((".nii", ".nii.gz")):
-        return upscale_file
-    from poan_runtime.commands.run_dicom import derive_series
-
-    return functools.partial(
-        derive_series, root=args.uid_root, seed=args.uid_seed, burn_in=args.burn_in
-    )
 
 
 def _outputs(
@@ -257,14 +260,17 @@ def _stem(scan: Path) -> str:
     return scan.name
 
 
-def _check_distinct(scans: list[Path], outputs: list[Path]) -> None:
-    """No output may replace an input or another output, nor lack its folder."""
+def _check_distinct(scans: list[Path], outputs: list[Path], folders: Sequence[Path] = ()) -> None:
+    """No output may replace an input or another output, nor lack its folder.
+
+    ``folders`` are the outputs that are folders themselves.
+    """
     inputs = {file.resolve() for scan in scans if scan.is_file() for file in scan_files(scan)}
     seen: set[Path] = set()
     for output in outputs:
         if not output.parent.is_dir():
             raise PoanError(f"{output}: there is no folder {output.parent}")
-        if output.is_dir() and output.name.endswith((".nii", ".nii.gz", ".png", ".json")):
+        if output.is_dir() and output not in folders:
             raise PoanError(f"{output}: expected a file's name, this is a folder")
         resolved = output.resolve()
         if resolved in inputs:

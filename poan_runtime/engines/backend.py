@@ -1,52 +1,63 @@
 """What runs a network: one small protocol, a table of who can, and the choice among them."""
 
-import contextlib
 import dataclasses
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from poan_runtime import extras
 from poan_runtime.engines.precision import NOT_REDUCED, Reduced, reduced_precision
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Model
 
+Tiles = NDArray[np.float32]
+
+LANES = 2
+"""Batches that an engine is given before the answer to the first is asked for.
+
+On a GPU the copies of one overlap with the computation of the other."""
+
 
 class Backend(Protocol):
-    """A loaded network."""
+    """A network in an engine. The protocol that every engine keeps to.
 
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(N, 1, h, w) LR tiles to (N, 1, s*h, s*w) HR tiles, both float32 and C-contiguous."""
-        ...
-
-
-def start_batch(backend: Backend, batch: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
-    """Start a batch and return what waits for its answer.
-
-    A backend with a method ``start`` begins at once and may be given a second batch before the
-    first is asked for; any other one runs when it is asked.
+    A class that names it as its base need only say `run`. `tests/runtime/engines/conformance.py`
+    holds what each implementation must do; the test of each one calls it.
     """
-    start = getattr(backend, "start", None)
-    if start is None:
-        return lambda: backend.run(batch)
-    waits: Callable[[], NDArray[np.float32]] = start(batch)
-    return waits
 
-
-def fills_batches(backend: Backend) -> bool:
+    fills_batches: bool = True
     """Whether a batch that is not full must be filled: not where tiles run one by one.
 
     Most engines answer a tile alike in every batch of one size, but not in batches of one and
     of many.
     """
-    return bool(getattr(backend, "fills_batches", True))
+
+    def run(self, batch: Tiles) -> Tiles:
+        """(N, 1, h, w) LR tiles to (N, 1, s*h, s*w) HR tiles, both float32 and C-contiguous.
+
+        An engine returns a new array. Raises PoanError if the engine refuses the batch.
+        """
+        ...
+
+    def start(self, batch: Tiles) -> Callable[[], Tiles]:
+        """Start a batch and return what waits for its answer, as `run` gives it.
+
+        An engine that works beside the caller begins at once, and may be given a second batch
+        before the first is asked for; this one runs when it is asked.
+        """
+        return lambda: self.run(batch)
+
+    def close(self) -> None:
+        """Free what the engine holds; a second call does nothing. Here there is nothing."""
+        return None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BackendOptions:
+class EngineOptions:
     """What the user asked for. ``threads`` None leaves the number to the engine.
 
     ``precision`` is that of an ONNX file on a CPU: ``auto`` takes bf16 where the manifest holds
@@ -143,7 +154,7 @@ BACKENDS = {
 """Backends by name, in the order in which ``auto`` prefers them on a CPU."""
 
 
-def open_backend(model: Model, options: BackendOptions, *, judged: bool = True) -> OpenedBackend:
+def open_backend(model: Model, options: EngineOptions, *, judged: bool = True) -> OpenedBackend:
     """Load the model into the backend asked for, or into the best one for ``auto``.
 
     ``judged`` false takes a precision that its verdict forbids, to judge it anew.
@@ -160,7 +171,7 @@ def open_backend(model: Model, options: BackendOptions, *, judged: bool = True) 
     return dataclasses.replace(opened, reason=f"{reason}; {opened.reason}")
 
 
-def _choose(model: Model, options: BackendOptions) -> tuple[str, str]:
+def _choose(model: Model, options: EngineOptions) -> tuple[str, str]:
     """The backend that ``auto`` takes, and why."""
     fitting = {
         name: kind
@@ -175,8 +186,8 @@ def _choose(model: Model, options: BackendOptions) -> tuple[str, str]:
         )
     installed = [name for name, kind in fitting.items() if importlib.util.find_spec(kind.needs)]
     if not installed:
-        extras = " or ".join(f"pip install 'poan[{kind.extra}]'" for kind in fitting.values())
-        raise PoanError(f"no inference engine is installed; run: {extras}")
+        commands = " or ".join(extras.command(kind.extra) for kind in fitting.values())
+        raise PoanError(f"no inference engine is installed; run: {commands}")
     if len(installed) == 1:
         return installed[0], f"{installed[0]} is the only engine installed for it"
     if "onnxruntime" in installed and options.device != "cpu" and _cuda_in_onnxruntime():
@@ -189,13 +200,13 @@ def _choose(model: Model, options: BackendOptions) -> tuple[str, str]:
 
 
 def _cuda_in_onnxruntime() -> bool:
-    with installed("onnxruntime", "cpu"):
+    with extras.needs("onnxruntime", "cpu"):
         import onnxruntime
 
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
-def _open(name: str, model: Model, options: BackendOptions) -> OpenedBackend:
+def _open(name: str, model: Model, options: EngineOptions) -> OpenedBackend:
     if name not in BACKENDS:
         raise PoanError(f"--backend: expected auto or one of {', '.join(BACKENDS)}, got {name}")
     kind = BACKENDS[name]
@@ -208,21 +219,10 @@ def _open(name: str, model: Model, options: BackendOptions) -> OpenedBackend:
         raise PoanError(
             f"--device: {name} runs on {' and '.join(kind.devices)}, not on {options.device}"
         )
-    with installed(kind.needs, kind.extra), installed("cuda", kind.extra):
+    with extras.needs(kind.needs, kind.extra), extras.needs("cuda", kind.extra):
         module: Any = importlib.import_module(kind.module)
     opened: OpenedBackend = module.open_backend(model, options)
     return opened
-
-
-@contextlib.contextmanager
-def installed(module: str, extra: str) -> Iterator[None]:
-    """Turn the absence of ``module``, and only that, into the command that mends it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise PoanError(f"{module} is missing; run: pip install 'poan[{extra}]'") from None
 
 
 def check_shapes(model: Model, shape_in: list[Any], shape_out: list[Any]) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from poan_runtime.engines.backend import Backend, BackendOptions, OpenedBackend, check_shapes
+from poan_runtime import extras
+from poan_runtime.engines.backend import Backend, EngineOptions, OpenedBackend, check_shapes
 from poan_runtime.engines.cores import TileByTile, usable_cores
 from poan_runtime.errors import PoanError
 from poan_runtime.files import cache_folder
@@ -25,7 +26,7 @@ NAMED = {"onnxruntime-tensorrt": TENSORRT, "onnxruntime-nvtensorrtrtx": TENSORRT
 ERRORS_ONLY = 3
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(Backend):
     """One session."""
 
     def __init__(self, session: Any, input_name: str, output_name: str) -> None:
@@ -39,7 +40,7 @@ class OnnxRuntimeBackend:
         return np.asarray(out, np.float32)
 
 
-def open_backend(model: Model, options: BackendOptions) -> OpenedBackend:
+def open_backend(model: Model, options: EngineOptions) -> OpenedBackend:
     """A session on the GPU where one can be reached and was not declined, else on the CPU.
 
     As ``onnxruntime-tensorrt`` or ``onnxruntime-nvtensorrtrtx`` it runs on that provider or not
@@ -67,7 +68,7 @@ def open_backend(model: Model, options: BackendOptions) -> OpenedBackend:
     )
 
 
-def _providers(options: BackendOptions, available: list[str]) -> list[str]:
+def _providers(options: EngineOptions, available: list[str]) -> list[str]:
     """Providers to try in order; the first is the one that is wanted."""
     if options.backend in NAMED:
         wanted = [NAMED[options.backend], CUDA, CPU]
@@ -80,12 +81,12 @@ def _providers(options: BackendOptions, available: list[str]) -> list[str]:
     if wanted[0] not in available:
         raise PoanError(
             f"this onnxruntime has no {wanted[0]}; run: "
-            "pip uninstall onnxruntime && pip install 'poan[gpu]'"
+            f"pip uninstall onnxruntime && {extras.command('gpu')}"
         )
     return wanted
 
 
-def _session(model: Model, options: BackendOptions, providers: list[str]) -> Any:
+def _session(model: Model, options: EngineOptions, providers: list[str]) -> Any:
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = ERRORS_ONLY
     if model.file.precision == "fp8":

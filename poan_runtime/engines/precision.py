@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 from typing import Protocol
 
+from poan_runtime import extras
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Model
 from poan_runtime.models.manifest import CpuPrecision
@@ -18,7 +19,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 
 class Options(Protocol):
-    """What of `poan_runtime.engines.backend.BackendOptions` matters here."""
+    """What of `poan_runtime.engines.backend.EngineOptions` matters here."""
 
     @property
     def backend(self) -> str: ...
@@ -55,7 +56,7 @@ def reduced_precision(model: Model, options: Options, *, judged: bool = True) ->
     if not listed:
         return _demanded(options, f"the manifest has no verdict on {model.file.name} in bf16")
     if importlib.util.find_spec("openvino") is None:
-        return _demanded(options, "openvino is missing (pip install 'poan[openvino]')")
+        return _demanded(options, extras.missing("openvino", "openvino"))
     here = release(importlib.metadata.version("openvino"))
     entry = next((one for one in listed if release(one.version) == here), listed[0])
     known = release(entry.version) == here
@@ -89,7 +90,7 @@ def release(version: str) -> str:
 
 def cpu_has_bf16() -> bool:
     """Whether OpenVINO finds native bf16 (avx512_bf16 or amx_bf16) here."""
-    import openvino
+    from poan_runtime.engines.openvino.library import openvino
 
     capabilities: list[str] = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "BF16" in capabilities

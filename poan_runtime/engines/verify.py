@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from poan_runtime.engines.backend import Backend
 from poan_runtime.engines.precision import release
 from poan_runtime.errors import PoanError
-from poan_runtime.images.nifti.write import WholeFile
+from poan_runtime.files import WholeFile, sha256_of
 from poan_runtime.models.find import Model
 from poan_runtime.models.manifest import (
     MANIFEST_NAME,
@@ -24,7 +24,6 @@ from poan_runtime.models.manifest import (
     ModelFile,
     Parity,
     Precision,
-    sha256_of,
 )
 
 HALF = "it rounds features of order 1 whatever the size of the output, so that errors count \

@@ -9,7 +9,8 @@ import dataclasses
 import importlib.util
 from pathlib import Path
 
-from poan_runtime.engines.backend import BackendOptions
+from poan_runtime import extras
+from poan_runtime.engines.backend import EngineOptions
 from poan_runtime.engines.tensorrt.check import (
     check_compute_capability,
     check_version,
@@ -20,7 +21,7 @@ from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Model, Trust, find_model
 
 
-def find_runnable(name: str | Path, options: BackendOptions, trust: Trust | None = None) -> Model:
+def find_runnable(name: str | Path, options: EngineOptions, trust: Trust | None = None) -> Model:
     """The model file to run; ``name`` and ``trust`` as for `find_model`.
 
     For a folder on a GPU this is a plan that fits it and has been proven, else the fp16 ONNX
@@ -38,16 +39,16 @@ def find_runnable(name: str | Path, options: BackendOptions, trust: Trust | None
     return _in_its_place(model, obstacle)
 
 
-def _obstacle(model: Model, options: BackendOptions) -> str | None:
+def _obstacle(model: Model, options: EngineOptions) -> str | None:
     """Why a plan cannot run here although nothing is wrong with it; None if it can."""
     if options.device == "cpu":
         return "a plan needs a GPU, and the device asked for is the CPU"
     flavour = engine_facts(model).flavour
     if importlib.util.find_spec(MODULES[flavour]) is None:
-        return f"{MODULES[flavour]} is missing (pip install 'poan[{flavour}]')"
+        return extras.missing(MODULES[flavour], flavour)
     check_version(model, load_library(flavour))
     if importlib.util.find_spec("cuda") is None:
-        return f"cuda-python is missing (pip install 'poan[{flavour}]')"
+        return extras.missing("cuda-python", flavour)
     from poan_runtime.engines.tensorrt import cuda
 
     try:
@@ -64,7 +65,7 @@ def _in_its_place(plan: Model, obstacle: str) -> Model:
     return dataclasses.replace(model, notices=(notice, *model.notices))
 
 
-def _proven_plan(model: Model, options: BackendOptions) -> Model | None:
+def _proven_plan(model: Model, options: EngineOptions) -> Model | None:
     """A plan beside an ONNX file that runs here and has passed its gate."""
     if options.device == "cpu" or options.backend not in ("auto", *MODULES):
         return None
@@ -79,7 +80,7 @@ def _proven_plan(model: Model, options: BackendOptions) -> Model | None:
     return None
 
 
-def _fits(plan: Model, options: BackendOptions) -> bool:
+def _fits(plan: Model, options: EngineOptions) -> bool:
     """Whether a plan was made for this machine, without complaint."""
     try:
         if _obstacle(plan, options) is not None:

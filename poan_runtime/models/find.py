@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from poan_runtime.errors import PoanError
+from poan_runtime.files import sha256_of
 from poan_runtime.models.manifest import (
     MANIFEST_NAME,
     BatchRange,
@@ -11,7 +12,6 @@ from poan_runtime.models.manifest import (
     ModelFile,
     Parity,
     read_manifest,
-    sha256_of,
 )
 
 MODELS = Path(__file__).parent / "shipped"

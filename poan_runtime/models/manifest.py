@@ -6,7 +6,6 @@ it checks what spans several fields (batch order, halo and overlap against the t
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -140,12 +139,6 @@ def read_manifest(path: Path) -> Manifest:
     except ValueError as error:
         raise PoanError(f"{path}: expected JSON, got {error}") from None
     return parse_manifest(document, str(path))
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _no_constant(name: str) -> float:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from poan_runtime import geometry
-from poan_runtime.images.nifti.read import Scan
-from poan_runtime.images.nifti.write import WholeFile
+from poan_runtime.files import WholeFile
+from poan_runtime.images.source import Source
 from poan_runtime.network import Network, Settings
 from poan_runtime.report.memory import peak_memory_bytes
 from poan_runtime.super_resolve import Outcome
@@ -19,37 +19,39 @@ VERSION = 1
 
 
 def scan_report(
-    scan: Scan, output: Path, network: Network, settings: Settings, outcome: Outcome, total_s: float
+    source: Source,
+    output: Path,
+    network: Network,
+    settings: Settings,
+    outcome: Outcome,
+    total_s: float,
 ) -> dict[str, Any]:
     """The part of the report about one scan. Seconds of read and write overlap inference."""
-    header, manifest = scan.header, network.model.manifest
-    plan, axis = outcome.plan, outcome.axis
-    affine = geometry.upscaled_affine(header.affine, manifest.scale, axis, manifest.grid)
-    shape = geometry.upscaled_shape(header.shape, manifest.scale, axis)
+    layout, lies = outcome.layout, outcome.geometry
     return {
         "input": {
-            "path": str(scan.path),
-            "sha256": scan.sha256(),
-            **_geometry(header.shape, header.affine),
-            "dtype": header.dtype.name,
+            "path": str(source.path),
+            "sha256": source.sha256(),
+            **_geometry(source.shape, source.affine),
+            "dtype": source.dtype.name,
         },
-        "output": {"path": str(output), **_geometry(shape, affine)},
-        "slice_axis": axis,
-        "intensity_scales": outcome.intensity_scales,
+        "output": {"path": str(output), **_geometry(lies.fine_shape, lies.fine_affine)},
+        "slice_axis": lies.axis,
+        "intensity_scales": list(outcome.units),
         "plan": {
-            "tile": plan.tile,
-            "halo": plan.halo,
-            "overlap": [plan.rows.overlap, plan.columns.overlap],
-            "batch": plan.batch,
-            "tiles_per_slice": plan.tiles_per_slice,
-            "slices_per_slab": plan.slab,
+            "tile": layout.tile,
+            "halo": layout.halo,
+            "overlap": [layout.rows.overlap, layout.columns.overlap],
+            "batch": layout.batch,
+            "tiles_per_slice": layout.tiles_per_slice,
+            "slices_per_slab": layout.slab,
             "self_ensemble": settings.self_ensemble,
             "skip_constant_tiles": settings.skip,
         },
-        "tiles": {"run": outcome.stages.tiles_run, "skipped": outcome.stages.tiles_skipped},
+        "tiles": {"run": outcome.timings.tiles_run, "skipped": outcome.timings.tiles_skipped},
         "seconds": {
             "load_model": network.load_s,
-            **dict(sorted(outcome.stages.seconds.items())),
+            **dict(sorted(outcome.timings.seconds.items())),
             "scan_total": total_s,
         },
         "warnings": [*network.notices, *outcome.warnings],
@@ -61,7 +63,7 @@ def write_report(path: Path, network: Network, scans: list[dict[str, Any]]) -> N
     model, opened = network.model, network.opened
     document = {
         "report_version": VERSION,
-        "poan": metadata.version("poan") if _is_installed() else "source",
+        "poan": poan_version(),
         "model": {
             "name": model.manifest.name,
             "file": str(model.path),
@@ -100,9 +102,9 @@ def _geometry(shape: tuple[int, ...], affine: geometry.Affine) -> dict[str, Any]
     }
 
 
-def _is_installed() -> bool:
+def poan_version() -> str:
+    """The installed version, or ``source``."""
     try:
-        metadata.version("poan")
+        return metadata.version("poan")
     except metadata.PackageNotFoundError:
-        return False
-    return True
+        return "source"

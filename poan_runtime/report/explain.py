@@ -8,6 +8,7 @@ voxels. A rate from a table would know neither the machine, nor the engine, nor 
 
 import dataclasses
 import io
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from poan_runtime import geometry
+from poan_runtime.engines.backend import Backend
+from poan_runtime.files import WholeFile
+from poan_runtime.geometry import Geometry
 from poan_runtime.images.nifti.gzip import GzipWriter
-from poan_runtime.images.nifti.read import Scan
-from poan_runtime.images.nifti.write import to_stored
-from poan_runtime.intensity import streamed_intensity_scale
+from poan_runtime.images.source import Source
+from poan_runtime.images.stored import to_stored
 from poan_runtime.network import Network, Settings
 from poan_runtime.report.memory import peak_memory_bytes
-from poan_runtime.tiles.layout import Plan
-from poan_runtime.tiles.run import MOST_CONSTANTS, Slab, SliceRunner, Stages
+from poan_runtime.super_resolve import SuperResolution, intensity_of
+from poan_runtime.tiles.layout import Layout
+from poan_runtime.tiles.run import Slab, SliceRunner, Timings
 
 TIMED_BATCHES = 2
 TIMED_SLICES = 4
@@ -46,7 +49,7 @@ class Explanation:
     """The plan and its predicted cost. Seconds are added up as though nothing ran beside anything
     else: on a CPU every stage wants the same cores."""
 
-    plan: Plan
+    layout: Layout
     counts: Counts
     volumes: int
     read_s: float
@@ -64,7 +67,7 @@ class Explanation:
     @property
     def rest_s(self) -> float:
         """Predicted seconds of tiling, blending and writing."""
-        return self.slice_s * (self.counts.tiles // self.plan.tiles_per_slice) * self.volumes
+        return self.slice_s * (self.counts.tiles // self.layout.tiles_per_slice) * self.volumes
 
     @property
     def total_s(self) -> float:
@@ -72,7 +75,7 @@ class Explanation:
         return self.load_s + self.read_s * self.volumes + self.network_s + self.rest_s
 
 
-class RepeatVoxels:
+class RepeatVoxels(Backend):
     """A network that costs nothing: each LR voxel becomes s x s HR voxels."""
 
     def __init__(self, scale: int) -> None:
@@ -83,66 +86,56 @@ class RepeatVoxels:
         return batch.repeat(self._scale, axis=2).repeat(self._scale, axis=3)
 
 
-def explain_scan(scan: Scan, network: Network, settings: Settings) -> Explanation:
-    """Plan a scan and time what its cost follows from; the first volume stands for all."""
-    header, manifest = scan.header, network.model.manifest
-    axis = geometry.slice_axis(header.affine, header.shape, settings.axis)
-    spatial = geometry.spatial_shape(header.shape)
-    height, width = (spatial[other] for other in geometry.in_plane_axes(axis))
-    plan = network.plan(height, width, spatial[axis], settings)
+def explain_scan(source: Source, network: Network, settings: Settings) -> Explanation:
+    """Lay out a scan and time what its cost follows from; the first volume stands for all."""
+    run = SuperResolution(source, network, settings)
+    geometry, layout = run.geometry, run.layout
     start = time.perf_counter()
-    unit = streamed_intensity_scale(
-        lambda: (scan.read_slices(2, z, z + 1) for z in range(spatial[2])), manifest.percentile
-    ).scale
-    counts = count_tiles(scan, axis, spatial[axis], plan, unit, skip=settings.skip)
+    unit = intensity_of(source, 0, network.model.manifest.percentile).unit
+    counts = count_tiles(source, geometry, layout, unit, skip=settings.skip)
     read_s = time.perf_counter() - start
-    slice_s = time_slices(counts.slices, plan, scan, unit)
+    slice_s = time_slices(counts.slices, layout, source.dtype, unit)
     tile_s = time_tiles(network, settings, counts.examples)
-    hr_slice_bytes = 4 * height * width * manifest.scale**2
-    timed = min(TIMED_SLICES, spatial[axis])
+    height, width = geometry.plane
+    hr_slice_bytes = 4 * height * width * geometry.scale**2
     return Explanation(
-        plan=plan,
+        layout=layout,
         counts=counts,
-        volumes=int(np.prod(header.shape[3:], dtype=np.int64)),
+        volumes=geometry.volumes,
         read_s=read_s,
         tile_s=tile_s,
         slice_s=slice_s,
         load_s=network.load_s,
         hr_slice_bytes=hr_slice_bytes,
         # beside what is held now: the slab that is run, the one that is written, and its voxels
-        peak_bytes=peak_memory_bytes() + 3 * hr_slice_bytes * (plan.slab - timed),
+        peak_bytes=peak_memory_bytes() + 3 * hr_slice_bytes * (layout.slab - len(counts.slices)),
     )
 
 
 def count_tiles(
-    scan: Scan, axis: int, slices: int, plan: Plan, unit: float, *, skip: bool
+    source: Source, geometry: Geometry, layout: Layout, unit: float, *, skip: bool
 ) -> Counts:
-    """Look at every tile of the first volume: constant ones run once for each value."""
-    constants: set[float] = set()
-    examples: list[Slab] = []
-    varied, middle = 0, slices // 2
-    for start in range(0, slices, plan.slab):
-        slab = np.nan_to_num(scan.read_slices(axis, start, min(start + plan.slab, slices)))
-        for top in plan.rows.starts:
-            rows = plan.rows.index[top : top + plan.tile]
-            for left in plan.columns.starts:
-                columns = plan.columns.index[left : left + plan.tile]
-                tiles = slab[:, rows][:, :, columns]  # (n, tile, tile)
-                least, most = tiles.min(axis=(1, 2)), tiles.max(axis=(1, 2))
-                same = (least == most) & skip
-                constants |= {float(value) for value in least[same]}
-                varied += int(np.count_nonzero(~same))
-                examples += [*tiles[~same][: max(0, plan.batch - len(examples))]]
-    total = slices * plan.tiles_per_slice
-    if not examples:
-        examples = [np.zeros((plan.tile, plan.tile), np.float32)]
-    chosen = np.stack([examples[i % len(examples)] for i in range(plan.batch)]) / np.float32(unit)
-    some = scan.read_slices(axis, middle, min(middle + TIMED_SLICES, slices))
+    """Count the tiles of the first volume as a run would: the runner itself tells."""
+    runner = SliceRunner(
+        backend=RepeatVoxels(layout.scale), layout=layout, skip=skip, timings=Timings()
+    )
+    slices, middle = geometry.slices, geometry.slices // 2
+    to_run, examples = 0, [np.zeros((0, layout.tile, layout.tile), np.float32)]
+    for start in range(0, slices, layout.slab):
+        slab = source.read_slices(geometry.axis, start, min(start + layout.slab, slices))
+        tiles = runner.count(slab, unit)
+        to_run += int(np.count_nonzero(tiles.to_run))
+        wanted = layout.batch - sum(map(len, examples))
+        examples.append(runner.examples(tiles, wanted))
+    found = np.concatenate(examples)
+    if not len(found):
+        found = np.zeros((1, layout.tile, layout.tile), np.float32)
+    chosen = found[np.arange(layout.batch) % len(found)]
     return Counts(
-        tiles=total,
-        to_run=min(total, varied + min(len(constants), MOST_CONSTANTS)),
-        examples=np.ascontiguousarray(chosen[:, None], np.float32),
-        slices=np.array(some, np.float32),
+        tiles=slices * layout.tiles_per_slice,
+        to_run=to_run,
+        examples=np.ascontiguousarray(chosen[:, None]),
+        slices=source.read_slices(geometry.axis, middle, min(middle + TIMED_SLICES, slices)),
     )
 
 
@@ -158,27 +151,28 @@ def time_tiles(network: Network, settings: Settings, examples: NDArray[np.float3
     return min(seconds) / len(examples)
 
 
-def time_slices(slices: Slab, plan: Plan, scan: Scan, unit: float) -> float:
+def time_slices(slices: Slab, layout: Layout, dtype: np.dtype[Any], unit: float) -> float:
     """Seconds per slice outside of the network: tiling, blending, rounding, compression."""
-    header = scan.header
-    runner = SliceRunner(backend=RepeatVoxels(plan.scale), plan=plan, skip=False, stages=Stages())
+    runner = SliceRunner(
+        backend=RepeatVoxels(layout.scale), layout=layout, skip=False, timings=Timings()
+    )
     start = time.perf_counter()
-    fine = runner.run(slices, unit, lambda count: None)
+    fine = runner.run(slices, unit)
     writer = GzipWriter(io.BytesIO())
-    writer.write(to_stored(fine, header.dtype, header.slope, header.inter)[0].tobytes())
+    writer.write(to_stored(fine, dtype, 1.0, 0.0)[0].tobytes())
     writer.close()
     return (time.perf_counter() - start) / len(slices)
 
 
-def as_json(network: Network, scan: Scan, found: Explanation) -> dict[str, Any]:
+def as_json(network: Network, source: Source, found: Explanation) -> dict[str, Any]:
     """Everything that is known, for other programs."""
-    manifest, plan, opened = network.model.manifest, found.plan, network.opened
+    manifest, plan, opened = network.model.manifest, found.layout, network.opened
     return {
         "model": {"name": manifest.name, "file": network.model.path.name}
         | {"precision": network.model.file.precision, "sha256": network.model.file.sha256},
         "backend": {"name": opened.name, "version": opened.version}
         | {"device": opened.device, "reason": opened.reason},
-        "scan": {"path": str(scan.path), "shape": list(scan.header.shape)},
+        "scan": {"path": str(source.path), "shape": list(source.shape)},
         "plan": {
             "tile": plan.tile,
             "halo": plan.halo,
@@ -204,10 +198,10 @@ def as_json(network: Network, scan: Scan, found: Explanation) -> dict[str, Any]:
     }
 
 
-def overlap_share(plan: Plan) -> float:
+def overlap_share(layout: Layout) -> float:
     """Share of the voxels that the network sees which it sees more than once, or as padding."""
-    seen = plan.tiles_per_slice * plan.tile**2
-    return 1 - plan.rows.extent * plan.columns.extent / seen
+    seen = layout.tiles_per_slice * layout.tile**2
+    return 1 - layout.rows.extent * layout.columns.extent / seen
 
 
 def as_text(document: dict[str, Any]) -> str:
@@ -249,9 +243,5 @@ def as_text(document: dict[str, Any]) -> str:
 
 def write_json(path: Path, documents: list[dict[str, Any]]) -> None:
     """Write the explanations of all scans."""
-    import json
-
-    from poan_runtime.images.nifti.write import WholeFile
-
     with WholeFile(path) as file:
         file.write(json.dumps({"scans": documents}, indent=1, allow_nan=False).encode() + b"\n")

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from poan_runtime import geometry
-from poan_runtime.images.nifti.write import WholeFile
+from poan_runtime.files import WholeFile
+from poan_runtime.geometry import Affine, Geometry, in_plane_axes
+from poan_runtime.super_resolve import Pair
 
 Picture = NDArray[np.float32]
 
@@ -19,9 +20,25 @@ GAP = 6
 CAPTION = 16
 
 
-def write_preview(
-    path: Path, coarse: Picture, fine: Picture, affine: geometry.Affine, axis: int
-) -> None:
+class Preview:
+    """Keeps the middle slice of the first volume as its slabs go by; `write` draws it."""
+
+    def __init__(self) -> None:
+        self._slice: tuple[Picture, Picture] | None = None
+
+    def __call__(self, geometry: Geometry, pair: Pair) -> None:
+        """Look at one slab; a `poan_runtime.super_resolve.Consumer`."""
+        middle = geometry.slices // 2 - pair.start
+        if pair.volume == 0 and 0 <= middle < len(pair.lr):
+            self._slice = pair.lr[middle].copy(), pair.sr[middle].copy()
+
+    def write(self, path: Path, geometry: Geometry) -> None:
+        """Write the picture as PNG, once every slab was seen."""
+        assert self._slice is not None, "a run shows every slice"
+        write_preview(path, *self._slice, geometry.affine, geometry.axis)
+
+
+def write_preview(path: Path, coarse: Picture, fine: Picture, affine: Affine, axis: int) -> None:
     """Write the panel as PNG. ``coarse`` (h, w) and ``fine`` (s*h, s*w) are the same slice."""
     coarse, fine = (upright(picture, affine, axis) for picture in (coarse, fine))
     low, high = _window(coarse)
@@ -42,7 +59,7 @@ def write_preview(
         file.write(encoded.getvalue())
 
 
-def upright(picture: Picture, affine: geometry.Affine, axis: int) -> Picture:
+def upright(picture: Picture, affine: Affine, axis: int) -> Picture:
     """A slice as it is looked at: superior or anterior up, right or anterior to the left.
 
     Rows of ``picture`` run along the first in-plane axis, columns along the second.
@@ -51,7 +68,7 @@ def upright(picture: Picture, affine: geometry.Affine, axis: int) -> Picture:
     >>> upright(slice_xy, np.eye(4), 2).tolist()
     [[4.0, 2.0], [3.0, 1.0]]
     """
-    first, second = geometry.in_plane_axes(axis)
+    first, second = in_plane_axes(axis)
     worlds = np.abs(np.asarray(affine)[:3, [first, second]]).argmax(axis=0)
     if worlds[0] < worlds[1]:
         picture, (first, second), worlds = picture.T, (second, first), worlds[::-1]

@@ -15,7 +15,7 @@ TRANSFORMS = [
 """Whether to transpose, flip rows, flip columns; the first changes nothing."""
 
 
-class SelfEnsemble:
+class SelfEnsemble(Backend):
     """A backend that runs another one eight times on square tiles and averages.
 
     On the grid ``kspace`` the first samples of LR and HR coincide, so that a flip moves the
@@ -26,6 +26,7 @@ class SelfEnsemble:
     def __init__(self, backend: Backend, scale: int, grid: Grid) -> None:
         self._backend = backend
         self._shift = scale - 1 if grid == "kspace" else 0
+        self.fills_batches = backend.fills_batches
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Backend.run`."""
@@ -39,6 +40,10 @@ class SelfEnsemble:
             total[:, :, : height - up, : width - left] += fine[:, :, up:, left:]
             count[: height - up, : width - left] += 1
         return total / count
+
+    def close(self) -> None:
+        """Close the backend."""
+        self._backend.close()
 
 
 def _forward(

@@ -103,8 +103,8 @@ class Axis:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How slices of one size run through a network: layout, batch and slices per slab."""
+class Layout:
+    """How slices of one size run through a network: tiles, batch and slices per slab."""
 
     tile: int
     scale: int
@@ -146,7 +146,7 @@ def least_overlap_of(overlap: int) -> int:
     return math.ceil(overlap / 2)
 
 
-def plan_axis(
+def lay_out_axis(
     extent: int, tile: int, halo: int, overlap: int, scale: int, least_overlap: int | None = None
 ) -> Axis:
     """Fewest tiles along an axis that leave ``halo`` and the overlap between them.
@@ -161,7 +161,7 @@ def plan_axis(
     return Axis(extent=extent, index=index, starts=starts, weights=weights, overlap=overlap)
 
 
-def plan_slices(
+def lay_out(
     height: int,
     width: int,
     slices: int,
@@ -174,8 +174,8 @@ def plan_slices(
     best_batch: int,
     most_batch: int,
     least_overlap: int | None = None,
-) -> Plan:
-    """The cheapest plan: fewest tiles, then fewest calls of about the best batch size.
+) -> Layout:
+    """The cheapest layout: fewest tiles, then fewest calls of about the best batch size.
 
     The overlap along an axis may shrink to ``least_overlap`` where that saves a tile (None: to
     half of ``overlap``). Tiles of several slices share a batch. ``batch`` overrides the choice.
@@ -183,8 +183,8 @@ def plan_slices(
     that are not full, one at each slab's end, are few, and the last slab is no stub.
     """
     least = least_overlap_of(overlap) if least_overlap is None else least_overlap
-    rows = plan_axis(height, tile, halo, overlap, scale, least)
-    columns = plan_axis(width, tile, halo, overlap, scale, least)
+    rows = lay_out_axis(height, tile, halo, overlap, scale, least)
+    columns = lay_out_axis(width, tile, halo, overlap, scale, least)
     hr_slice_bytes = 4 * len(rows.index) * len(columns.index) * scale**2
     slabs = math.ceil(slices / max(1, SLAB_BYTES // hr_slice_bytes))
     slab = math.ceil(slices / slabs)
@@ -192,7 +192,7 @@ def plan_slices(
     if batch is None:
         calls = math.ceil(tiles / min(best_batch, most_batch))
         batch = math.ceil(tiles / calls)
-    return Plan(
+    return Layout(
         tile=tile,
         scale=scale,
         halo=halo,

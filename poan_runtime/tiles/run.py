@@ -1,32 +1,35 @@
-"""Slices in, finer slices out: slab by slab, while the next is read and the last is written."""
+"""Slices in, finer slices out, slab by slab, while the next one is read."""
 
 import collections
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from poan_runtime.engines.backend import Backend, fills_batches, start_batch
+from poan_runtime.engines.backend import LANES, Backend
 from poan_runtime.errors import PoanError
-from poan_runtime.tiles.layout import Plan
+from poan_runtime.tiles.layout import Layout
 
 Slab = NDArray[np.float32]
 Places = NDArray[np.intp]
 
-IN_FLIGHT = 2
-"""Batches begun before the first is waited for: on a GPU, copies and computation overlap."""
 MOST_CONSTANTS = 64
 """How many answers for constant tiles are kept; a volume has few constants beside zero."""
 LOOK_AT_ONCE = 256
 """Tiles gathered at once to look for constant ones."""
 
 
-class Stages:
-    """Seconds spent in each stage, and how many tiles ran and were skipped.
+NO_ANSWER: Slab = np.empty((0, 0), np.float32)
+"""Stands for an answer where tiles are only counted."""
+
+
+class Timings:
+    """Seconds by name, and how many tiles ran and were skipped.
 
     Reading and writing run beside the inference: their seconds overlap with it.
     """
@@ -37,8 +40,8 @@ class Stages:
         self.tiles_skipped = 0
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time of the block to a stage."""
+    def time(self, name: str) -> Iterator[None]:
+        """Add the time of the block to what ``name`` took."""
         start = time.perf_counter()
         try:
             yield
@@ -46,9 +49,22 @@ class Stages:
             self.seconds[name] += time.perf_counter() - start
 
 
+class Tiles(NamedTuple):
+    """The tiles of a slab: where they lie, which hold one constant, which must run."""
+
+    windows: Slab
+    """A view (n, rows, columns, tile, tile) of every place at which a tile could lie."""
+    places: Places
+    """Slice, row and column of each tile, (tiles, 3), in order of the layout."""
+    constants: list[int | None]
+    """The bit pattern of a tile's one value; None where values differ."""
+    to_run: NDArray[np.bool_]
+    """Which tiles the network sees."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SliceRunner:
-    """Runs slabs (n, h, w) through a network by a plan.
+    """Runs slabs (n, h, w) through a network by a layout.
 
     With ``skip``, a tile of one constant value is run once and its answer used again for every
     other tile of that value; the order of all additions stays the same, so the result is the
@@ -57,58 +73,82 @@ class SliceRunner:
     """
 
     backend: Backend
-    plan: Plan
+    layout: Layout
     skip: bool
-    stages: Stages
-    constants: dict[int, Slab] = dataclasses.field(default_factory=dict)
+    timings: Timings
+    answers: dict[int, Slab] = dataclasses.field(default_factory=dict)
+    """Answers to constant tiles, by the bit pattern of the constant."""
 
-    def run(self, slab: Slab, scale: float, advance: Callable[[int], None]) -> Slab:
-        """Finer slices (n, s*h, s*w) of real values; ``scale`` is the intensity scale.
+    def run(self, slab: Slab, unit: float) -> Slab:
+        """Finer slices (n, s*h, s*w) of real values; ``unit`` is what intensities are divided by.
 
-        Values that are not finite count as zero. ``advance`` is told of finished tiles.
+        Values that are not finite count as zero.
         """
-        plan, s = self.plan, self.plan.scale
-        with self.stages.stage("tile"):
-            finite: Slab = np.where(np.isfinite(slab), slab, np.float32(0))
-            scaled: Slab = np.divide(finite, np.float32(scale), dtype=np.float32)
-            padded = scaled[:, plan.rows.index][:, :, plan.columns.index]
-            # (n, H, W) -> (n, H - tile + 1, W - tile + 1, tile, tile), a view
-            windows: Slab = np.lib.stride_tricks.sliding_window_view(
-                padded, (plan.tile, plan.tile), axis=(1, 2)
-            )
-            places = self._places(len(slab))
-            constant = self._constants(windows, places)
-            to_run = self._to_run(constant)
-        fine = np.zeros((len(slab), s * padded.shape[1], s * padded.shape[2]), np.float32)
-        answers = self._answers(windows, places[to_run])
-        for place, runs, value in zip(places, to_run, constant, strict=True):
+        layout, s = self.layout, self.layout.scale
+        with self.timings.time("tile"):
+            tiles = self.tiles(slab, unit)
+        rows, columns = len(layout.rows.index), len(layout.columns.index)
+        fine = np.zeros((len(slab), s * rows, s * columns), np.float32)
+        for place, answer in self._every_answer(tiles):
+            with self.timings.time("blend"):
+                self._add(fine, place, answer)
+        self.timings.tiles_run += int(np.count_nonzero(tiles.to_run))
+        self.timings.tiles_skipped += int(np.count_nonzero(~tiles.to_run))
+        with self.timings.time("blend"):
+            top, left = s * layout.rows.before, s * layout.columns.before
+            inner = fine[:, top : top + s * slab.shape[1], left : left + s * slab.shape[2]]
+            inner *= np.float32(unit)
+            return inner
+
+    def tiles(self, slab: Slab, unit: float) -> Tiles:
+        """The tiles of a slab and which of them must run, given what ran before."""
+        layout = self.layout
+        finite: Slab = np.where(np.isfinite(slab), slab, np.float32(0))
+        scaled: Slab = np.divide(finite, np.float32(unit), dtype=np.float32)
+        padded = scaled[:, layout.rows.index][:, :, layout.columns.index]
+        # (n, H, W) -> (n, H - tile + 1, W - tile + 1, tile, tile), a view
+        windows: Slab = np.lib.stride_tricks.sliding_window_view(
+            padded, (layout.tile, layout.tile), axis=(1, 2)
+        )
+        places = self._places(len(slab))
+        constants = self._constants(windows, places)
+        return Tiles(windows, places, constants, self._to_run(constants))
+
+    def count(self, slab: Slab, unit: float) -> Tiles:
+        """As `tiles`, and go on as though they had run: `run` would now skip the same."""
+        tiles = self.tiles(slab, unit)
+        for value, runs in zip(tiles.constants, tiles.to_run, strict=True):
+            if runs and value is not None and len(self.answers) < MOST_CONSTANTS:
+                self.answers[value] = NO_ANSWER
+        return tiles
+
+    def examples(self, tiles: Tiles, most: int) -> Slab:
+        """The first ``most`` tiles that are not constant, (n, tile, tile), divided by the unit."""
+        chosen = [i for i, value in enumerate(tiles.constants) if value is None][: max(0, most)]
+        return self._gather(tiles.windows, tiles.places[chosen])
+
+    def _every_answer(self, tiles: Tiles) -> Iterator[tuple[NDArray[np.intp], Slab]]:
+        """Place and answer (s*tile, s*tile) of each tile, in order."""
+        running = self._answers(tiles.windows, tiles.places[tiles.to_run])
+        for place, runs, value in zip(tiles.places, tiles.to_run, tiles.constants, strict=True):
             if runs:
-                answer = next(answers)
-                if value is not None and len(self.constants) < MOST_CONSTANTS:
-                    self.constants[value] = answer.copy()
+                answer = next(running)
+                if value is not None and len(self.answers) < MOST_CONSTANTS:
+                    self.answers[value] = answer.copy()
             else:
                 assert value is not None
-                answer = self.constants[value]
-            with self.stages.stage("blend"):
-                self._add(fine, place, answer)
-            advance(1)
-        self.stages.tiles_run += int(np.count_nonzero(to_run))
-        self.stages.tiles_skipped += int(np.count_nonzero(~to_run))
-        with self.stages.stage("blend"):
-            top, left = s * plan.rows.before, s * plan.columns.before
-            inner = fine[:, top : top + s * slab.shape[1], left : left + s * slab.shape[2]]
-            inner *= np.float32(scale)
-            return inner
+                answer = self.answers[value]
+            yield place, answer
 
     def _places(self, slices: int) -> Places:
         """Slice, row of tiles and column of tiles of each tile, (tiles, 3), in order."""
-        counts = (slices, len(self.plan.rows.starts), len(self.plan.columns.starts))
+        counts = (slices, len(self.layout.rows.starts), len(self.layout.columns.starts))
         return np.indices(counts).reshape(3, -1).T
 
     def _gather(self, windows: Slab, places: Places) -> Slab:
         """Tiles (N, tile, tile) at places."""
-        rows = np.asarray(self.plan.rows.starts)[places[:, 1]]
-        columns = np.asarray(self.plan.columns.starts)[places[:, 2]]
+        rows = np.asarray(self.layout.rows.starts)[places[:, 1]]
+        columns = np.asarray(self.layout.columns.starts)[places[:, 2]]
         tiles: Slab = windows[places[:, 0], rows, columns]
         return tiles
 
@@ -129,16 +169,16 @@ class SliceRunner:
 
     def _alike_at_probes(self, windows: Slab, places: Places) -> NDArray[np.intp]:
         """Indices of the tiles that could be constant: alike at corners and middle."""
-        rows = np.asarray(self.plan.rows.starts)[places[:, 1]]
-        columns = np.asarray(self.plan.columns.starts)[places[:, 2]]
-        last, middle = self.plan.tile - 1, self.plan.tile // 2
+        rows = np.asarray(self.layout.rows.starts)[places[:, 1]]
+        columns = np.asarray(self.layout.columns.starts)[places[:, 2]]
+        last, middle = self.layout.tile - 1, self.layout.tile // 2
         probes = [(0, 0), (0, last), (last, 0), (last, last), (middle, middle)]
         seen = [windows[places[:, 0], rows, columns, row, column] for row, column in probes]
         return np.flatnonzero(np.all([one == seen[0] for one in seen[1:]], axis=0))
 
     def _to_run(self, constant: list[int | None]) -> NDArray[np.bool_]:
         """Which tiles must run: all but those whose constant has or will have an answer."""
-        known = set(self.constants)
+        known = set(self.answers)
         runs = np.ones(len(constant), bool)
         for index, value in enumerate(constant):
             if value in known:
@@ -152,32 +192,32 @@ class SliceRunner:
 
         A batch that is not full repeats its last tile where the backend needs full ones.
         """
-        batch = self.plan.batch
-        full = fills_batches(self.backend)
+        batch = self.layout.batch
+        full = self.backend.fills_batches
         started: collections.deque[tuple[int, int, Callable[[], Slab]]] = collections.deque()
         for first in range(0, len(places), batch):
             chosen = places[first : first + batch]
-            with self.stages.stage("tile"):
+            with self.timings.time("tile"):
                 filled = chosen[np.minimum(np.arange(batch), len(chosen) - 1)]
                 tiles = self._gather(windows, filled if full else chosen)
-            with self.stages.stage("inference"):
+            with self.timings.time("inference"):
                 # (N, tile, tile) -> (N, 1, tile, tile)
-                wait = start_batch(self.backend, tiles[:, None])
+                wait = self.backend.start(tiles[:, None])
                 started.append((len(chosen), len(tiles), wait))
-            if len(started) == IN_FLIGHT:
+            if len(started) == LANES:
                 yield from self._finished(*started.popleft())
         while started:
             yield from self._finished(*started.popleft())
 
     def _finished(self, count: int, batch: int, wait: Callable[[], Slab]) -> Slab:
         """The first ``count`` answers (count, s*tile, s*tile) of a batch, all finite."""
-        side = self.plan.scale * self.plan.tile
-        with self.stages.stage("inference"):
+        side = self.layout.scale * self.layout.tile
+        with self.timings.time("inference"):
             out = wait()
         if out.shape != (batch, 1, side, side):
             raise PoanError(
                 f"the network answered shape {out.shape} to {batch} tiles of "
-                f"{self.plan.tile}; expected {(batch, 1, side, side)}"
+                f"{self.layout.tile}; expected {(batch, 1, side, side)}"
             )
         if not np.isfinite(out).all():
             raise PoanError(
@@ -187,48 +227,33 @@ class SliceRunner:
         return out[:count, 0]
 
     def _add(self, fine: Slab, place: NDArray[np.intp], answer: Slab) -> None:
-        plan, s = self.plan, self.plan.scale
+        layout, s = self.layout, self.layout.scale
         index, row, column = place
-        top, left = s * plan.rows.starts[row], s * plan.columns.starts[column]
-        side = s * plan.tile
-        weights = plan.rows.weights[row][:, None] * plan.columns.weights[column]
+        top, left = s * layout.rows.starts[row], s * layout.columns.starts[column]
+        side = s * layout.tile
+        weights = layout.rows.weights[row][:, None] * layout.columns.weights[column]
         fine[index, top : top + side, left : left + side] += weights * answer
 
 
 def run_volume(
-    runner: SliceRunner,
-    *,
-    slices: int,
-    scale: float,
-    read: Callable[[int, int], Slab],
-    write: Callable[[int, Slab, Slab], None],
-    advance: Callable[[int], None],
-) -> None:
-    """Run all slices of a volume: ``read(start, stop)``, run, ``write(start, lr, hr)``.
+    runner: SliceRunner, *, slices: int, unit: float, read: Callable[[int, int], Slab]
+) -> Generator[tuple[int, Slab, Slab], None, None]:
+    """Yield (start, lr, sr) for each slab of a volume, in order.
 
-    The next slab is read and the last one written in threads of their own, in order.
+    ``read(start, stop)`` gives LR slices; it reads the next slab in a thread of its own while
+    one is run. Who wants to write beside the inference too does so in a thread of its own.
     """
-    step = runner.plan.slab
+    step = runner.layout.slab
     bounds = [(start, min(start + step, slices)) for start in range(0, slices, step)]
 
     def timed_read(start: int, stop: int) -> Slab:
-        with runner.stages.stage("read"):
+        with runner.timings.time("read"):
             return read(start, stop)
 
-    def timed_write(start: int, coarse: Slab, fine: Slab) -> None:
-        with runner.stages.stage("write"):
-            write(start, coarse, fine)
-
-    written: Future[None] | None = None
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+    with ThreadPoolExecutor(1, thread_name_prefix="poan-read") as reader:
         upcoming = reader.submit(timed_read, *bounds[0])
         for index, (start, _) in enumerate(bounds):
-            coarse = upcoming.result()
+            lr = upcoming.result()
             if index + 1 < len(bounds):
                 upcoming = reader.submit(timed_read, *bounds[index + 1])
-            fine = runner.run(coarse, scale, advance)
-            if written is not None:
-                written.result()
-            written = writer.submit(timed_write, start, coarse, fine)
-        if written is not None:
-            written.result()
+            yield start, lr, runner.run(lr, unit)

@@ -1,4 +1,4 @@
-"""One tiny network, exported once, and a cache of its own."""
+"""One tiny network, exported once."""
 
 from pathlib import Path
 
@@ -6,14 +6,9 @@ import pytest
 
 from poan_export.cli import main
 from poan_train.checkpoint import save_checkpoint
-from tests.export.tiny import facts_of, tiny_network
+from tests.tiny.networks import facts_of, tiny_network
 
 TILE = 12
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POAN_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="session")

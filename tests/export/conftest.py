@@ -10,7 +10,7 @@ from poan_export.cli import main
 from poan_export.export import open_gate
 from poan_export.gate.parity import Gate
 from poan_train.checkpoint import save_checkpoint
-from tests.export.tiny import TILE, facts_of, tiny_network
+from tests.tiny.networks import TILE, facts_of, tiny_network
 
 
 @pytest.fixture(scope="session")

@@ -13,12 +13,11 @@ from torch import nn
 from poan_export.cli import main
 from poan_export.export import open_gate
 from poan_export.package import whole_folder
-from poan_runtime.engines.backend import BackendOptions, open_backend
+from poan_runtime.engines.backend import EngineOptions, open_backend
+from poan_runtime.files import sha256_of
 from poan_runtime.models.find import find_model
-from poan_runtime.models.manifest import read_manifest, sha256_of
-from tests.export.tiny import TILE, facts_of
-
-SHARED = Path(__file__).resolve().parents[2].parent / "shared/data"
+from poan_runtime.models.manifest import read_manifest
+from tests.tiny.networks import TILE, facts_of
 
 
 def test_the_manifest_is_valid_and_tells_what_was_measured(exported: Path) -> None:
@@ -55,7 +54,7 @@ def test_the_runtime_reads_the_folder_and_reproduces_its_vectors(exported: Path)
     vectors = np.load(exported / "vectors.npz")
     cases = sorted(name.removeprefix("input_") for name in vectors if name.startswith("input_"))
     assert cases == ["constant", "one_bright_voxel", "real_0"]
-    backend = open_backend(find_model(exported), BackendOptions(precision="fp32")).backend
+    backend = open_backend(find_model(exported), EngineOptions(precision="fp32")).backend
     for case in cases:
         y = backend.run(vectors[f"input_{case}"])
         assert y.shape == (1, 1, 2 * TILE, 2 * TILE)
@@ -141,9 +140,8 @@ def test_a_checkpoint_that_is_none_is_one_line(
     assert capsys.readouterr().err.startswith(f"poan-export: {path}: not a poan checkpoint")
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real scans are not here")
-def test_tiles_of_a_given_scan_are_used(network: nn.Module) -> None:
-    scan = SHARED / "val" / "T1_openms_patient20_study2.nii.gz"
+def test_tiles_of_a_given_scan_are_used(network: nn.Module, shared_data: Path) -> None:
+    scan = shared_data / "val" / "T1_openms_patient20_study2.nii.gz"
     gate = open_gate(network, facts_of(network), TILE, scan)
     assert gate.cases.source == str(scan)
     first = gate.cases.items[0]

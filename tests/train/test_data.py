@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from poan_runtime.errors import PoanError
-from poan_runtime.intensity import intensity_scale
+from poan_runtime.intensity import intensity_unit
 from poan_train import data
 from poan_train.data import (
     PatchSampler,
@@ -89,7 +89,7 @@ def test_slices_are_taken_across_the_thick_axis_and_a_pair_is_aligned(scan_folde
     assert hr.shape == (5, 40, 44)
     pair = cached_pair(source, 4, "bicubic", None, data.default_cache())
     assert pair.lr.shape[1:] == (10, 11)
-    assert intensity_scale(pair.lr) == pytest.approx(1.0, rel=1e-6)
+    assert intensity_unit(pair.lr) == pytest.approx(1.0, rel=1e-6)
     block_means = pair.hr.reshape(-1, 10, 4, 11, 4).mean((2, 4))
     assert np.corrcoef(block_means.ravel(), pair.lr.ravel())[0, 1] > 0.95
 
@@ -180,8 +180,8 @@ def test_nothing_to_train_on_is_one_line():
         PatchSampler([], 2, 8, 4, 0)
 
 
-def test_scans_that_zero_fill_are_undone_before_they_count_as_hr(real_data):
-    path = real_data / "val/T2_openms_patient04_study1.nii.gz"
+def test_scans_that_zero_fill_are_undone_before_they_count_as_hr(shared_data):
+    path = shared_data / "val/T2_openms_patient04_study1.nii.gz"
     hr, cutoff = hr_slices(Source(path=path, contrast="T2", subject="patient04"))
     assert cutoff == pytest.approx(0.71, abs=0.03)
     assert hr.shape == (44, round(348 * cutoff), round(384 * cutoff))

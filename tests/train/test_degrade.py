@@ -137,14 +137,14 @@ def test_fourier_resize_refuses_to_enlarge():
         fourier_resize(np.ones((8, 8)), (9, 8))
 
 
-def test_the_cutoffs_of_real_scans_are_those_that_the_manifest_measured(real_data):
-    with (real_data / "MANIFEST.tsv").open(newline="") as stream:
+def test_the_cutoffs_of_real_scans_are_those_that_the_manifest_measured(shared_data):
+    with (shared_data / "MANIFEST.tsv").open(newline="") as stream:
         rows = [r for r in csv.DictReader(stream, delimiter="\t") if r["file"].startswith("val/")]
     column = next(name for name in rows[0] if name.startswith("zero_fill_cutoff"))
     seen = 0
     for row in rows:
         noted = [1.0 if v == "none" else float(v) for v in row[column].split("/")]
-        source = Source(path=real_data / row["file"], contrast="", subject="")
+        source = Source(path=shared_data / row["file"], contrast="", subject="")
         _, cutoff = hr_slices(source)
         # the fall takes 0.05 of Nyquist: two readings of it lie within 0.03
         assert cutoff == pytest.approx(min(noted), abs=0.03), row["file"]

@@ -2,16 +2,15 @@
 
 from typing import Any
 
-import openvino
-
-from poan_runtime.engines.backend import BackendOptions, OpenedBackend, check_shapes
+from poan_runtime.engines.backend import EngineOptions, OpenedBackend, check_shapes
 from poan_runtime.engines.cores import TileByTile, usable_cores
+from poan_runtime.engines.openvino.library import openvino
 from poan_runtime.engines.openvino.pieces import compile_chains
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Model
 
 
-def open_backend(model: Model, options: BackendOptions) -> OpenedBackend:
+def open_backend(model: Model, options: EngineOptions) -> OpenedBackend:
     """Compile for this CPU: one stream of one thread for each core, one tile at a time in each.
 
     The graph must have one input and one output.

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
 
+from poan_runtime.engines.openvino.library import openvino
 from poan_runtime.errors import PoanError
 
 Tiles = NDArray[np.float32]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from poan_runtime.engines.backend import BackendOptions, OpenedBackend, check_shapes
+from poan_runtime.engines.backend import LANES, Backend, EngineOptions, OpenedBackend, check_shapes
 from poan_runtime.engines.tensorrt import cuda
 from poan_runtime.engines.tensorrt.check import (
     check_compute_capability,
@@ -28,11 +28,9 @@ from poan_runtime.engines.tensorrt.check import (
 )
 from poan_runtime.engines.tensorrt.library import Library, load_library
 from poan_runtime.errors import PoanError
-from poan_runtime.files import cache_folder
-from poan_runtime.images.nifti.write import WholeFile
+from poan_runtime.files import WholeFile, cache_folder
 from poan_runtime.models.find import Model
 
-LANES = 2
 Tiles = NDArray[np.float32]
 
 
@@ -164,7 +162,7 @@ def _release(lanes: list[Lane], home: cuda.Home) -> None:
         lane.release()
 
 
-class TensorRTBackend:
+class TensorRTBackend(Backend):
     """An engine; each calling thread gets contexts of its own. `close` frees everything."""
 
     def __init__(
@@ -287,7 +285,7 @@ class KernelCache:
             self._loaded = kernels
 
 
-def open_backend(model: Model, options: BackendOptions) -> OpenedBackend:
+def open_backend(model: Model, options: EngineOptions) -> OpenedBackend:
     """Check and deserialise a plan on the current GPU; `NoGpuError` where there is none."""
     library = load_library(engine_facts(model).flavour)
     if options.backend not in ("auto", library.flavour):

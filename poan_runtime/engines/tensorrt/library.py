@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 from typing import Any, Literal
 
-from poan_runtime.engines.backend import installed
+from poan_runtime import extras
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 MODULES: dict[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -37,7 +37,7 @@ class Library:
 
 def load_library(flavour: Flavour) -> Library:
     """Import the library of a flavour; PoanError with the pip command where it is missing."""
-    with installed(MODULES[flavour], flavour):
+    with extras.needs(MODULES[flavour], flavour):
         api: Any = importlib.import_module(MODULES[flavour])
     log: list[tuple[str, str]] = []
 

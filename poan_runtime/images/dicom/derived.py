@@ -13,7 +13,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -24,15 +23,15 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from poan_runtime.errors import PoanError
-from poan_runtime.geometry import Affine
+from poan_runtime.files import sync_folder, temporary_file, writing
+from poan_runtime.geometry import Geometry
 from poan_runtime.images.dicom.burn_in import burn
 from poan_runtime.images.dicom.classic import classic_header, decimal, state_echo_planar
 from poan_runtime.images.dicom.files import MR, read_header, reading
 from poan_runtime.images.dicom.frames import Frame
 from poan_runtime.images.dicom.provenance import NOTICE, Identity, Provenance, code, source_image
 from poan_runtime.images.dicom.read import DicomSource
-from poan_runtime.images.nifti.read import temporary_file, writing
-from poan_runtime.images.nifti.write import to_stored
+from poan_runtime.images.stored import to_stored
 
 SERIES_NUMBER_OFFSET = 1000
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -41,10 +40,9 @@ LOSSY |= {"1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203"}
 
 
 class DerivedSeries:
-    """Writes the folder ``folder``; a context manager, and nothing is left of a failed run.
+    """Writes the folder ``folder``, which appears whole or not at all.
 
-    ``made`` is the time that the instances state. ``saturated`` counts voxels that the stored
-    type could not hold.
+    ``made`` is the time that the instances state.
     """
 
     def __init__(
@@ -60,7 +58,7 @@ class DerivedSeries:
     ) -> None:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise PoanError(f"{folder}: expected a new or an empty folder")
-        self.saturated = 0
+        self._saturated = 0
         self._stack = source.stack
         self._folder = folder
         self._provenance = provenance
@@ -71,13 +69,17 @@ class DerivedSeries:
         self._slope, self._inter, self._dtype = _output_scale(source)
         self._resources = contextlib.ExitStack()
 
-    def __enter__(self) -> "DerivedSeries":
-        return self
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Voxels that 16 bits could not hold."""
+        if not self._saturated:
+            return ()
+        return (f"{self._saturated} voxels saturated at the ends of {self._dtype.name}",)
 
-    def begin(self, shape: tuple[int, ...], affine: Affine, axis: int) -> None:
-        """Fine shape and affine in array order, and the array axis that slabs come across."""
-        turn = self._stack.turn
-        self._axis = axis
+    def begin(self, geometry: Geometry) -> None:
+        """See `Sink.begin`."""
+        turn, shape, affine = self._stack.turn, geometry.fine_spatial, geometry.fine_affine
+        self._axis = geometry.axis
         inverse = np.empty(3, int)
         inverse[list(turn.axes)] = range(3)
         columns, rows, slices = (shape[a] for a in inverse)
@@ -90,10 +92,10 @@ class DerivedSeries:
         self._planes: NDArray[Any] = np.frombuffer(self._map, self._dtype).reshape(self._shape)
 
     def write(self, volume: int, start: int, fine: NDArray[np.float32]) -> None:
-        """Slices from ``start`` on, (n, h, w), real values."""
+        """See `Sink.write`."""
         turn = self._stack.turn
         stored, saturated = to_stored(fine, self._dtype, self._slope, self._inter)
-        self.saturated += saturated
+        self._saturated += saturated
         block = turn.to_stack(np.moveaxis(stored, 0, self._axis))  # (columns, rows up, slices)
         across = turn.axes[self._axis]
         _, slices, rows, columns = self._shape
@@ -105,10 +107,10 @@ class DerivedSeries:
         planes.transpose(2, 1, 0)[:, ::-1][tuple(where)] = block
         self._map.madvise(mmap.MADV_DONTNEED)
 
-    def finish(self, faithfulness: str | None = None) -> list[Path]:
-        """Write every instance, then let the folder appear; the files."""
-        if faithfulness is not None:
-            self._provenance = dataclasses.replace(self._provenance, faithfulness=faithfulness)
+    def finish(self, remark: str | None = None) -> None:
+        """See `Sink.finish`; the remark goes into every instance."""
+        if remark is not None:
+            self._provenance = dataclasses.replace(self._provenance, faithfulness=remark)
         parent = self._folder.parent
         with writing(parent):
             partial = Path(tempfile.mkdtemp(dir=parent, prefix=".poan-"))
@@ -121,11 +123,10 @@ class DerivedSeries:
                     self._folder.rmdir()
                 partial.chmod(0o755)
                 partial.rename(self._folder)
-                _sync(parent)
+                sync_folder(parent)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        return sorted(self._folder.iterdir())
 
     def instances(self) -> Iterator[tuple[str, Dataset]]:
         """Every instance with its file's name, in the order of volumes and slices."""
@@ -147,12 +148,8 @@ class DerivedSeries:
                 self._fill(header, self._planes[volume, k])
                 yield f"{number:05}.dcm", header
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """See `Sink.close`."""
         self._resources.close()
 
     def _describe(self, header: Dataset, source: Dataset, frame: Frame, number: int) -> None:
@@ -261,11 +258,3 @@ def save(instance: Dataset, path: Path) -> None:
             os.fsync(file.fileno())
     finally:
         pydicom.config.settings.writing_validation_mode = mode
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

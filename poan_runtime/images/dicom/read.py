@@ -29,6 +29,7 @@ from pydicom.uid import (
 )
 
 from poan_runtime.errors import PoanError
+from poan_runtime.files import temporary_file, writing
 from poan_runtime.images.dicom.as_nifti import nifti_header
 from poan_runtime.images.dicom.files import (
     LONGEST_VALUE,
@@ -41,7 +42,6 @@ from poan_runtime.images.dicom.frames import Frame
 from poan_runtime.images.dicom.series import choose, find_series
 from poan_runtime.images.dicom.stack import Stack
 from poan_runtime.images.nifti.header import ScanHeader
-from poan_runtime.images.nifti.read import temporary_file, writing
 from poan_runtime.intensity import as_float32
 
 PLUGINS = {
@@ -141,6 +141,10 @@ class DicomSource:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back the temporary file."""
         self._file.close()
 
     def read_slices(self, axis: int, start: int, stop: int, volume: int = 0) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ HEADER = b"\x1f\x8b\x08\0" + bytes(4) + b"\x04\xff"  # deflate, no name, no time
 EMPTY_LAST_BLOCK = b"\x03\0"
 
 
-class Sink(Protocol):
+class Writes(Protocol):
     """Anything bytes can be written to."""
 
     def write(self, data: bytes, /) -> object: ...
@@ -25,7 +25,7 @@ class Sink(Protocol):
 class GzipWriter:
     """Compress to ``file``; `close` ends the stream and leaves ``file`` open."""
 
-    def __init__(self, file: Sink, *, level: int = 1, threads: int = 2) -> None:
+    def __init__(self, file: Writes, *, level: int = 1, threads: int = 2) -> None:
         self._file = file
         self._level = level
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="poan-gzip")
@@ -35,7 +35,7 @@ class GzipWriter:
         self._size = 0
         file.write(HEADER)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Queue ``data``; writes finished blocks and waits while too many are unfinished."""
         self._checksum = zlib.crc32(data, self._checksum)
         self._size += len(data)

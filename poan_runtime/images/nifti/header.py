@@ -16,12 +16,15 @@ from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 from nibabel.spm99analyze import Spm99AnalyzeHeader
 
-from poan_runtime import geometry
 from poan_runtime.errors import PoanError
+from poan_runtime.geometry import Affine, Geometry, in_plane_axes, spacing, spatial_shape
+from poan_runtime.images.stored import Stored
 
 LONGEST_HEADER = 540
 NO_EXTENSION = bytes(4)
 LABEL_INTENT = 1002
+SCANNER = 1
+"""Code of a qform or sform in the scanner's coordinates."""
 LARGEST_LENGTH = 1e30
 """Beyond it, lengths in an affine would overflow float32 on the way out."""
 OUTPUT_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
@@ -43,7 +46,7 @@ class ScanHeader:
     offset: int
     slope: float
     inter: float
-    affine: geometry.Affine
+    affine: Affine
     extension: bytes
     analyze: bool
     warnings: tuple[str, ...]
@@ -51,7 +54,7 @@ class ScanHeader:
     @property
     def volume_shape(self) -> tuple[int, int, int]:
         """The three spatial extents; the third is 1 for a 2D image."""
-        return geometry.spatial_shape(self.shape)
+        return spatial_shape(self.shape)
 
     @property
     def volumes(self) -> int:
@@ -193,7 +196,7 @@ def _scaling(struct: Any, log: _Collector) -> tuple[float, float]:
     return slope, inter
 
 
-def _best_affine(struct: Any, path: Path, log: _Collector) -> geometry.Affine:
+def _best_affine(struct: Any, path: Path, log: _Collector) -> Affine:
     if int(struct["qform_code"]) > 0 and _qform(struct) is None:
         if int(struct["sform_code"]) <= 0:
             raise PoanError(f"{path}: the header's qform is not a rotation of finite numbers")
@@ -204,12 +207,12 @@ def _best_affine(struct: Any, path: Path, log: _Collector) -> geometry.Affine:
     if not np.isfinite(affine).all() or np.abs(affine).max() > LARGEST_LENGTH:
         raise PoanError(f"{path}: expected a finite affine, got {affine[:3].tolist()}")
     if not np.isfinite(struct["pixdim"][1:4]).all():
-        struct["pixdim"][1:4] = geometry.spacing(affine)
+        struct["pixdim"][1:4] = spacing(affine)
         log.warnings.append("header: pixdim is not finite; taken from the sform")
     return affine
 
 
-def _qform(struct: Any) -> geometry.Affine | None:
+def _qform(struct: Any) -> Affine | None:
     try:
         with np.errstate(all="ignore"):
             qform = np.asarray(struct.get_qform(), np.float64)
@@ -231,15 +234,29 @@ def _nifti_from_analyze(analyze: Any) -> Any:
     return struct
 
 
-def upscaled_header(
-    header: ScanHeader,
-    *,
-    scale: int,
-    axis: int,
-    grid: geometry.Grid,
+def plain_header(
+    shape: tuple[int, ...],
     dtype: np.dtype[Any],
-    note: str,
-    path: Path,
+    affine: Affine,
+    *,
+    slope: float = 1.0,
+    inter: float = 0.0,
+) -> ScanHeader:
+    """A NIfTI-1 header in mm and s for voxels that came from elsewhere."""
+    struct: Any = cast(Any, Nifti1Header)()
+    struct.set_data_shape(shape)
+    struct.set_data_dtype(dtype)
+    struct.set_sform(affine, SCANNER)
+    struct.set_qform(affine, SCANNER)
+    struct.set_xyzt_units("mm", "sec")
+    struct["scl_slope"], struct["scl_inter"] = slope, inter
+    struct["magic"], struct["vox_offset"] = struct.single_magic, struct.single_vox_offset
+    made = parse_header(struct.binaryblock, Path("array"), detached=False)
+    return dataclasses.replace(made, affine=np.asarray(affine, np.float64))
+
+
+def upscaled_header(
+    header: ScanHeader, geometry: Geometry, stored: Stored, *, note: str, path: Path
 ) -> bytes:
     """Header, extension and padding of the finer volume: all bytes before its voxels.
 
@@ -247,15 +264,15 @@ def upscaled_header(
     it fits. ``path`` names the output in errors.
     """
     struct = header.struct.copy()
-    shape = geometry.upscaled_shape(header.shape, scale, axis)
+    shape = geometry.fine_shape
     largest = int(np.iinfo(struct["dim"].dtype).max)
     if max(shape) > largest:
         raise PoanError(f"{path}: NIfTI-1 holds up to {largest} voxels along an axis, got {shape}")
     struct["dim"][1 : len(shape) + 1] = shape
-    _refine(struct, scale, axis, grid)
-    if dtype != header.dtype:
-        struct.set_data_dtype(dtype)
-    if not keeps_scaling(header, dtype):
+    _refine(struct, geometry)
+    if stored.dtype != header.dtype:
+        struct.set_data_dtype(stored.dtype)
+    if not stored.scaled:
         struct["scl_slope"], struct["scl_inter"] = 1, 0
     description = bytes(struct["descrip"].item())
     longer = description + (b"; " if description else b"") + note.encode("ascii", "replace")
@@ -268,31 +285,22 @@ def upscaled_header(
     return bytes(start) + bytes(offset - end)
 
 
-def keeps_scaling(header: ScanHeader, dtype: np.dtype[Any]) -> bool:
-    """Whether slope and intercept stay: for a type that holds all that the input's can store.
-
-    Else real values themselves are stored.
-    """
-    return header.dtype.kind == dtype.kind == "f" or (
-        dtype.kind in "iu" and np.can_cast(header.dtype, dtype)
-    )
-
-
-def _refine(struct: Any, scale: int, axis: int, grid: geometry.Grid) -> None:
+def _refine(struct: Any, geometry: Geometry) -> None:
     """Voxel sizes, sform and qform on the finer grid.
 
     Refining does not turn the axes, so the qform's quaternion stays as it is.
     """
+    to_stored, in_plane = geometry.to_stored, in_plane_axes(geometry.axis)
     if int(struct["sform_code"]) > 0:
-        sform = geometry.upscaled_affine(struct.get_sform(), scale, axis, grid)
+        sform = np.asarray(struct.get_sform(), np.float64) @ to_stored
         struct.set_sform(sform, code=int(struct["sform_code"]))
     qform = _qform(struct)
     if int(struct["qform_code"]) > 0 and qform is not None:
-        origin = geometry.upscaled_affine(qform, scale, axis, grid)[:3, 3]
+        origin = (qform @ to_stored)[:3, 3]
         struct["qoffset_x"], struct["qoffset_y"], struct["qoffset_z"] = origin
-    for in_plane in geometry.in_plane_axes(axis):
-        struct["pixdim"][in_plane + 1] /= scale
-    if struct.get_dim_info()[2] in geometry.in_plane_axes(axis):
+    for axis in in_plane:
+        struct["pixdim"][axis + 1] *= to_stored[axis, axis]
+    if struct.get_dim_info()[2] in in_plane:
         for field in ("slice_start", "slice_end", "slice_code", "slice_duration"):
             struct[field] = 0
 

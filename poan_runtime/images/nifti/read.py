@@ -7,9 +7,7 @@ a file position, not a memory map, so that pages of the file never count as ours
 
 import contextlib
 import dataclasses
-import hashlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -20,24 +18,17 @@ from numpy.typing import NDArray
 
 from poan_runtime import geometry
 from poan_runtime.errors import PoanError
+from poan_runtime.files import reading, sha256_of, temporary_file, writing
 from poan_runtime.images.nifti import header as nifti_header
-from poan_runtime.images.nifti.inflate import GZIP_MAGIC, LARGEST_RATIO, inflate
+from poan_runtime.images.nifti.inflate import GZIP_MAGIC, LARGEST_RATIO, HashedFile, inflate
 from poan_runtime.intensity import as_float32
 
 READ_BYTES = 1 << 22
 LONGEST_EXTENSION = 1 << 26
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Volume:
-    """A volume in memory: ``data`` in voxel order, real values; ``affine`` to RAS+ mm."""
-
-    data: NDArray[np.float32]
-    affine: geometry.Affine
-
-
 class Scan:
-    """An open scan; a context manager. See `ScanHeader` for what the header says."""
+    """An open scan, a `Source` and a context manager. `header` is all that the file says."""
 
     def __init__(
         self,
@@ -45,11 +36,17 @@ class Scan:
         header: nifti_header.ScanHeader,
         voxels: BinaryIO,
         resources: contextlib.ExitStack,
+        hashes: dict[str, str],
     ) -> None:
         self.path = path
         self.header = header
+        self.shape = header.shape
+        self.affine = header.affine
+        self.dtype = header.dtype
+        self.warnings = header.warnings
         self._voxels = voxels
         self._resources = resources
+        self._hashes = hashes
 
     def __enter__(self) -> "Scan":
         return self
@@ -60,11 +57,16 @@ class Scan:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """See `Source.close`."""
         self._resources.close()
 
     def sha256(self) -> dict[str, str]:
-        """See `sha256_of_scan`."""
-        return sha256_of_scan(self.path)
+        """See `Source.sha256`; a file that was not hashed while it was unpacked is read again."""
+        parts = dict.fromkeys(scan_files(self.path))
+        return {part.name: self._hashes.get(part.name) or sha256_of(part) for part in parts}
 
     def read_slices(self, axis: int, start: int, stop: int, volume: int = 0) -> NDArray[np.float32]:
         """Slices ``start`` to ``stop`` across ``axis``, (stop - start, h, w), real values.
@@ -104,57 +106,36 @@ class Scan:
         return np.ascontiguousarray(as_float32(stored * slope + inter))
 
 
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses about ``path`` into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise PoanError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def open_scan(path: str | Path, scratch: Path | None = None) -> Scan:
+def open_scan(path: str | Path, scratch: Path | None = None, *, hashed: bool = False) -> Scan:
     """Open and check a NIfTI-1, NIfTI-2 or Analyze file, or either file of a pair.
 
-    A compressed one is unpacked into ``scratch`` (the system's temporary folder if None).
-    Compression is told by content, not by name.
+    A compressed one is unpacked into ``scratch`` (the system's temporary folder if None), and
+    with ``hashed`` its hash is taken on the way. Compression is told by content, not by name.
     """
     path = Path(path)
     header_path, voxel_path = scan_files(path)
+    hashes: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         header = None if voxel_path == header_path else _detached_header(header_path)
         with reading(voxel_path):
             file: BinaryIO = stack.enter_context(voxel_path.open("rb"))
-            magic = file.read(2)
+            packed = file.read(2) == GZIP_MAGIC
             file.seek(0)
-        if magic == GZIP_MAGIC:
-            header, file = _unpack(file, voxel_path, header, scratch)
+        if packed:
+            read = HashedFile(file) if hashed else file
+            header, file = _unpack(file, read, voxel_path, header, scratch)
             stack.enter_context(file)
+            if isinstance(read, HashedFile):
+                hashes[voxel_path.name] = read.sha256()
         elif header is None:
             with reading(path):
-                header = _leading_header(file, path)
+                start = file.read(nifti_header.LONGEST_HEADER)
+                header = _leading_header(start, path)
+                header = _with_leading_extension(header, file)
         with reading(voxel_path):
             got = file.seek(0, os.SEEK_END) - header.offset
         _check_size(voxel_path, header, got)
-        return Scan(path, header, file, stack.pop_all())
-
-
-def read_volume(path: str | Path, volume: int = 0) -> Volume:
-    """One whole 3D volume (or 2D image) as float32 real values, not-finite ones as they are."""
-    with open_scan(path) as scan:
-        extent = scan.header.volume_shape[2]
-        data = scan.read_slices(2, 0, extent, volume).transpose(1, 2, 0)  # (z, x, y) -> (x, y, z)
-        shape = scan.header.shape[:3]
-        return Volume(data=np.asfortranarray(data).reshape(shape), affine=scan.header.affine)
-
-
-def sha256_of_scan(path: str | Path) -> dict[str, str]:
-    """SHA-256 of each file that makes up the scan, by file name."""
-    hashes = {}
-    for part in dict.fromkeys(scan_files(Path(path))):
-        with reading(part), part.open("rb") as file:
-            hashes[part.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+        return Scan(path, header, file, stack.pop_all(), hashes)
 
 
 def scan_files(path: Path) -> tuple[Path, Path]:
@@ -200,35 +181,40 @@ def _first_bytes(chunks: Iterator[bytes], limit: int) -> Iterator[bytes]:
         limit -= len(chunk)
 
 
-def _leading_header(file: BinaryIO, path: Path) -> nifti_header.ScanHeader:
-    """Header and extension at the start of an unpacked single file."""
-    header = nifti_header.parse_header(file.read(nifti_header.LONGEST_HEADER), path, detached=False)
-    size = header.struct.sizeof_hdr
-    if header.offset - size > LONGEST_EXTENSION:
+def _leading_header(start: bytes, path: Path) -> nifti_header.ScanHeader:
+    """The header at the start of an unpacked single file, without its extension."""
+    start = start[: nifti_header.LONGEST_HEADER]
+    header = nifti_header.parse_header(start, path, detached=False)
+    if header.offset - header.struct.sizeof_hdr > LONGEST_EXTENSION:
         raise PoanError(f"{path}: expected voxels in the first 64 MiB, got byte {header.offset}")
+    return header
+
+
+def _with_leading_extension(
+    header: nifti_header.ScanHeader, file: BinaryIO
+) -> nifti_header.ScanHeader:
+    """The same with the bytes between header and voxels, read from the file."""
+    size = header.struct.sizeof_hdr
     file.seek(size)
     return nifti_header.with_extension(header, file.read(header.offset - size))
 
 
 def _unpack(
-    file: BinaryIO, path: Path, header: nifti_header.ScanHeader | None, scratch: Path | None
+    file: BinaryIO,
+    read: BinaryIO | HashedFile,
+    path: Path,
+    header: nifti_header.ScanHeader | None,
+    scratch: Path | None,
 ) -> tuple[nifti_header.ScanHeader, BinaryIO]:
-    """Unpack a gzip file into a nameless temporary one; its header, if not yet known.
+    """Unpack a gzip file, read by ``read``, into a nameless temporary one; its header, if new.
 
     Bytes after the voxels are checked but not kept, so that a lying stream fills no disk.
     """
     packed_size = os.fstat(file.fileno()).st_size
-    chunks = inflate(file, path)
-    start = b""
-    while header is None and len(start) < nifti_header.LONGEST_HEADER:
-        with reading(path):
-            chunk = next(chunks, b"")
-        if not chunk:
-            break
-        start += chunk
-    known = header or nifti_header.parse_header(
-        start[: nifti_header.LONGEST_HEADER], path, detached=False
-    )
+    chunks = inflate(read, path)
+    with reading(path):
+        start = next(chunks, b"") if header is None else b""
+    known = header or _leading_header(start, path)
     if known.offset + known.voxel_bytes > packed_size * LARGEST_RATIO:
         _check_size(path, known, packed_size, " compressed")
     left = known.offset + known.voxel_bytes
@@ -240,7 +226,7 @@ def _unpack(
             left -= len(chunk)
         with writing(scratch):
             unpacked.seek(0)
-        return header or _leading_header(unpacked, path), unpacked
+            return header or _with_leading_extension(known, unpacked), unpacked
     except BaseException:
         unpacked.close()
         raise
@@ -254,22 +240,6 @@ def _resume(start: bytes, chunks: Iterator[bytes], path: Path) -> Iterator[bytes
         if not chunk:
             return
         yield chunk
-
-
-def temporary_file(scratch: Path | None) -> BinaryIO:
-    """A nameless file that vanishes when it is closed or the process ends."""
-    with writing(scratch):
-        return tempfile.TemporaryFile(dir=scratch, prefix="poan-")
-
-
-@contextlib.contextmanager
-def writing(folder: Path | None) -> Iterator[None]:
-    """Turn what the operating system refuses in the temporary folder into one line."""
-    try:
-        yield
-    except OSError as error:
-        where = folder or Path(tempfile.gettempdir())
-        raise PoanError(f"{where}: cannot write a temporary file: {error.strerror}") from None
 
 
 def _check_size(path: Path, header: nifti_header.ScanHeader, got: int, what: str = "") -> None:

@@ -1,0 +1,70 @@
+"""A missing optional package becomes the pip command that installs it."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from poan_runtime.errors import PoanError
+
+
+def command(*extras: str) -> str:
+    """The pip command that adds extras, fit for how poan was installed.
+
+    From a package index that is ``pip install 'poan[cpu]'``; from a source checkout, whose name
+    on an index may be somebody else's, ``pip install '/path/to/checkout[cpu]'``.
+    """
+    folder = checkout()
+    wanted = ",".join(extras)
+    if folder is None:
+        return f"pip install 'poan[{wanted}]'"
+    here = "." if folder == Path.cwd() else str(folder)
+    editable = "-e " if _is_editable() else ""
+    return f"pip install {editable}'{here}[{wanted}]'"
+
+
+def missing(module: str, *extras: str) -> str:
+    """One line for a module that is not installed."""
+    return f"{module} is missing; run: {command(*extras)}"
+
+
+@contextlib.contextmanager
+def needs(module: str, *extras: str) -> Iterator[None]:
+    """Turn the absence of ``module``, and only that, into the command that mends it.
+
+    A broken install, in which another module is missing, still shows its own error.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise PoanError(missing(module, *extras)) from None
+
+
+def checkout() -> Path | None:
+    """The source tree that poan runs in or was installed from; None if it came from an index."""
+    here = _tree_of(Path(__file__).resolve().parent.parent)
+    url = urlparse(str(_origin().get("url", "")))
+    return here or (_tree_of(Path(unquote(url.path))) if url.scheme == "file" else None)
+
+
+def _tree_of(folder: Path) -> Path | None:
+    return folder if (folder / "pyproject.toml").is_file() else None
+
+
+def _is_editable() -> bool:
+    found = _origin().get("dir_info")
+    return isinstance(found, dict) and found.get("editable") is True
+
+
+def _origin() -> dict[str, object]:
+    """What pip recorded about where it had poan from (PEP 610); empty for an index."""
+    try:
+        text = metadata.distribution("poan").read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        return {}
+    found: dict[str, object] = json.loads(text) if text else {}
+    return found

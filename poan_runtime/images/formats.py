@@ -1,0 +1,67 @@
+"""Which format a path is in: the one table of what can be read and written.
+
+A new format adds its lines here: how its input is told, and which names of outputs are its own.
+"""
+
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from poan_runtime.errors import PoanError
+from poan_runtime.extras import needs
+from poan_runtime.images.dicom.recognise import is_dicom
+from poan_runtime.images.nifti.header import ScanHeader, plain_header
+from poan_runtime.images.nifti.read import open_scan
+from poan_runtime.images.nifti.write import NiftiSink
+from poan_runtime.images.source import Sink, Source
+
+NIFTI_NAMES = (".nii", ".nii.gz")
+
+
+@runtime_checkable
+class HasNiftiHeader(Protocol):
+    """A source that knows what a NIfTI header of its voxels says."""
+
+    header: ScanHeader
+
+
+def open_source(
+    path: str | Path,
+    scratch: Path | None = None,
+    *,
+    hashed: bool = False,
+    series: str | None = None,
+) -> Source:
+    """Open what the user named. ``scratch`` holds what must be unpacked.
+
+    ``hashed`` says that a report will ask for its hash, which is then taken in passing.
+    ``series`` names one of a DICOM folder.
+    """
+    if is_dicom(Path(path)):
+        with needs("pydicom", "dicom"):
+            from poan_runtime.images.dicom.read import open_dicom
+        return open_dicom(path, series, scratch)
+    return open_scan(path, scratch, hashed=hashed)
+
+
+def open_sink(
+    target: str | Path,
+    source: Source,
+    *,
+    note: str,
+    dtype: str | None = None,
+    scratch: Path | None = None,
+    threads: int | None = None,
+) -> Sink:
+    """What writes ``target``, told by its name. ``note`` names the model in the output.
+
+    ``dtype`` names the voxels' type, the source's if None; ``threads`` compress.
+    """
+    target = Path(target)
+    if not target.name.endswith(NIFTI_NAMES):
+        names = " or ".join(NIFTI_NAMES)
+        raise PoanError(f"{target}: expected a name that ends in {names}")
+    if isinstance(source, HasNiftiHeader):
+        header = source.header
+    else:
+        header = plain_header(source.shape, source.dtype, source.affine)
+    return NiftiSink(target, header, note=note, dtype=dtype, scratch=scratch, threads=threads)

@@ -1,0 +1,102 @@
+"""Which engine runs a model, and what it says when it cannot."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from poan_runtime.engines import backend
+from poan_runtime.engines.backend import EngineOptions, open_backend
+from poan_runtime.errors import PoanError
+from poan_runtime.models.find import find_model
+from tests.runtime.engines.conformance import check_backend
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
+    """Let these modules look uninstalled."""
+    real = backend.importlib.util.find_spec
+    monkeypatch.setattr(
+        backend.importlib.util,
+        "find_spec",
+        lambda name: None if name in missing else real(name),
+    )
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_backend_repeats_voxels_in_any_batch(name: str, nearest_x2: Path) -> None:
+    pytest.importorskip(name)
+    opened = open_backend(find_model(nearest_x2), EngineOptions(backend=name, threads=1))
+    assert (opened.name, opened.device) == (name, "cpu")
+    for count in (1, 5, 2):
+        batch = np.random.default_rng(count).normal(size=(count, 1, 16, 16)).astype(np.float32)
+        out = opened.backend.run(batch)
+        assert out.dtype == np.float32
+        assert np.array_equal(out, batch.repeat(2, 2).repeat(2, 3))
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_an_engine_keeps_the_contract(name: str, nearest_x2: Path) -> None:
+    pytest.importorskip(name)
+    # One thread: an answer that is not a new array is overwritten by the batch's next tile.
+    opened = open_backend(find_model(nearest_x2), EngineOptions(backend=name, threads=1))
+    check_backend(opened.backend, tile=16, scale=2)
+
+
+def test_auto_takes_openvino_for_its_own_form_of_attention_alone(make_model: Any) -> None:
+    pytest.importorskip("openvino")
+    others = [(form, "onnxruntime") for form in ("box", "none", "unfold")]
+    for form, name in (("flat", "openvino"), *others):
+        model = find_model(make_model(attention={"form": form}))
+        opened = open_backend(model, EngineOptions(device="cpu"))
+        assert opened.name == name
+        assert opened.reason
+
+
+def test_auto_takes_what_is_installed(make_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    hide(monkeypatch, "openvino")
+    model = find_model(make_model(attention={"form": "box"}))
+    opened = open_backend(model, EngineOptions())
+    assert opened.name == "onnxruntime"
+    assert "only engine installed" in opened.reason
+    hide(monkeypatch, "openvino", "onnxruntime")
+    with pytest.raises(PoanError, match=r"no inference engine .*pip install .*\[cpu\]'"):
+        open_backend(model, EngineOptions())
+
+
+def test_a_device_that_is_not_there_is_one_line(nearest_x2: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has a CUDA provider")
+    model = find_model(nearest_x2)
+    for options in (
+        EngineOptions(backend="onnxruntime", device="cuda"),
+        EngineOptions(backend="onnxruntime-tensorrt"),
+        EngineOptions(device="cuda"),
+    ):
+        with pytest.raises(PoanError, match=r"has no .*ExecutionProvider; run: pip uninstall"):
+            open_backend(model, options)
+
+
+def test_a_file_that_no_backend_runs_is_one_line(nearest_x2: Path) -> None:
+    model = find_model(nearest_x2)
+    plan = dataclasses.replace(model.file, kind="plan")
+    model = dataclasses.replace(model, file=plan)
+    with pytest.raises(PoanError, match="onnxruntime runs onnx files, this is a plan"):
+        open_backend(model, EngineOptions(backend="onnxruntime"))
+
+
+def test_ports_that_the_graph_lacks_are_one_line(make_model: Any) -> None:
+    model = find_model(make_model(inputs={"name": "image"}))
+    with pytest.raises(PoanError, match=r"an input named image, got \['lr'\]"):
+        open_backend(model, EngineOptions(backend="onnxruntime"))
+
+
+def test_a_tile_that_is_not_the_graphs_is_one_line(make_model: Any) -> None:
+    model = find_model(make_model())
+    wrong = dataclasses.replace(model, manifest=dataclasses.replace(model.manifest, tile=24))
+    for name in ("onnxruntime", "openvino"):
+        pytest.importorskip(name)
+        with pytest.raises(PoanError, match=r"expected input shape \(N, 1, 24, 24\)"):
+            open_backend(wrong, EngineOptions(backend=name))

@@ -1,0 +1,140 @@
+"""poan-run --verify: the stored vectors, run here, decide."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from poan_runtime.commands import run as cli
+from poan_runtime.engines.verify import read_vectors, relative_error
+from poan_runtime.errors import PoanError
+from poan_runtime.models.manifest import read_manifest
+from tests.tiny.graphs import SCALE, TILE, residual_graph, sha256
+
+pytest.importorskip("tensorrt_rtx", reason="the folder under test holds a real plan")
+Edit = Callable[[Callable[[dict[str, Any]], None]], None]
+
+
+def verify(path: Path) -> int:
+    return cli.main(["--verify", str(path), "--threads", "1", "--backend", "onnxruntime"])
+
+
+def test_a_good_model_passes_and_the_verdict_is_written_and_nothing_else(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = json.loads((folder / "manifest.json").read_text())
+    assert verify(folder / "model.onnx") == 0
+    assert "parity pass" in capsys.readouterr().out
+    after = json.loads((folder / "manifest.json").read_text())
+    parity = after["files"][0].pop("parity")
+    assert after == before
+    assert parity["verdict"] == "pass"
+    (check,) = parity["checks"]
+    assert (check["file"], check["case"], check["stage"]) == ("model.onnx", "real_0", "output")
+    assert check["value"] <= check["tolerance"] == 1e-4
+    read_manifest(folder)  # and it is still a valid manifest
+
+
+def test_a_model_that_answers_otherwise_fails_with_status_3_and_is_then_refused(
+    folder: Path, scan: Path, edit_manifest: Edit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = residual_graph()
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "tail.bias")
+    shifted = numpy_helper.to_array(bias) + np.float32(1e-2)
+    bias.CopyFrom(numpy_helper.from_array(shifted, "tail.bias"))
+    onnx.save(model, folder / "model.onnx")
+    digest = sha256(folder / "model.onnx")
+    edit_manifest(lambda m: m["files"][0].update(sha256=digest))
+    assert verify(folder / "model.onnx") == 3
+    assert "parity fail" in capsys.readouterr().out
+    assert cli.main([str(folder / "model.onnx"), str(scan)]) == 2
+    assert "its parity verdict is fail" in capsys.readouterr().err
+    onnx.save(residual_graph(), folder / "model.onnx")
+    digest = sha256(folder / "model.onnx")
+    edit_manifest(lambda m: m["files"][0].update(sha256=digest))
+    assert verify(folder / "model.onnx") == 0  # a failed verdict can be mended
+
+
+def test_the_exporters_tolerance_is_used_where_it_states_one(
+    folder: Path, edit_manifest: Edit
+) -> None:
+    check = {
+        "file": "model.onnx",
+        "stage": "output",
+        "case": "real 0",
+        "metric": "relative_error",
+        "value": 0.0,
+        "tolerance": 1e-12,
+        "reason": "tighter than float32 can be",
+    }
+    edit_manifest(lambda m: m["parity"]["checks"].append(check))
+    status = verify(folder / "model.onnx")
+    (written,) = json.loads((folder / "manifest.json").read_text())["files"][0]["parity"]["checks"]
+    assert status == (0 if written["value"] <= 1e-12 else 3)
+    assert written["tolerance"] == 1e-12
+    assert written["reason"] == "tighter than float32 can be"
+
+
+def test_a_plan_is_not_judged_by_its_onnx_file(
+    folder: Path, no_gpu: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (folder / "manifest.json").read_bytes()
+    assert cli.main(["--verify", str(folder / "engine.plan")]) == 2
+    assert "no GPU" in capsys.readouterr().err
+    assert (folder / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda path: path.unlink(), "there is no such file"),
+        (lambda path: path.write_bytes(b"other"), "expected sha256"),
+    ],
+)
+def test_vectors_that_are_not_those_of_the_manifest_are_refused(
+    break_it: Callable[[Path], None], message: str, folder: Path
+) -> None:
+    break_it(folder / "vectors.npz")
+    with pytest.raises(PoanError, match=message):
+        read_vectors(read_manifest(folder), folder)
+
+
+def store(folder: Path, edit_manifest: Edit, **arrays: Any) -> None:
+    np.savez(folder / "vectors.npz", **arrays)
+    digest = sha256(folder / "vectors.npz")
+    edit_manifest(lambda m: m["vectors"].update(sha256=digest))
+
+
+def test_vectors_of_a_wrong_shape_are_refused_with_both_shapes(
+    folder: Path, edit_manifest: Edit
+) -> None:
+    tiles, coarse = np.zeros((1, 1, TILE, TILE)), np.zeros((1, 1, TILE, TILE))
+    store(folder, edit_manifest, input_a=tiles, output_a=coarse)
+    side = SCALE * TILE
+    with pytest.raises(PoanError) as refusal:
+        read_vectors(read_manifest(folder), folder)
+    assert f"a: expected {(1, 1, side, side)}, got {coarse.shape}" in str(refusal.value)
+    store(folder, edit_manifest, input_a=tiles)
+    with pytest.raises(PoanError, match="expected output_a beside input_a"):
+        read_vectors(read_manifest(folder), folder)
+
+
+def test_relative_error_is_the_worst_tiles_and_none_where_not_finite() -> None:
+    reference = np.float32([[[[2.0]]], [[[10.0]]]])
+    answer = np.float32([[[[2.5]]], [[[11.0]]]])
+    assert relative_error(answer, reference, 1e-6) == 0.25
+    assert relative_error(np.float32([[[[1e-3]]]]), np.zeros((1, 1, 1, 1), np.float32), 0.1) == (
+        pytest.approx(1e-2)  # against the floor; float32 rounding of 1e-3
+    )
+    assert relative_error(np.float32([[[[np.nan]]]]), reference[:1], 1e-6) is None
+
+
+def test_scans_beside_verify_are_a_usage_error(folder: Path) -> None:
+    with pytest.raises(SystemExit) as usage:
+        cli.main(["--verify", str(folder), "scan.nii"])
+    assert usage.value.code == 2

@@ -1,0 +1,245 @@
+"""poan-run with a plan: what runs where there is no GPU, and what is refused anywhere."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import pytest
+
+from poan_export.plans.build import BuiltPlan
+from poan_runtime import extras
+from poan_runtime.commands import run as cli
+from poan_runtime.engines import which_file as choice
+from poan_runtime.engines.backend import EngineOptions
+from poan_runtime.engines.tensorrt.check import (
+    check_compute_capability,
+    check_header,
+    check_version,
+)
+from poan_runtime.engines.tensorrt.library import load_library
+from poan_runtime.engines.which_file import find_runnable
+from poan_runtime.errors import PoanError
+from poan_runtime.models.find import Trust, find_model
+from tests.tiny.graphs import sha256
+
+pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")
+Edit = Callable[[Callable[[dict[str, Any]], None]], None]
+PLAN = 2
+"""Index of the plan among the manifest's files."""
+
+
+def refused(capsys: pytest.CaptureFixture[str], plan: Path, scan: Path, *more: str) -> str:
+    """The one line with which poan-run refuses a plan, with status 2 and no output."""
+    assert cli.main([str(plan), str(scan), "--threads", "1", *more]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("poan-run: ")
+    assert not scan.with_name("scan_desc-sr.nii.gz").exists()
+    return captured.err
+
+
+def test_without_a_gpu_the_onnx_file_runs_and_one_line_says_so(
+    folder: Path, scan: Path, no_gpu: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    report = tmp_path / "report.json"
+    arguments = [str(folder / "engine.plan"), str(scan), "--threads", "1", "--report", str(report)]
+    assert cli.main(arguments) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "engine.plan: no GPU" in line
+    assert "running model.onnx in its place" in line
+    document = json.loads(report.read_text())
+    assert document["model"]["file"].endswith("model.onnx")
+    assert any("no GPU" in warning for warning in document["scans"][0]["warnings"])
+    fine = scan.with_name("scan_desc-sr.nii.gz")
+    assert nib.load(fine).shape == (40, 36, 3)
+    by_plan = fine.read_bytes()
+    fine.unlink()
+    assert cli.main([str(folder / "model.onnx"), str(scan), "--threads", "1"]) == 0
+    assert fine.read_bytes() == by_plan
+
+
+def test_device_cuda_without_a_gpu_is_one_line_and_status_2(
+    folder: Path, scan: Path, no_gpu: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, folder / "engine.plan", scan, "--device", "cuda")
+    assert "no GPU" in line
+
+
+def test_a_named_tensorrt_backend_is_not_replaced(
+    folder: Path, scan: Path, no_gpu: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, folder / "engine.plan", scan, "--backend", "tensorrt-rtx")
+    assert "no GPU" in line
+
+
+def test_device_cpu_runs_the_onnx_file(folder: Path) -> None:
+    model = find_runnable(folder / "engine.plan", EngineOptions(device="cpu"))
+    assert model.path.name == "model.onnx"
+    assert "the device asked for is the CPU" in model.notices[0]
+
+
+def test_a_missing_library_runs_the_onnx_file_and_names_the_pip_command(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = choice.importlib.util.find_spec
+    monkeypatch.setattr(
+        choice.importlib.util,
+        "find_spec",
+        lambda name: None if name == "tensorrt_rtx" else real(name),
+    )
+    model = find_runnable(folder / "engine.plan", EngineOptions())
+    assert model.path.name == "model.onnx"
+    assert extras.missing("tensorrt_rtx", "tensorrt-rtx") in model.notices[0]
+
+
+@pytest.mark.parametrize("place", [0, 40, -1])
+def test_one_flipped_byte_is_refused(
+    place: int, folder: Path, scan: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = folder / "engine.plan"
+    data = bytearray(plan.read_bytes())
+    data[place] ^= 1
+    plan.write_bytes(data)
+    assert "expected sha256" in refused(capsys, plan, scan)
+
+
+def test_a_plan_of_another_version_is_refused_with_both_versions(
+    folder: Path, scan: Path, edit_manifest: Edit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_manifest(lambda m: m["files"][PLAN]["engine"].update(version="1.6.0.1"))
+    line = refused(capsys, folder / "engine.plan", scan)
+    assert f"built for tensorrt-rtx 1.6.0.1, this is {load_library('tensorrt-rtx').version}" in line
+    assert "pip install 'tensorrt-rtx-cu13==1.6.0.1'" in line
+
+
+def test_a_plan_for_another_architecture_is_refused_with_the_remedy(
+    folder: Path, scan: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = pytest.importorskip("poan_runtime.engines.tensorrt.cuda", reason="needs cuda-python")
+    card = cuda.Gpu(index=0, name="a card", compute_capability="12.0", memory_bytes=1 << 33)
+    monkeypatch.setattr(cuda, "find_gpu", lambda: card)
+    line = refused(capsys, folder / "engine.plan", scan)
+    assert "built for compute capability 8.6, 8.9, this GPU (a card) has 12.0" in line
+    assert "export it again --sm 120" in line
+
+
+def test_a_plan_that_fits_the_gpu_passes_the_check(folder: Path) -> None:
+    model = find_model(folder / "engine.plan")
+    check_compute_capability(model, "a card", "8.9")
+    with pytest.raises(PoanError, match="compute capability"):
+        check_compute_capability(model, "a card", "9.0")
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"flavour": "tensorrt-lean"}, "files[2].engine.flavour"),
+        ({"compute_capabilities": "8.6"}, "files[2].engine.compute_capabilities"),
+        ({"version": ""}, "files[2].engine.version"),
+        ({"source_onnx_sha256": "?"}, "files[2].engine.source_onnx_sha256"),
+        ({"profile": {"min": 2, "opt": 1, "max": 4}}, "files[2].engine.profile"),
+    ],
+)
+def test_a_wrong_field_of_the_manifest_is_named(
+    change: dict[str, Any],
+    where: str,
+    folder: Path,
+    scan: Path,
+    edit_manifest: Edit,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    edit_manifest(lambda m: m["files"][PLAN]["engine"].update(change))
+    assert where in refused(capsys, folder / "engine.plan", scan)
+
+
+def test_a_plan_without_an_engine_entry_is_refused(
+    folder: Path, scan: Path, edit_manifest: Edit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_manifest(lambda m: m["files"][PLAN].pop("engine"))
+    assert "expected the entry 'engine'" in refused(capsys, folder / "engine.plan", scan)
+
+
+def test_a_plan_that_no_manifest_lists_is_refused(
+    folder: Path, scan: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "engine.plan").rename(folder / "other.plan")
+    line = refused(capsys, folder / "other.plan", scan)
+    assert "expected a file that the manifest lists" in line
+
+
+def test_trust_runs_a_plan_whatever_its_hash_and_says_so(folder: Path, scan: Path) -> None:
+    plan = folder / "engine.plan"
+    for name in (plan.name, "other.plan"):
+        (folder / name).write_bytes(plan.read_bytes() + b"?")
+        model = find_model(folder / name, Trust(scale=0, tile=0))
+        assert model.file.engine is not None
+        assert model.file.sha256 == sha256(folder / name)
+        assert model.notices == (f"{name}: runs as native code whatever its hash (--trust)",)
+    assert cli.main([str(plan), str(scan), "--trust", "--threads", "1"]) == 0
+
+
+def test_trust_needs_a_manifest_that_tells_what_the_plan_is(
+    folder: Path, scan: Path, edit_manifest: Edit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_manifest(lambda m: m["files"].pop(PLAN))
+    line = refused(capsys, folder / "engine.plan", scan, "--trust")
+    assert "expected a plan among the manifest's files" in line
+    (folder / "manifest.json").unlink()
+    line = refused(capsys, folder / "engine.plan", scan, "--trust")
+    assert "a plan needs its manifest" in line
+
+
+def test_a_file_that_is_no_plan_is_refused_by_the_library_without_a_gpu(
+    folder: Path, edit_manifest: Edit
+) -> None:
+    plan = folder / "engine.plan"
+    plan.write_bytes(b"not a plan" * 100)
+    library = load_library("tensorrt-rtx")
+    edit_manifest(lambda m: m["files"][PLAN].update(sha256=sha256(plan)))
+    with pytest.raises(PoanError, match="is not a tensorrt-rtx plan, or is damaged"):
+        check_header(find_model(plan), library, gpu=False)
+
+
+def test_a_good_plan_passes_version_and_header(folder: Path, built: BuiltPlan) -> None:
+    library = load_library("tensorrt-rtx")
+    model = find_model(folder / "engine.plan")
+    check_version(model, library)
+    assert check_header(model, library, gpu=False) == ()
+
+
+def test_a_gpu_that_the_library_cannot_ask_makes_the_plan_invalid(
+    folder: Path, no_gpu: None
+) -> None:
+    """As if there were a GPU: the library finds none and says no more than invalid."""
+    model = find_model(folder / "engine.plan")
+    with pytest.raises(PoanError, match="calls it invalid on this GPU"):
+        check_header(model, load_library("tensorrt-rtx"), gpu=True)
+
+
+def test_a_folder_runs_its_plan_only_where_it_fits_and_is_proven(
+    folder: Path, edit_manifest: Edit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = pytest.importorskip("poan_runtime.engines.tensorrt.cuda", reason="needs cuda-python")
+
+    def runs(capability: str, **options: str) -> str:
+        card = cuda.Gpu(index=0, name="card", compute_capability=capability, memory_bytes=1)
+        monkeypatch.setattr(cuda, "find_gpu", lambda: card)
+        return find_runnable(folder, EngineOptions(**options)).path.name
+
+    assert runs("8.6") == "model.onnx"  # parity is pending
+    edit_manifest(lambda m: m["files"][PLAN]["parity"].update(verdict="pass"))
+    assert runs("8.6") == "engine.plan"
+    assert runs("12.0") == "model.onnx"
+    assert runs("8.6", device="cpu") == "model.onnx"
+    assert runs("8.6", backend="onnxruntime") == "model.onnx"
+    edit_manifest(lambda m: m["files"][PLAN]["engine"].update(version="1.6.0.1"))
+    assert runs("8.6") == "model.onnx"
+    assert runs("8.6", device="cuda") == "model.fp16.onnx"
+
+
+def test_pending_parity_is_one_notice(folder: Path) -> None:
+    assert find_model(folder / "engine.plan").notices == (
+        "engine.plan: not yet compared with PyTorch (parity pending)",
+    )
