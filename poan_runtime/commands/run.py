@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (args.list or args.verify or args.list_series) and not (args.model and args.scans):
         p.error("expected a model and at least one scan (or --list)")
     try:
-        with _terminated_as_exit():
+        with terminated_as_exit():
             from poan_runtime.commands import run_scans as command
 
             if args.list:
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _terminated_as_exit() -> Iterator[None]:
+def terminated_as_exit() -> Iterator[None]:
     """Let SIGTERM end the process as an exception does, so that temporary files go."""
 
     def stop(number: int, frame: FrameType | None) -> None:
