@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,10 @@ from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 
 from benchmarks.record import commit
 
+UNREADABLE = (
+    *(ImageFileError, HeaderDataError, HeaderTypeError),
+    *(OSError, ValueError, EOFError, MemoryError, zlib.error),
+)
 MODELS = ("t1_x2", "t1_x4", "t2_x2", "t2_x4")
 GZIP_MAGIC = b"\x1f\x8b"
 
@@ -78,15 +83,7 @@ def cut(scan: Path, folder: Path, most_voxels: int) -> Path:
         np.asarray(image.dataobj)
         smaller = folder / scan.name
         nibabel.save(image.slicer[:, :, start : start + slices], smaller)
-    except (
-        ImageFileError,
-        HeaderDataError,
-        HeaderTypeError,
-        OSError,
-        ValueError,
-        EOFError,
-        MemoryError,
-    ):
+    except UNREADABLE:
         return scan
     return smaller
 
