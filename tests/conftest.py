@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
 
-from poan_export.plans.build import BuiltPlan, build_plan, gpu_here
+from poan_runtime.engines.tensorrt.build.plan import BuiltPlan, build_plan, gpu_here
 from tests.tiny.graphs import SCALE, TILE, answer, order_for, residual_graph, sha256
 from tests.tiny.models import IDENTITY, SMOOTH, graph, manifest
 

@@ -8,9 +8,9 @@ from typing import Any
 import onnx
 from torch import nn
 
-from poan_export.plans.build import Order, build_plan, targets
 from poan_export.plans.vram import Fit, fit
 from poan_export.trace.onnx_export import export_twin, without_stages
+from poan_runtime.engines.tensorrt.build.plan import Order, build_plan, targets
 from poan_runtime.engines.tensorrt.library import Flavour
 from poan_runtime.models.manifest import BatchRange, Precision
 

@@ -1,34 +1,31 @@
 """The engines of an export: 8-bit graphs, plans for each group of GPUs, and their gate."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx
 
 from poan_export.gate.real_tiles import Case
 from poan_export.package import write_model
-from poan_export.plans.build import (
-    Order,
-    build_plan,
-    choose_flavour,
-    gpu_here,
-    plan_name,
-    targets,
-)
 from poan_export.precision.quantise import (
     MOST_LOSS_DB,
     Kind,
     QuantisationRefusedError,
     quantise_or_refuse,
 )
-from poan_runtime.engines.backend import EngineOptions, open_backend
-from poan_runtime.engines.tensorrt.check import check_compute_capability
+from poan_runtime.engines.tensorrt.build.judge import gate_plans
+from poan_runtime.engines.tensorrt.build.plan import (
+    build_plan,
+    choose_flavour,
+    describe,
+    order_from,
+    plan_name,
+    source_of_plans,
+    targets,
+)
 from poan_runtime.engines.tensorrt.library import Flavour
-from poan_runtime.engines.verify import verify, write_verdict
 from poan_runtime.errors import PoanError
-from poan_runtime.models.find import find_model
 from poan_runtime.models.manifest import (
     BatchRange,
     Check,
@@ -39,8 +36,6 @@ from poan_runtime.models.manifest import (
 )
 
 Report = Callable[[str], None]
-PREFERRED = ("fp16", "bf16", "fp32")
-"""Which ONNX file plans are built from: the first of these that there is."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,7 +99,7 @@ def _eight_bit_entry(
     It is the half-precision graph where there is one, else the fp32 one, with Q/DQ; the loss
     is measured with the fp32 graph.
     """
-    source = _source(entries)
+    source = source_of_plans(entries)
     full = next(entry for entry in entries if entry.precision == "fp32")
     models: dict[str, onnx.ModelProto] = {
         entry.precision: onnx.load(folder / entry.name) for entry in (full, source)
@@ -161,34 +156,19 @@ class PlanMaker:
         return targets(precision, self.sm) if self.flavour == "tensorrt-rtx" else [()]
 
     def _one(self, source: ModelFile, flavour: Flavour, sms: tuple[str, ...]) -> ModelFile:
-        precision, name = source.precision, plan_name(sms)
-        if precision in ("int8", "fp8"):
-            name = name.replace("engine.", f"engine.{precision}.")
-        order = Order(
-            onnx=self.folder / source.name,
-            plan=self.folder / name,
-            flavour=flavour,
-            precision=precision,
-            islands=source.islands,
-            batch=self.batch,
-            sms=sms,
+        name = plan_name(sms, source.precision)
+        order = order_from(
+            self.folder,
+            source,
+            name,
+            flavour,
+            sms,
+            self.batch.opt,
             log=self.out.with_name(f"{self.out.name}.{name}.log"),
         )
         built = build_plan(order)
         self.report(describe(name, built.compute_capabilities, built.report))
         return built.manifest_entry()
-
-
-def describe(name: str, capabilities: Sequence[str], report: Mapping[str, Any]) -> str:
-    """One line about a plan, from its build report."""
-    memory = report["activation_bytes"]
-    shown = "" if memory is None else f", {memory / 2**20:.0f} MiB of activations"
-    fused = len(report["fused_attention"])
-    return (
-        f"{name}: {report['plan_bytes'] / 2**20:.1f} MiB for {', '.join(capabilities)}, "
-        f"{report['layers']} layers, {fused} fused attention, built in "
-        f"{report['build_s']:.1f} s{shown}"
-    )
 
 
 def finish(folder: Path, request: EngineRequest, report: Report) -> bool:
@@ -198,42 +178,3 @@ def finish(folder: Path, request: EngineRequest, report: Report) -> bool:
     failed = gate_plans(folder, names, report)
     precisions = {file.precision for file in manifest.files}
     return not failed and set(request.eight_bit) <= precisions
-
-
-def gate_plans(folder: Path, names: Sequence[str], report: Report) -> list[str]:
-    """Run the stored vectors on each plan that this machine's GPU runs; names of those that fail.
-
-    Elsewhere a plan stays pending, and the report says how to judge it.
-    """
-    capability, found = gpu_here()
-    failed = []
-    for name in names:
-        model = find_model(folder / name, judged=False)
-        if capability is None or not _runs_here(model, found, capability):
-            report(
-                f"{name}: parity pending ({found}); on the target: "
-                f"poan-run --verify {folder / name}"
-            )
-            continue
-        opened = open_backend(model, EngineOptions(device="cuda"))
-        parity = write_verdict(folder, name, verify(model, opened.backend))
-        report(f"{name}: parity {parity.verdict} on {opened.device}")
-        if parity.verdict != "pass":
-            failed.append(name)
-    return failed
-
-
-def _runs_here(model: Any, name: str, capability: str) -> bool:
-    try:
-        check_compute_capability(model, name, capability)
-    except PoanError:
-        return False
-    return True
-
-
-def _source(entries: Sequence[ModelFile]) -> ModelFile:
-    """The ONNX entry that plans are built from."""
-    return min(
-        (e for e in entries if e.kind == "onnx" and e.precision in PREFERRED),
-        key=lambda entry: PREFERRED.index(entry.precision),
-    )

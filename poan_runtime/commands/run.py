@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-from poan_runtime.commands.arguments import Parser, positive
+from poan_runtime.commands.arguments import Parser, device, positive
 from poan_runtime.errors import PoanError
 
 EPILOG = """\
@@ -68,7 +68,7 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
     g.add_argument("--self-ensemble", action="store_true", help="mean over 8 flips and rotations")
     g.add_argument("--no-skip", action="store_true", help="run constant tiles like all others")
     g.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino, ...")
-    g.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    g.add_argument("--device", default="auto", type=device, help="auto, cpu, cuda or cuda:N")
     g.add_argument(
         "--precision",
         default="auto",

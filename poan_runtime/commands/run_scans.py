@@ -59,7 +59,9 @@ def verify(args: argparse.Namespace) -> int:
     found = parity.verify(model, opened.backend, opened.precision)
     for line in parity.check_lines(found):
         _say(line)
-    if opened.precision in (None, model.file.precision):
+    if opened.device.startswith("cuda"):
+        verdict = parity.write_gpu_verdict(model, opened, found)
+    elif opened.precision in (None, model.file.precision):
         verdict = parity.write_verdict(model.path.parent, model.file.name, found)
     else:
         verdict = parity.write_cpu_verdict(model, opened.precision, opened.version, found)

@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from poan_runtime.engines.backend import Backend
+from poan_runtime.engines.backend import Backend, OpenedBackend
 from poan_runtime.engines.precision import release
 from poan_runtime.errors import PoanError
 from poan_runtime.files import WholeFile, sha256_of
@@ -21,6 +21,7 @@ from poan_runtime.models.find import Model
 from poan_runtime.models.manifest import (
     MANIFEST_NAME,
     Check,
+    DeviceVerdict,
     Manifest,
     ModelFile,
     Parity,
@@ -125,8 +126,11 @@ def verify(model: Model, backend: Backend, precision: str | None = None) -> Pari
     if precision is not None and judged.precision == "fp32":
         judged = dataclasses.replace(judged, precision=cast(Precision, precision))
     checks: list[Check] = []
+    batch = production_batch(model) if backend.fills_batches else 1
     for case in read_vectors(model.manifest, model.path.parent):
-        answer = _run(backend, case.tiles, model.manifest.batch.max)
+        answer, spread = run_case(backend, case.tiles, batch)
+        if batch > 1:
+            checks.append(row_check(model.file.name, case.name, spread))
         metric, tolerance, reason = _tolerance(model.manifest, judged, case.name)
         floor = UNIT if metric == "unit_error" else model.manifest.relative_error_floor
         value = worst_error(answer, case.reference, floor)
@@ -158,9 +162,42 @@ def _beside(earlier: Sequence[Check], found: Parity) -> Parity:
     return Parity.of([*(c for c in earlier if of(c) not in again), *found.checks])
 
 
-def _run(backend: Backend, tiles: NDArray[np.float32], most: int) -> NDArray[np.float32]:
-    parts = [backend.run(tiles[at : at + most]) for at in range(0, len(tiles), most)]
-    return np.concatenate(parts)
+def production_batch(model: Model) -> int:
+    """Tiles that run at once in production: kernels are chosen for it, so it is what is judged."""
+    engine = model.file.engine
+    return engine.profile.opt if engine is not None else model.manifest.batch.opt
+
+
+def run_case(
+    backend: Backend, tiles: NDArray[np.float32], batch: int
+) -> tuple[NDArray[np.float32], float | None]:
+    """Answers to tiles (n, 1, t, t), and the largest difference within a batch of equal tiles.
+
+    Each tile fills a whole batch. Of its rows the one counts that is farthest from the first;
+    None where a row is not finite.
+    """
+    answers, spread = [], 0.0
+    for tile in tiles:
+        rows = backend.run(np.repeat(tile[None], batch, axis=0))
+        if not np.isfinite(rows).all():
+            return np.full((len(tiles), *rows.shape[1:]), np.nan, np.float32), None
+        apart = np.abs(rows - rows[0]).reshape(batch, -1).max(axis=1)
+        answers.append(rows[np.argmax(apart)])
+        spread = max(spread, float(apart.max()))
+    return np.stack(answers), spread
+
+
+def row_check(file: str, case: str, spread: float | None) -> Check:
+    """Equal tiles in one batch have one answer: anything else is a wrong index or a race."""
+    return Check(
+        file=file,
+        stage="output",
+        case=case,
+        metric="row_difference",
+        value=spread,
+        tolerance=0.0,
+        reason="the rows of a batch are computed alike",
+    )
 
 
 def _tolerance(manifest: Manifest, file: ModelFile, case: str) -> tuple[str, float, str]:
@@ -184,7 +221,7 @@ def write_verdict(folder: Path, name: str, found: Parity) -> Parity:
     manifest = read_manifest(folder)
     file = next(file for file in manifest.files if file.name == name)
     parity = _beside(file.parity.checks if file.parity else (), found)
-    _rewrite(folder, manifest.with_file(dataclasses.replace(file, parity=parity)))
+    write_manifest(folder, manifest.with_file(dataclasses.replace(file, parity=parity)))
     return parity
 
 
@@ -203,11 +240,46 @@ def write_cpu_verdict(model: Model, precision: str, version: str, found: Parity)
     parity = _beside(like.parity.checks, found)
     others = (entry for entry in entries if entry not in here)
     entry = dataclasses.replace(like, version=version, parity=parity)
-    _rewrite(folder, dataclasses.replace(manifest, cpu_precisions=(*others, entry)))
+    write_manifest(folder, dataclasses.replace(manifest, cpu_precisions=(*others, entry)))
     return parity
 
 
-def _rewrite(folder: Path, manifest: Manifest) -> None:
+def write_gpu_verdict(model: Model, opened: OpenedBackend, found: Parity) -> Parity:
+    """The same for this GPU and this release of the engine, beside those for others.
+
+    A plan has the verdict as its own too: it runs nowhere but on GPUs.
+    """
+    folder = model.path.parent
+    if model.file.engine is not None:
+        found = write_verdict(folder, model.file.name, found)
+    manifest = read_manifest(folder)
+    entry = DeviceVerdict(
+        file=model.file.name,
+        engine=opened.name,
+        device=device_name(opened.device),
+        version=opened.version,
+        parity=found,
+    )
+    others = [one for one in manifest.device_verdicts if verdict_key(one) != verdict_key(entry)]
+    write_manifest(folder, dataclasses.replace(manifest, device_verdicts=(*others, entry)))
+    return found
+
+
+def verdict_key(found: DeviceVerdict) -> tuple[str, ...]:
+    """What a verdict on a GPU is about."""
+    return found.file, found.engine, found.device, release(found.version)
+
+
+def device_name(device: str) -> str:
+    """
+    >>> device_name("cuda:0 (NVIDIA A100)")
+    'NVIDIA A100'
+    """
+    return device.partition(" (")[2].removesuffix(")")
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Put a manifest in the place of the one in ``folder``, whole."""
     with WholeFile(folder / MANIFEST_NAME) as file:
         file.write(manifest.text().encode())
 

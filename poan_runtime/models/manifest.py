@@ -101,6 +101,8 @@ class Engine(Record):
     source_onnx_sha256: Sha256
     profile: BatchRange
     report: Json
+    gpu: Json | None = None
+    """Of `tensorrt`, which ties a plan to it: name, sms, memory_bytes, driver and runtime."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +134,20 @@ class CpuPrecision(Record):
     float32_parts: tuple[tuple[str, str], ...] = field(
         metadata=says("first and last tensor of each")
     )
+    parity: Parity
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceVerdict(Record):
+    """What ``--verify`` found on one GPU: it holds for this file, engine, device and release.
+
+    ``device`` is the GPU's name; of ``version`` the first two numbers count.
+    """
+
+    file: FileName
+    engine: Text
+    device: Text
+    version: Text
     parity: Parity
 
 
@@ -238,6 +254,9 @@ class Manifest(Record):
     parity: Parity
     cpu_precisions: tuple[CpuPrecision, ...] = field(
         metadata=says("what files lose in less than their own precision on a CPU"), default=()
+    )
+    device_verdicts: tuple[DeviceVerdict, ...] = field(
+        metadata=says("what --verify found on GPUs"), default=()
     )
     training: Json
     created_by: Json

@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from poan_export.plans.build import BuiltPlan, build_plan, run_builder
-from poan_export.plans.build_log import read_build_log
+from poan_runtime.engines.tensorrt.build.log import read_build_log
+from poan_runtime.engines.tensorrt.build.plan import BuiltPlan, build_plan, run_builder
 from poan_runtime.engines.tensorrt.library import load_library
 from poan_runtime.errors import PoanError
 from poan_runtime.files import sha256_of

@@ -10,11 +10,11 @@ import onnx
 import pytest
 import torch
 
-from poan_export.plans.build import Order, build_plan, targets
 from poan_export.precision.islands import default_islands, in_half
 from poan_export.rewrite.network import rewrite, rules_for
 from poan_export.rewrite.root import Scheme
 from poan_export.trace.onnx_export import export_twin, without_stages
+from poan_runtime.engines.tensorrt.build.plan import Order, build_plan, targets
 from poan_runtime.engines.tensorrt.library import load_library
 from poan_runtime.models.manifest import BatchRange
 from poan_train import networks

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from poan_export.plans.build import build_plan
 from poan_export.plans.vram import CUDA_BYTES, MOST_BATCH, device_bytes, fit, parse_bytes
+from poan_runtime.engines.tensorrt.build.plan import build_plan
 from poan_runtime.errors import PoanError
 from poan_runtime.models.manifest import BatchRange
 from tests.tiny.graphs import SCALE, TILE, order_for, residual_graph

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from poan_export.gate.real_tiles import Case
-from poan_export.plans.build import build_plan
 from poan_export.precision import quantise as q
 from poan_export.precision.quantise import (
     QuantisationRefusedError,
@@ -26,6 +25,7 @@ from poan_export.precision.quantise import (
 )
 from poan_runtime.engines.backend import EngineOptions
 from poan_runtime.engines.onnxrt import _session
+from poan_runtime.engines.tensorrt.build.plan import build_plan
 from poan_runtime.errors import PoanError
 from tests.tiny.graphs import TILE, answer, order_for, residual_graph
 
