@@ -31,7 +31,7 @@ wheel:
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,openvino,tensorrt-rtx,classical,train,export,bench,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,dicom,node,openvino,tensorrt-rtx,classical,train,export,bench,dev]'
 	touch $@
 
 clean:

@@ -1,4 +1,4 @@
-"""The builder, run as a process of its own: ``python -m poan_runtime.engines.tensorrt.build.builder ORDER.json``.
+"""The builder, run as a process of its own with the path of an order (JSON) as its argument.
 
 A builder may end with a segmentation fault; as a process of its own it takes nobody with it.
 The order says what to build (see `engines.Order`). The library's whole log goes to standard

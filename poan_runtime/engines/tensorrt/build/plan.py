@@ -265,7 +265,12 @@ def build_plan(order: Order) -> BuiltPlan:
             "error": str(files["error.txt"]),
         }
         files["order.json"].write_text(json.dumps(document), "utf-8")
-        command = [sys.executable, "-m", "poan_runtime.engines.tensorrt.build.builder", str(files["order.json"])]
+        command = [
+            sys.executable,
+            "-m",
+            "poan_runtime.engines.tensorrt.build.builder",
+            str(files["order.json"]),
+        ]
         kept = order.log or order.plan.with_name(f"{order.plan.name}.log")
         log, seconds = run_builder(command, order.plan, files["error.txt"], kept)
         facts = json.loads(files["facts.json"].read_text("utf-8"))
