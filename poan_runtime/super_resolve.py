@@ -34,6 +34,8 @@ class Pair(NamedTuple):
 
 Step = Callable[[Slab, Slab], Slab]
 """What is done to each slab after the network: (lr, sr) to the sr that is written."""
+Turn = contextlib.AbstractContextManager[object]
+"""What may be entered by one run at a time, a lock."""
 Consumer = Callable[[Geometry, Pair], None]
 """Who looks at each slab as it is written: a progress bar, a preview, a figure."""
 
@@ -63,9 +65,11 @@ class SuperResolution:
     """One source on its way through a network; `slabs` does the work.
 
     Everything derived is derived here, once: ``geometry``, ``layout``. ``steps`` are done to
-    each slab after the network, in order. A stage before the network is a `Source` around the
-    source (its shape and affine are what the network sees), with ``lr_to_stored`` as in
-    `Geometry.derive`.
+    each slab after the network, in order. ``turn`` is held while the network runs, not while the
+    source is read for its intensity unit, nor while the sink is finished: with a lock of theirs,
+    several runs share an engine without a pause between them. A stage before the network is a
+    `Source` around the source (its shape and affine are what the network sees), with
+    ``lr_to_stored`` as in `Geometry.derive`.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class SuperResolution:
         *,
         steps: Sequence[Step] = (),
         lr_to_stored: Affine | None = None,
+        turn: Turn | None = None,
     ) -> None:
         manifest = network.model.manifest
         self.geometry = Geometry.derive(
@@ -91,6 +96,7 @@ class SuperResolution:
         self._source = source
         self._percentile = manifest.percentile
         self._steps = steps
+        self._turn = contextlib.nullcontext() if turn is None else turn
         self._units: list[StreamedUnit] = []
         self._runner = SliceRunner(
             backend=network.backend(settings),
@@ -105,7 +111,8 @@ class SuperResolution:
             with self.timings.time("intensity"):
                 found = intensity_of(self._source, volume, self._percentile)
             self._units.append(found)
-            yield from self._slabs_of(volume, found.unit)
+            with self._turn:
+                yield from self._slabs_of(volume, found.unit)
 
     def outcome(self, warnings: Sequence[str] = ()) -> Outcome:
         """What was done, once all slabs were taken; ``warnings`` are others', put after ours."""
@@ -181,6 +188,7 @@ def upscale_file(
     scratch: Path | None = None,
     consumers: Sequence[Consumer] = (),
     steps: Sequence[Step] = (),
+    turn: Turn | None = None,
 ) -> Outcome:
     """Super-resolve in bounded memory; the output appears whole or not at all.
 
@@ -188,7 +196,8 @@ def upscale_file(
     fresh `Sink`, ``model`` as for `load_network` or a `Network` (which the caller closes).
     Voxels keep their type unless ``dtype`` (``int16``, ``float32``, ...) names another for a
     path. ``scratch`` is the folder for temporary files. Each consumer is called with every
-    `Pair` in order. Raises PoanError on what the caller can mend; then nothing is written.
+    `Pair` in order. ``turn`` as for `SuperResolution`. Raises PoanError on what the caller can
+    mend; then nothing is written.
 
     Example (runs if a model is shipped)::
 
@@ -211,7 +220,7 @@ def upscale_file(
                 threads=settings.threads,
             )
         stack.enter_context(contextlib.closing(target))
-        run = SuperResolution(source, model, settings, steps=steps)
+        run = SuperResolution(source, model, settings, steps=steps, turn=turn)
         slabs = stack.enter_context(contextlib.closing(write_slabs(run, target)))
         for pair in slabs:
             for consume in consumers:

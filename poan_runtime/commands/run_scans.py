@@ -2,10 +2,13 @@
 
 import argparse
 import contextlib
+import functools
 import os
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -85,9 +88,14 @@ def run(args: argparse.Namespace) -> int:
     with _load(args) as network:
         opened = network.opened
         _say(f"{opened.name} {opened.version} on {opened.device}: {opened.reason}")
-        for scan, output, preview in zip(scans, outputs, previews, strict=True):
+        work = zip(scans, outputs, previews, strict=True)
+        jobs = [
+            functools.partial(_run_one, args, network, scan, output, preview)
+            for scan, output, preview in work
+        ]
+        for job in _overlapped(jobs) if opened.device.startswith("cuda") else jobs:
             try:
-                reports.append(_run_one(args, network, scan, output, preview))
+                reports.append(job())
             except PoanError as error:
                 _say(f"poan-run: {error}", sys.stderr)
                 failed = True
@@ -130,6 +138,35 @@ def _target(
     from poan_runtime.commands.run_dicom import derived_series
 
     return derived_series(args, source, output, network, _settings(args), scratch)
+
+
+class _Turns:
+    """The engine's lock, and whether all is to stop."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.stopped = threading.Event()
+
+    def check(self, *_: object) -> None:
+        """End a run at its next slab, as an exception does, once the command was told to stop."""
+        if self.stopped.is_set():
+            raise PoanError("stopped")
+
+
+Job = Callable[..., dict[str, Any]]
+
+
+def _overlapped(jobs: Sequence[Job]) -> Iterator[Job]:
+    """The jobs, of which the next is read and the last written while one is on the GPU."""
+    turns = _Turns()
+    pool = ThreadPoolExecutor(2, thread_name_prefix="poan-scan")
+    try:
+        started = [pool.submit(job, turns) for job in jobs]
+        for one in started:
+            yield one.result
+    finally:
+        turns.stopped.set()
+        pool.shutdown(cancel_futures=True)
 
 
 def _load(args: argparse.Namespace) -> Network:
@@ -186,7 +223,12 @@ def explain(args: argparse.Namespace) -> int:
 
 
 def _run_one(
-    args: argparse.Namespace, network: Network, path: Path, output: Path, preview: Path | None
+    args: argparse.Namespace,
+    network: Network,
+    path: Path,
+    output: Path,
+    preview: Path | None,
+    turns: _Turns | None = None,
 ) -> dict[str, Any]:
     """Super-resolve one scan, say so, and return its part of the report."""
     start = time.perf_counter()
@@ -204,7 +246,8 @@ def _run_one(
                 settings,
                 dtype=args.dtype,
                 scratch=scratch,
-                consumers=[progress, picture],
+                consumers=[progress, picture, *([] if turns is None else [turns.check])],
+                turn=None if turns is None else turns.lock,
             )
         finally:
             progress.end()
