@@ -4,8 +4,9 @@
 
 Each scan is run through each model by both checkouts, each in a process of its own. What is
 compared is what lies in the gzip container, whose own bytes may differ. A scan that is refused
-must be refused by both; other words for it are counted. Scans with more voxels than ``--most-voxels`` are cut
-to a few slices from the middle of their third axis first, by nibabel; the record says which.
+must be refused by both; other words for it are counted. Scans with more voxels than
+``--most-voxels`` are cut to a few slices from the middle of their third axis first, by nibabel;
+the record says which.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,10 @@ from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 
 from benchmarks.record import commit
 
+UNREADABLE = (
+    *(ImageFileError, HeaderDataError, HeaderTypeError),
+    *(OSError, ValueError, EOFError, MemoryError, zlib.error),
+)
 MODELS = ("t1_x2", "t1_x4", "t2_x2", "t2_x4")
 GZIP_MAGIC = b"\x1f\x8b"
 
@@ -77,15 +83,7 @@ def cut(scan: Path, folder: Path, most_voxels: int) -> Path:
         np.asarray(image.dataobj)
         smaller = folder / scan.name
         nibabel.save(image.slicer[:, :, start : start + slices], smaller)
-    except (
-        ImageFileError,
-        HeaderDataError,
-        HeaderTypeError,
-        OSError,
-        ValueError,
-        EOFError,
-        MemoryError,
-    ):
+    except UNREADABLE:
         return scan
     return smaller
 

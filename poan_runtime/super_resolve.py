@@ -40,10 +40,16 @@ Consumer = Callable[[Geometry, Pair], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a run did, for the report.
+    """What a run did; `upscale_file` returns it.
 
-    ``units`` are what each volume's intensities were divided by; ``timings`` holds seconds and
-    counts of tiles; ``warnings`` are one line each.
+    ``geometry`` has shapes, affines and slice axis, ``layout`` the tiles in LR voxels. ``units``
+    are what each volume's intensities were divided by; ``timings`` holds seconds and counts of
+    tiles; ``warnings`` are one line each.
+
+    Example (runs if a model is shipped)::
+
+        outcome = poan_runtime.upscale_file("scan.nii.gz", "fine.nii.gz", "t2_x2")
+        print(outcome.timings.tiles_run, outcome.units)
     """
 
     geometry: Geometry

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from poan_runtime.engines.backend import installed
+from poan_runtime import extras
 from poan_runtime.errors import PoanError
 from poan_train import cli, evaluate
 from poan_train.checkpoint import load_network, read_checkpoint
@@ -213,7 +213,7 @@ def _train(
 
 
 def _classical(row: Row, protocol: Protocol) -> dict[str, Any]:
-    with installed("skimage", "classical"):
+    with extras.needs("skimage", "classical"):
         from poan_train.classical import CLASSICAL as METHODS
     from poan_train.degrade import GRID
 

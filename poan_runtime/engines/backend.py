@@ -58,10 +58,16 @@ class Backend(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """What the user asked for. ``threads`` None leaves the number to the engine.
+    """Which engine is to run a model, and how.
 
+    ``backend`` is ``auto`` or a name of `BACKENDS`; ``device`` is ``auto``, ``cpu`` or ``cuda``.
+    ``threads`` None leaves the number to the engine.
     ``precision`` is that of an ONNX file on a CPU: ``auto`` takes bf16 where the manifest holds
     a passing verdict for it and this CPU has it, ``bf16`` insists on it, ``fp32`` never does.
+    What does not fit together is refused by `open_backend` with a PoanError.
+
+    >>> EngineOptions(backend="onnxruntime", threads=2).device
+    'auto'
     """
 
     backend: str = "auto"

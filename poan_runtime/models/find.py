@@ -41,7 +41,11 @@ class Trust:
 
 
 def shipped_models() -> list[Path]:
-    """Folders of the models in the package, by name."""
+    """Folders of the models in the package, by name; the names are what `load_network` takes.
+
+    >>> all((folder / "manifest.json").is_file() for folder in shipped_models())
+    True
+    """
     return sorted(path.parent for path in MODELS.glob(f"*/{MANIFEST_NAME}"))
 
 
