@@ -117,7 +117,8 @@ def train_command(
     command += [*(budget or protocol.budget), *protocol.extra, *shlex.split(tried)]
     digest = hashlib.sha256(json.dumps(command).encode()).hexdigest()[:10]
     name = f"{row.contrast}_x{row.scale}_{row.arch.removesuffix('+')}_{digest}.pt"
-    return [*command, "--resume", "--out", str(protocol.out / "checkpoints" / name)]
+    out = protocol.out / "checkpoints" / name
+    return [*command, *(["--resume"] if out.is_file() else []), "--out", str(out)]
 
 
 def eval_command(row: Row, protocol: Protocol, checkpoint: Path, out: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """Tiles for the gate: real ones, from scans, and hard cases made from them."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -17,6 +18,8 @@ from poan_train.degrade import Degradation, degrade
 
 Array = NDArray[Any]
 REAL_TILES = 2
+MOST_SCANS, TILES_PER_SCAN = 8, 4
+"""What 8-bit convolutions are calibrated and judged on."""
 DARK, BRIGHT = 1e-3, 1e3
 """Factors on the intensities of a real tile."""
 BRIGHTEST = "intensities x 1e3"
@@ -45,22 +48,48 @@ class Cases:
         return np.stack([case.lr for case in self.items])
 
 
-def gate_cases(
-    tile: int, scale: int, method: Degradation, parity_data: Path | None = None
-) -> Cases:
-    """Real tiles and the hard cases of the gate."""
-    paths = scan_paths(parity_data)
-    source = str(parity_data) if parity_data else "scans packaged with nibabel"
-    real: list[Case] = []
-    for path in paths:
-        if len(real) == REAL_TILES:
-            break
-        wanted = REAL_TILES - len(real) if path == paths[-1] else 1
-        for hr in hr_tiles(path, scale * tile, wanted):
-            real.append(real_case(f"real {len(real)}", hr, scale, method))
-    if not real:
-        raise PoanError(f"{source}: no slice with signal to take a tile from")
-    return Cases(items=(*real, *hard_cases(real[0].lr)), source=source)
+class Scans:
+    """The scans of an export and the tiles taken from them; each scan is read once.
+
+    ``data`` is a NIfTI file or a folder; None takes scans packaged by a dependency. ``tile`` is
+    in LR voxels.
+    """
+
+    def __init__(self, data: Path | None, tile: int, scale: int, method: Degradation) -> None:
+        self.paths = scan_paths(data)
+        self.source = str(data) if data else "scans packaged with nibabel"
+        self._side, self._scale, self._method = scale * tile, scale, method
+        self._tiles: dict[Path, list[Array]] = {}
+
+    def tiles(self, path: Path) -> list[Array]:
+        """At most `TILES_PER_SCAN` HR tiles of a scan, the most varied first."""
+        if path not in self._tiles:
+            self._tiles[path] = hr_tiles(path, self._side, TILES_PER_SCAN)
+        return self._tiles[path]
+
+    def gate_cases(self) -> Cases:
+        """Real tiles and the hard cases of the gate."""
+        real: list[Case] = []
+        for path in self.paths:
+            if len(real) == REAL_TILES:
+                break
+            wanted = REAL_TILES - len(real) if path == self.paths[-1] else 1
+            real += self._cases(self.tiles(path)[:wanted], len(real))
+        if not real:
+            raise PoanError(f"{self.source}: no slice with signal to take a tile from")
+        return Cases(items=(*real, *hard_cases(real[0].lr)), source=self.source)
+
+    @functools.cached_property
+    def truths(self) -> tuple[Case, ...]:
+        """Real LR tiles with their truth, from several slices of several scans."""
+        tiles = [hr for path in self.paths[:MOST_SCANS] for hr in self.tiles(path)]
+        return tuple(self._cases(tiles, 0))
+
+    def _cases(self, tiles: Sequence[Array], first: int) -> list[Case]:
+        return [
+            real_case(f"real {i}", hr, self._scale, self._method)
+            for i, hr in enumerate(tiles, first)
+        ]
 
 
 def scan_paths(parity_data: Path | None) -> list[Path]:
@@ -79,9 +108,10 @@ def scan_paths(parity_data: Path | None) -> list[Path]:
 
 
 def hr_tiles(path: Path, size: int, count: int) -> list[Array]:
-    """At most ``count`` tiles (1, size, size) of a volume, from its most varied slices.
+    """At most ``count`` tiles (1, size, size), each from the centre of a slice of a volume.
 
-    In stored units. A slice smaller than the tile is continued by reflection.
+    The slices with the largest standard deviation come first. Values are in stored units.
+    A slice smaller than the tile is continued by reflection.
     """
     volume = read_volume(path)
     data = np.nan_to_num(np.asarray(volume.data, np.float32), posinf=0.0, neginf=0.0)

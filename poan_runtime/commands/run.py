@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-from poan_runtime.commands.arguments import Parser, positive
+from poan_runtime.commands.arguments import Parser, device, positive
 from poan_runtime.errors import PoanError
 
 EPILOG = """\
@@ -16,6 +16,8 @@ examples:
   poan-run t2_x2 scan.nii.gz -o fine.nii.gz --preview fine.png --report fine.json
   poan-run ./t2_x4/ a.nii.gz b.nii.gz -o out/
   poan-run --explain t2_x2 scan.nii.gz        the plan and what it will cost; times a few tiles
+  poan-run t2_x2 DICOM_FOLDER -o OUT          a derived series; -o fine.nii.gz for NIfTI
+  poan-run --list-series DICOM_FOLDER
   poan-run --list
   poan-run --verify t2_x2/engine.plan         compares it with PyTorch on this machine
 
@@ -36,7 +38,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "model", nargs="?", help="a shipped model, a folder with manifest.json, or a model file"
     )
-    p.add_argument("scans", nargs="*", metavar="scan", help="NIfTI or Analyze files")
+    p.add_argument(
+        "scans", nargs="*", metavar="scan", help="NIfTI or Analyze files, or DICOM folders"
+    )
     p.add_argument("-o", "--output", help="output file; a folder for several scans")
     p.add_argument(
         "--verify",
@@ -54,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dtype", help="voxel type of the output (default: as the input)")
     p.add_argument("--axis", help="slice axis: 0, 1, 2, sagittal, coronal or axial")
     _add_run_options(p)
+    _add_dicom_options(p)
     _add_trust_options(p)
     return p
 
@@ -63,7 +68,7 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
     g.add_argument("--self-ensemble", action="store_true", help="mean over 8 flips and rotations")
     g.add_argument("--no-skip", action="store_true", help="run constant tiles like all others")
     g.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino, ...")
-    g.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    g.add_argument("--device", default="auto", type=device, help="auto, cpu, cuda or cuda:N")
     g.add_argument(
         "--precision",
         default="auto",
@@ -74,6 +79,15 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
     g.add_argument("--batch", type=positive, help="tiles per call")
     g.add_argument("--halo", type=int, help="border of each tile thrown away, LR voxels")
     g.add_argument("--overlap", type=int, help="what neighbours blend, LR voxels; exactly so")
+
+
+def _add_dicom_options(p: argparse.ArgumentParser) -> None:
+    g = p.add_argument_group("DICOM")
+    g.add_argument("--series", help="which series of a folder; --list-series shows their names")
+    g.add_argument("--list-series", action="store_true", help="list the series of the folders")
+    g.add_argument("--uid-root", metavar="UID", help="root of new UIDs, which then repeat")
+    g.add_argument("--uid-seed", metavar="TEXT", help="new UIDs follow from it and the source's")
+    g.add_argument("--burn-in", action="store_true", help="write the notice into the pixels too")
 
 
 def _add_trust_options(p: argparse.ArgumentParser) -> None:
@@ -88,16 +102,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see `EPILOG` for the exit status."""
     p = parser()
     args = p.parse_args(argv)
+    if args.list_series and not args.model:
+        p.error("--list-series: expected DICOM folders or files")
     if args.verify and (args.scans or not args.model):
         p.error("--verify: expected a model and no scan")
-    if not (args.list or args.verify) and not (args.model and args.scans):
+    if not (args.list or args.verify or args.list_series) and not (args.model and args.scans):
         p.error("expected a model and at least one scan (or --list)")
     try:
-        with _terminated_as_exit():
+        with terminated_as_exit():
             from poan_runtime.commands import run_scans as command
 
             if args.list:
                 return command.list_models()
+            if args.list_series:
+                return command.list_series([args.model, *args.scans])
             if args.verify:
                 return command.verify(args)
             if args.explain:
@@ -112,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _terminated_as_exit() -> Iterator[None]:
+def terminated_as_exit() -> Iterator[None]:
     """Let SIGTERM end the process as an exception does, so that temporary files go."""
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -5,14 +5,17 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from poan_runtime.commands.progress import Progress
 from poan_runtime.engines.backend import EngineOptions, open_backend
 from poan_runtime.errors import PoanError
-from poan_runtime.images.formats import open_source
+from poan_runtime.images.dicom.recognise import is_dicom
+from poan_runtime.images.formats import NIFTI_NAMES, open_source
 from poan_runtime.images.nifti.read import scan_files
+from poan_runtime.images.source import Sink, Source
 from poan_runtime.models.find import Trust, find_model, shipped_models
 from poan_runtime.models.manifest import read_manifest
 from poan_runtime.network import Network, Settings, load_network
@@ -56,7 +59,9 @@ def verify(args: argparse.Namespace) -> int:
     found = parity.verify(model, opened.backend, opened.precision)
     for line in parity.check_lines(found):
         _say(line)
-    if opened.precision in (None, model.file.precision):
+    if opened.device.startswith("cuda"):
+        verdict = parity.write_gpu_verdict(model, opened, found)
+    elif opened.precision in (None, model.file.precision):
         verdict = parity.write_verdict(model.path.parent, model.file.name, found)
     else:
         verdict = parity.write_cpu_verdict(model, opened.precision, opened.version, found)
@@ -68,12 +73,13 @@ def verify(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace) -> int:
     """Super-resolve the scans one after the other; 2 if any of them failed."""
     scans = [Path(scan) for scan in args.scans]
-    outputs = _outputs(scans, args.output, "_desc-sr.nii.gz", (".nii", ".nii.gz"))
+    outputs = _scan_outputs(scans, args.output)
     previews: list[Path | None] = [None] * len(scans)
     if args.preview is not None:
         previews = [*_outputs(scans, args.preview, "_desc-sr.png", (".png",))]
     reports_to = [] if args.report is None else [Path(args.report)]
-    _check_distinct(scans, [*outputs, *(path for path in previews if path), *reports_to])
+    files = [*outputs, *(path for path in previews if path), *reports_to]
+    _check_distinct(scans, files, [o for o in outputs if not o.name.endswith(NIFTI_NAMES)])
     reports: list[dict[str, Any]] = []
     failed = False
     with _load(args) as network:
@@ -88,6 +94,42 @@ def run(args: argparse.Namespace) -> int:
         if args.report is not None and reports:
             write_report(Path(args.report), network, reports)
     return 2 if failed else 0
+
+
+def list_series(paths: list[str]) -> int:
+    """Print what series there are in DICOM folders."""
+    from poan_runtime.commands.run_dicom import series_lines
+
+    for path in paths:
+        lines, broken = series_lines(Path(path))
+        for line in lines:
+            _say(line)
+        for line in broken:
+            _say(f"poan-run: warning: {line}", sys.stderr)
+    return 0
+
+
+def _scan_outputs(scans: list[Path], wanted: str | None) -> list[Path]:
+    """As `_outputs`; a DICOM scan goes to a folder unless a NIfTI file is named."""
+    series = [is_dicom(scan) for scan in scans]
+    if not any(series) or (wanted or "").endswith(NIFTI_NAMES):
+        return _outputs(scans, wanted, "_desc-sr.nii.gz", NIFTI_NAMES)
+    if wanted is not None and len(scans) == 1:
+        return [Path(wanted)]
+    named = _outputs(scans, wanted, "_desc-sr.nii.gz", NIFTI_NAMES)
+    folders = [path.with_name(path.name.removesuffix(".nii.gz")) for path in named]
+    return [f if d else n for n, f, d in zip(named, folders, series, strict=True)]
+
+
+def _target(
+    args: argparse.Namespace, source: Source, output: Path, network: Network, scratch: Path | None
+) -> Path | Sink:
+    """A NIfTI file by its path, a derived DICOM series by its sink."""
+    if output.name.endswith(NIFTI_NAMES) or not is_dicom(source.path or output):
+        return output
+    from poan_runtime.commands.run_dicom import derived_series
+
+    return derived_series(args, source, output, network, _settings(args), scratch)
 
 
 def _load(args: argparse.Namespace) -> Network:
@@ -132,7 +174,7 @@ def explain(args: argparse.Namespace) -> int:
     documents = []
     with _load(args) as network:
         for path in args.scans:
-            with contextlib.closing(open_source(path)) as source:
+            with contextlib.closing(open_source(path, series=args.series)) as source:
                 found = explain_scan(source, network, _settings(args))
                 documents.append(as_json(network, source, found))
             _say(as_text(documents[-1]))
@@ -151,13 +193,13 @@ def _run_one(
     settings = _settings(args)
     scratch = None if "TMPDIR" in os.environ else output.parent
     progress, picture = Progress(path.name), Preview()
-    opened = open_source(path, scratch, hashed=args.report is not None)
+    opened = open_source(path, scratch, hashed=args.report is not None, series=args.series)
     with contextlib.closing(opened) as source:
         unpacked_s = time.perf_counter() - start
         try:
             outcome = upscale_file(
                 source,
-                output,
+                _target(args, source, output, network, scratch),
                 network,
                 settings,
                 dtype=args.dtype,
@@ -220,14 +262,17 @@ def _stem(scan: Path) -> str:
     return scan.name
 
 
-def _check_distinct(scans: list[Path], outputs: list[Path]) -> None:
-    """No output may replace an input or another output, nor lack its folder."""
+def _check_distinct(scans: list[Path], outputs: list[Path], folders: Sequence[Path] = ()) -> None:
+    """No output may replace an input or another output, nor lack its folder.
+
+    ``folders`` are the outputs that are folders themselves.
+    """
     inputs = {file.resolve() for scan in scans if scan.is_file() for file in scan_files(scan)}
     seen: set[Path] = set()
     for output in outputs:
         if not output.parent.is_dir():
             raise PoanError(f"{output}: there is no folder {output.parent}")
-        if output.is_dir():
+        if output.is_dir() and output not in folders:
             raise PoanError(f"{output}: expected a file's name, this is a folder")
         resolved = output.resolve()
         if resolved in inputs:

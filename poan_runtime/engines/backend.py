@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poan_runtime import extras
+from poan_runtime.engines.nvidia import device_kind, fitting_extra, has_gpu
 from poan_runtime.engines.precision import NOT_REDUCED, Reduced, reduced_precision
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Model
@@ -76,6 +77,8 @@ class EngineOptions:
     precision: str = "auto"
     reduced: Reduced = NOT_REDUCED
     """What ``precision`` came to; `open_backend` fills it in."""
+    judged: bool = True
+    """False takes what a verdict forbids, to judge it anew; `open_backend` fills it in."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,14 +135,6 @@ BACKENDS = {
         devices=("cuda",),
         automatic=False,
     ),
-    "onnxruntime-nvtensorrtrtx": BackendKind(
-        module="poan_runtime.engines.onnxrt",
-        kinds=("onnx",),
-        needs="onnxruntime",
-        extra="gpu",
-        devices=("cuda",),
-        automatic=False,
-    ),
     "tensorrt": BackendKind(
         module="poan_runtime.engines.tensorrt.backend",
         kinds=("plan",),
@@ -163,8 +158,9 @@ BACKENDS = {
 def open_backend(model: Model, options: EngineOptions, *, judged: bool = True) -> OpenedBackend:
     """Load the model into the backend asked for, or into the best one for ``auto``.
 
-    ``judged`` false takes a precision that its verdict forbids, to judge it anew.
+    ``judged`` false takes a precision or a GPU that its verdict forbids, to judge it anew.
     """
+    options = dataclasses.replace(options, judged=judged)
     if model.file.engine is None:
         reduced = reduced_precision(model, options, judged=judged)
         options = dataclasses.replace(options, reduced=reduced)
@@ -184,7 +180,7 @@ def _choose(model: Model, options: EngineOptions) -> tuple[str, str]:
         for name, kind in BACKENDS.items()
         if kind.automatic
         and model.file.kind in kind.kinds
-        and options.device in ("auto", *kind.devices)
+        and device_kind(options.device) in ("auto", *kind.devices)
     }
     if not fitting:
         raise PoanError(
@@ -200,16 +196,17 @@ def _choose(model: Model, options: EngineOptions) -> tuple[str, str]:
         return "onnxruntime", "onnxruntime reaches the GPU"
     if options.reduced.entry is not None or options.precision == "bf16":
         return "openvino", "openvino alone runs bf16 on a CPU"
-    if "openvino" in installed and model.manifest.attention == "flat":
+    if "openvino" in installed and model.manifest.attention.form == "flat":
         return "openvino", "openvino takes the flat attention without a copy of its map"
     return installed[0], f"{installed[0]} is the default in float32"
 
 
 def _cuda_in_onnxruntime() -> bool:
+    """Whether it has the provider and the driver has a GPU; the provider alone says nothing."""
     with extras.needs("onnxruntime", "cpu"):
         import onnxruntime
 
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    return has_gpu() and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def _open(name: str, model: Model, options: EngineOptions) -> OpenedBackend:
@@ -221,11 +218,12 @@ def _open(name: str, model: Model, options: EngineOptions) -> OpenedBackend:
             f"{model.path}: {name} runs {' and '.join(kind.kinds)} files, "
             f"this is a {model.file.kind}"
         )
-    if options.device not in ("auto", *kind.devices):
+    if device_kind(options.device) not in ("auto", *kind.devices):
         raise PoanError(
             f"--device: {name} runs on {' and '.join(kind.devices)}, not on {options.device}"
         )
-    with extras.needs(kind.needs, kind.extra), extras.needs("cuda", kind.extra):
+    extra = fitting_extra(kind.extra) if "plan" in kind.kinds else kind.extra
+    with extras.needs(kind.needs, extra), extras.needs("cuda", extra):
         module: Any = importlib.import_module(kind.module)
     opened: OpenedBackend = module.open_backend(model, options)
     return opened

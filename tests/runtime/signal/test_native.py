@@ -1,0 +1,157 @@
+"""Where zero-filling begins: made scans of known matrix, one-sided bands, filters, real scans."""
+
+import csv
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from poan_runtime.geometry import slice_axis
+from poan_runtime.signal.kspace import to_native
+from poan_runtime.signal.native import find_foot, find_native, profile, sampled
+from tests.runtime.signal.phantom import acquire, anatomy
+
+CLOSE = 0.02
+"""The foot is read to a bin or two of some 60 to 110."""
+
+MATRICES = [
+    ((96, 120), (160, 200)),  # 0.6 and 0.6
+    ((96, 120), (137, 171)),  # 0.70, odd
+    ((97, 121), (121, 151)),  # 0.80, odd to odd
+    ((96, 120), (192, 240)),  # 0.5
+    ((96, 120), (160, 120)),  # rows alone
+    ((96, 121), (96, 173)),  # columns alone, 0.70
+]
+SIGMAS = [0.0, 3.3]
+"""Without noise and at an SNR of 30."""
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+@pytest.mark.parametrize(("measured", "matrix"), MATRICES)
+def test_each_axis_has_its_own_cutoff(
+    measured: tuple[int, int], matrix: tuple[int, int], sigma: float
+) -> None:
+    scan = np.round(10 * acquire(anatomy((6, *measured)), matrix, sigma=sigma))
+    found = find_native(scan)
+    for m, n, cutoff in zip(measured, matrix, found.cutoffs, strict=True):
+        if m == n:
+            assert cutoff is None
+        else:
+            assert cutoff == pytest.approx(m / n, abs=CLOSE)
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+@pytest.mark.parametrize("shape", [(6, 96, 120), (6, 121, 97), (3, 64, 64)])
+def test_a_full_spectrum_is_no_alarm(shape: tuple[int, int, int], sigma: float) -> None:
+    found = find_native(acquire(anatomy(shape), (shape[1], shape[2]), sigma=sigma))
+    assert found.cutoffs == (None, None)
+    assert found.native == shape[1:]
+    assert not found.is_zero_filled
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+@pytest.mark.parametrize("share", [5 / 8, 6 / 8, 7 / 8])
+def test_a_one_sided_band_ends_where_its_longer_side_does(share: float, sigma: float) -> None:
+    images = anatomy((6, 96, 120))
+    keep = (np.fft.fftshift(np.fft.fftfreq(120)) * 2 > 1 - 2 * share).astype(float)
+    assert find_native(acquire(images, (96, 120), sigma=sigma, keep=keep)).cutoffs == (None, None)
+    filled = find_native(acquire(images, (96, 160), sigma=sigma, keep=keep))
+    assert filled.cutoffs == (None, pytest.approx(0.75, abs=CLOSE))
+
+
+def test_a_filter_on_the_measured_lines_hides_no_edge() -> None:
+    """A taper from 0.7 of the band down to 0.15: the foot, not the middle of the fall, counts."""
+    f = np.abs(np.fft.fftshift(np.fft.fftfreq(150))) * 2
+    taper = np.where(f < 0.7, 1, 0.15 + 0.85 * np.cos(np.pi / 2 * (f - 0.7) / 0.3) ** 2)
+    scan = acquire(anatomy((6, 120, 150)), (120, 210), sigma=1.0, keep=taper)
+    assert find_native(scan).cutoffs == (None, pytest.approx(150 / 210, abs=0.03))
+
+
+def test_a_filter_that_falls_to_nyquist_is_no_zero_filling() -> None:
+    f = np.abs(np.fft.fftshift(np.fft.fftfreq(200))) * 2
+    hamming = 0.54 + 0.46 * np.cos(np.pi * f)
+    scan = acquire(anatomy((6, 120, 200)), (120, 200), sigma=1.0, keep=hamming)
+    assert find_native(scan).cutoffs == (None, None)
+
+
+def test_the_native_matrix_has_a_full_spectrum_again() -> None:
+    scan = acquire(anatomy((6, 96, 120)), (160, 200), sigma=2.0)
+    found = find_native(scan)
+    again = find_native(to_native(scan, found.native))
+    assert found.is_zero_filled
+    assert again.cutoffs == (None, None)
+
+
+def test_an_iterator_of_slices_is_as_good_as_an_array() -> None:
+    scan = acquire(anatomy((5, 80, 90)), (120, 90))
+    assert find_native(iter(scan[sampled(5)])) == find_native(scan)
+
+
+def test_values_that_are_not_finite_count_as_zero() -> None:
+    scan = acquire(anatomy((5, 80, 90)), (120, 90))
+    holed = scan.copy()
+    holed[:, :2, :3], holed[:, -1, -1] = np.nan, np.inf
+    assert find_native(holed) == find_native(scan)
+
+
+def test_where_nothing_can_be_told_it_says_so() -> None:
+    assert find_native(np.zeros((2, 64, 64))).reasons == ("no signal", "no signal")
+    few = find_native(np.random.default_rng(0).random((3, 32, 40)))
+    assert few.cutoffs == (None, None)
+    assert few.reasons[0] == "fewer than 48 lines, too few to tell"
+    with pytest.raises(ValueError, match="at least one slice"):
+        find_native(iter([]))
+
+
+def test_of_two_cliffs_the_outer_one_counts() -> None:
+    """What lies between them was measured, however little it is."""
+    f = np.linspace(0, 1, 101)
+    line = 6 - f - 2.5 * (f > 0.4) - 1.0 * (f > 0.7)
+    assert find_foot(line, 200)[0] == pytest.approx(0.7, abs=CLOSE)
+    assert find_foot(line + 1.0 * (f > 0.7), 200)[0] == pytest.approx(0.4, abs=CLOSE)
+
+
+def test_the_two_halves_of_the_rows_spectrum_both_count() -> None:
+    power = np.ones((10, 6))
+    power[7] = 100  # row frequency -3
+    np.testing.assert_allclose(profile(power, 0, (10, 10))[2:5], [0, 1, 0], atol=1e-9)
+
+
+KNOWN = {
+    "FLAIR_openms_patient04_study1": (0.69, None),
+    "FLAIR_openms_patient20_study2": (0.69, None),
+    "T1_ds002748_sub-71": (None, None),
+    "T1_openms_patient04_study1": (0.80, None),
+    "T1_openms_patient20_study2": (0.79, None),
+    "T2_SIAT_subj7": (None, None),
+    "T2_openms_patient04_study1": (0.74, None),
+}
+"""The foot, read by eye in a plot of each spectrum. The list in MANIFEST.tsv gives the middle of
+the fall of the scanner's filter, 0.02 to 0.03 lower."""
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_cutoffs_of_real_scans_are_those_seen_in_their_spectra(name, shared_data) -> None:
+    scan = nib.load(shared_data / "val" / f"{name}.nii.gz")
+    axis = slice_axis(scan.affine, scan.shape)
+    volume = np.moveaxis(np.asanyarray(scan.dataobj), axis, 0)
+    for cutoff, seen in zip(find_native(volume).cutoffs, KNOWN[name], strict=True):
+        assert cutoff == (None if seen is None else pytest.approx(seen, abs=0.02))
+
+
+def test_no_volume_listed_as_full_is_called_zero_filled_but_three(shared_data) -> None:
+    """Two breast scans end at 192 of 256 lines, and one FLAIR was resampled from fewer."""
+    with (shared_data / "MANIFEST.tsv").open(newline="") as stream:
+        rows = [r for r in csv.DictReader(stream, delimiter="\t") if ".nii" in r["file"]]
+    column = next(name for name in rows[0] if name.startswith("zero_fill_cutoff"))
+    alarms = set()
+    for row in (r for r in rows if r[column] == "none/none"):
+        scan = nib.load(shared_data / row["file"])
+        volume = np.moveaxis(np.asanyarray(scan.dataobj), slice_axis(scan.affine, scan.shape), 0)
+        if find_native(volume).is_zero_filled:
+            alarms.add(row["file"].split("/")[-1].split(".")[0])
+    assert alarms <= {
+        "T1_sub-ucsfbr06_breast",
+        "T1_sub-ucsfbr08_breast",
+        "FLAIR_sub-pysynthsr_1mm",
+    }
