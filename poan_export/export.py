@@ -61,7 +61,6 @@ from poan_runtime.models.manifest import (
     Vectors,
 )
 from poan_train.checkpoint import Facts, load_network
-from poan_train.degrade import Degradation
 from poan_train.networks import ARCHITECTURES
 
 BATCH = BatchRange(min=1, opt=8, max=MOST_BATCH)
@@ -88,7 +87,7 @@ def export(request: Request, report: Report) -> Path:
     size = size_of(network, facts, request, chosen, report)
     out = request.out or request.ckpt.with_suffix("")
     with whole_folder(out) as folder:
-        scans = Scans(request.parity_data, size.tile, facts.scale, method_of(facts))
+        scans = Scans(request.parity_data, size.tile, facts.scale, facts.degradation)
         gate = open_gate(network, facts, scans)
         report(f"reference computed on {len(gate.cases.items)} tiles ({gate.cases.source})")
         choice = choose_root(network, gate, request)
@@ -239,12 +238,6 @@ def open_gate(network: nn.Module, facts: Facts, scans: Scans) -> Gate:
 def trained(facts: Facts) -> bool:
     """Whether the checkpoint's weights have been trained at all."""
     return bool(facts.training.get("steps"))
-
-
-def method_of(facts: Facts) -> Degradation:
-    """The method by which the training made its LR images."""
-    method: Degradation = facts.degradation.get("method", "bicubic")
-    return method
 
 
 def choose_root(network: nn.Module, gate: Gate, request: Request) -> Choice | None:

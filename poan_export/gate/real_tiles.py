@@ -1,7 +1,7 @@
 """Tiles for the gate: real ones, from scans, and hard cases made from them."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -14,7 +14,7 @@ from poan_runtime.errors import PoanError
 from poan_runtime.geometry import slice_axis
 from poan_runtime.images.volume import read_volume
 from poan_runtime.intensity import intensity_unit
-from poan_train.degrade import Degradation, degrade
+from poan_train.acquire import lr_of
 
 Array = NDArray[Any]
 REAL_TILES = 2
@@ -52,13 +52,17 @@ class Scans:
     """The scans of an export and the tiles taken from them; each scan is read once.
 
     ``data`` is a NIfTI file or a folder; None takes scans packaged by a dependency. ``tile`` is
-    in LR voxels.
+    in LR voxels. ``degradation`` is the checkpoint's: LR is made as it was for the training, a
+    scanner's LR with another draw for each tile.
     """
 
-    def __init__(self, data: Path | None, tile: int, scale: int, method: Degradation) -> None:
+    def __init__(
+        self, data: Path | None, tile: int, scale: int, degradation: Mapping[str, Any]
+    ) -> None:
         self.paths = scan_paths(data)
         self.source = str(data) if data else "scans packaged with nibabel"
-        self._side, self._scale, self._method = scale * tile, scale, method
+        self._side, self._scale = scale * tile, scale
+        self._degradation = degradation
         self._tiles: dict[Path, list[Array]] = {}
 
     def tiles(self, path: Path) -> list[Array]:
@@ -87,7 +91,7 @@ class Scans:
 
     def _cases(self, tiles: Sequence[Array], first: int) -> list[Case]:
         return [
-            real_case(f"real {i}", hr, self._scale, self._method)
+            real_case(f"real {i}", hr, self._scale, self._degradation, seed=i)
             for i, hr in enumerate(tiles, first)
         ]
 
@@ -130,9 +134,11 @@ def _centre(image: Array, size: int) -> Array:
     return image[top : top + size, left : left + size]
 
 
-def real_case(name: str, hr: Array, scale: int, method: Degradation) -> Case:
+def real_case(
+    name: str, hr: Array, scale: int, degradation: Mapping[str, Any], seed: int = 0
+) -> Case:
     """LR tile of an HR tile, both divided by the LR tile's intensity scale."""
-    lr = degrade(hr, scale, method)
+    lr = lr_of(hr, scale, degradation, seed)
     unit = intensity_unit(lr)
     return Case(name=name, lr=(lr / unit).astype(np.float32), hr=(hr / unit).astype(np.float32))
 

@@ -1,9 +1,9 @@
 """A cohort as a Slurm array job: each task takes a share of the scans, a last job what is left.
 
-A task that fails, or is killed, or comes near its time limit, is put back into the queue; what
-it has made is not made again. Should the batch script itself be killed, nobody can put it back:
-the last job, which runs after the array however that ended, takes all scans that are not done,
-and writes the cohort's report.
+A task that breaks, is killed, or comes near its time limit is put back into the queue; what it
+has made is not made again. Should the batch script itself be killed, nobody can put it back: the
+last job, which runs after the array however that ended, takes all scans that are not done, those
+that failed among them, and writes the cohort's report.
 """
 
 import dataclasses
@@ -94,7 +94,7 @@ def last_script(request: Request, folder: Path) -> str:
 
 
 def _script(request: Request, own: list[str], command: str, after: str = "") -> str:
-    """A script whose command is repeated in a later run of the same job while it fails."""
+    """A script that puts itself back into the queue when its command is killed."""
     options = [
         "--job-name=poan-bids",
         "--requeue",
@@ -127,12 +127,12 @@ trap 'kill "$child"; wait "$child"; again; exit 1' USR1
 child=$!
 wait "$child"
 status=$?
-{after}if [ "$status" -ne 0 ] && [ "$status" -ne 2 ]; then
+{after}if [ "$status" -gt 2 ]; then
     again
 fi
 exit "$status"
 """
-"""Exit status 2 is what the user must mend: trying again would not."""
+"""1: some scans failed, which the last job tries once more. 2: what the user must mend."""
 
 
 def _command(arguments: Sequence[str]) -> str:

@@ -125,7 +125,9 @@ class Workers:
         return worker
 
     def _stop(self, worker: _Worker) -> None:
-        """Let a process that has nothing to do end."""
+        """Let a process end once it has nothing to do."""
+        with contextlib.suppress(BrokenPipeError):  # it has ended
+            worker.pipe.send(None)
         worker.pipe.close()
         self._running.remove(worker)
         worker.process.join()
@@ -170,17 +172,14 @@ def _failed(cohort: Cohort, scan: BidsScan, message: str) -> Result:
 
 
 def _work(pipe: Connection, cohort: Cohort) -> None:
-    """What a process does: a scan in, a result out, until the pipe is closed."""
+    """What a process does: a scan in, a result out, until None comes."""
     _die_with_parent()
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
     networks = Networks(cohort.options)
-    while True:
-        try:
-            scan = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(_process(cohort, scan, networks))
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone
+        while (scan := pipe.recv()) is not None:
+            pipe.send(_process(cohort, scan, networks))
 
 
 def _leave(number: int, frame: Any) -> None:

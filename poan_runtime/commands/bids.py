@@ -72,7 +72,7 @@ def _add_slurm(p: argparse.ArgumentParser) -> None:
     g.add_argument("--tasks", type=positive, default=8, help="tasks of the array")
     g.add_argument("--partition")
     g.add_argument("--time", help="limit of a task, as sbatch takes it")
-    g.add_argument("--retries", type=positive, default=3, help="restarts of a task that fails")
+    g.add_argument("--retries", type=positive, default=3, help="restarts of a task that was killed")
     g.add_argument(
         "--sbatch",
         action="append",

@@ -55,6 +55,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--list", action="store_true", help="list the shipped models")
     p.add_argument("--preview", metavar="PNG", help="picture of LR, bicubic and SR (or a folder)")
     p.add_argument("--report", metavar="JSON", help="timings, backend, hashes, warnings")
+    p.add_argument(
+        "--changed-map",
+        metavar="NIFTI",
+        help="write where, and by how much, the network changed what was measured (or a folder)",
+    )
     p.add_argument("--dtype", help="voxel type of the output (default: as the input)")
     p.add_argument("--axis", help="slice axis: 0, 1, 2, sagittal, coronal or axial")
     _add_run_options(p)
@@ -66,6 +71,19 @@ def parser() -> argparse.ArgumentParser:
 def _add_run_options(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("how to run")
     g.add_argument("--self-ensemble", action="store_true", help="mean over 8 flips and rotations")
+    g.add_argument(
+        "--native",
+        default="auto",
+        choices=["auto", "on", "off"],
+        help="super-resolve a zero-filled scan from the matrix that was measured (auto: where the "
+        "model was trained for scanners)",
+    )
+    g.add_argument(
+        "--keep-measured",
+        default="auto",
+        choices=["auto", "on", "off"],
+        help="put the measured part of k-space back into the result (auto: as the model says)",
+    )
     g.add_argument("--no-skip", action="store_true", help="run constant tiles like all others")
     g.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino, ...")
     g.add_argument("--device", default="auto", type=device, help="auto, cpu, cuda or cuda:N")

@@ -22,6 +22,7 @@ from poan_runtime.images.source import Sink, Source
 from poan_runtime.models.find import Trust, find_model, shipped_models
 from poan_runtime.models.manifest import read_manifest
 from poan_runtime.network import Network, Settings, load_network
+from poan_runtime.report.changed_map import ChangedMap
 from poan_runtime.report.document import scan_report, write_report
 from poan_runtime.report.preview import Preview
 from poan_runtime.super_resolve import Outcome, upscale_file
@@ -80,19 +81,19 @@ def run(args: argparse.Namespace) -> int:
     previews: list[Path | None] = [None] * len(scans)
     if args.preview is not None:
         previews = [*_outputs(scans, args.preview, "_desc-sr.png", (".png",))]
+    maps: list[Path | None] = [None] * len(scans)
+    if args.changed_map is not None:
+        maps = [*_outputs(scans, args.changed_map, "_desc-changed.nii.gz", NIFTI_NAMES)]
     reports_to = [] if args.report is None else [Path(args.report)]
-    files = [*outputs, *(path for path in previews if path), *reports_to]
+    files = [*outputs, *(path for path in (*previews, *maps) if path), *reports_to]
     _check_distinct(scans, files, [o for o in outputs if not o.name.endswith(NIFTI_NAMES)])
     reports: list[dict[str, Any]] = []
     failed = False
     with _load(args) as network:
         opened = network.opened
         _say(f"{opened.name} {opened.version} on {opened.device}: {opened.reason}")
-        work = zip(scans, outputs, previews, strict=True)
-        jobs = [
-            functools.partial(_run_one, args, network, scan, output, preview)
-            for scan, output, preview in work
-        ]
+        work = zip(scans, outputs, previews, maps, strict=True)
+        jobs = [functools.partial(_run_one, args, network, *one) for one in work]
         for job in _overlapped(jobs) if opened.device.startswith("cuda") else jobs:
             try:
                 reports.append(job())
@@ -199,6 +200,8 @@ def _settings(args: argparse.Namespace) -> Settings:
         skip=not args.no_skip,
         self_ensemble=args.self_ensemble,
         threads=args.threads,
+        native=args.native,
+        keep_measured=args.keep_measured,
     )
 
 
@@ -228,6 +231,7 @@ def _run_one(
     path: Path,
     output: Path,
     preview: Path | None,
+    changed: Path | None,
     turns: _Turns | None = None,
 ) -> dict[str, Any]:
     """Super-resolve one scan, say so, and return its part of the report."""
@@ -236,7 +240,11 @@ def _run_one(
     scratch = None if "TMPDIR" in os.environ else output.parent
     progress, picture = Progress(path.name), Preview()
     opened = open_source(path, scratch, hashed=args.report is not None, series=args.series)
-    with contextlib.closing(opened) as source:
+    changes = None if changed is None else ChangedMap(changed)
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(contextlib.closing(opened))
+        if changes is not None:
+            stack.callback(changes.close)
         unpacked_s = time.perf_counter() - start
         try:
             outcome = upscale_file(
@@ -246,11 +254,18 @@ def _run_one(
                 settings,
                 dtype=args.dtype,
                 scratch=scratch,
-                consumers=[progress, picture, *([] if turns is None else [turns.check])],
-                turn=None if turns is None else turns.lock,
+                consumers=[
+                    progress,
+                    picture,
+                    *([changes] if changes else []),
+                    *([turns.check] if turns else []),
+                ],
+                turn=turns.lock if turns else None,
             )
         finally:
             progress.end()
+        if changes is not None and not changes.finish():
+            raise PoanError(f"--changed-map: {network.model.path}: lies on the kspace grid")
         if preview is not None:
             try:
                 picture.write(preview, outcome.geometry)
@@ -275,8 +290,22 @@ def _say_outcome(
         f"{output}: {shape}, {tiles.tiles_run} tiles run, {tiles.tiles_skipped} skipped, "
         f"{total_s:.1f} s"
     )
+    for line in _measured_lines(outcome):
+        _say(f"{path.name}: {line}")
     for warning in (*network.notices, *outcome.warnings):
         _say(f"poan-run: warning: {path.name}: {warning}", sys.stderr)
+
+
+def _measured_lines(outcome: Outcome) -> list[str]:
+    """What the scanner measured of this scan, and what of that the network changed."""
+    found = outcome.measured
+    if found is None or outcome.faithfulness is None:
+        return []
+    lines = [outcome.faithfulness]
+    if found.native.is_zero_filled:
+        used = "super-resolved from there" if outcome.native_used else "taken as it comes"
+        lines.insert(0, f"zero-filled by its scanner, {found.native}; {used}")
+    return lines
 
 
 def _outputs(

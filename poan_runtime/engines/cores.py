@@ -1,9 +1,11 @@
 """A CPU's cores side by side, each on a tile of its own."""
 
+import math
 import os
 import queue
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
@@ -51,7 +53,32 @@ class TileByTile(Backend):
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Cores that this process may run on: its affinity, and what its cgroup grants (2 for 1.5)."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
+        return int(min(len(os.sched_getaffinity(0)), _granted_cores()))
     return os.cpu_count() or 1
+
+
+def _granted_cores(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> float:
+    """The least quota of this process's cgroup (version 2) and those above it; else infinity."""
+    try:
+        lines = own.read_text("utf-8").splitlines()
+    except OSError:
+        return math.inf
+    path = next((line[len("0::/") :] for line in lines if line.startswith("0::/")), None)
+    if path is None:
+        return math.inf
+    group = root / path
+    folders = [group, *group.parents]
+    return min(_quota(folder / "cpu.max") for folder in folders[: folders.index(root) + 1])
+
+
+def _quota(limit: Path) -> float:
+    """``QUOTA PERIOD`` in microseconds, or ``max PERIOD``; infinity where there is no limit."""
+    try:
+        quota, period = limit.read_text("utf-8").split()
+        return math.inf if quota == "max" else max(1, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        return math.inf

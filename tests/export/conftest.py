@@ -20,7 +20,7 @@ def network() -> nn.Module:
 
 @pytest.fixture(scope="session")
 def gate(network: nn.Module) -> Gate:
-    return open_gate(network, facts_of(network), Scans(None, TILE, 2, "bicubic"))
+    return open_gate(network, facts_of(network), Scans(None, TILE, 2, {"method": "bicubic"}))
 
 
 @pytest.fixture

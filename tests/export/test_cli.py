@@ -146,7 +146,7 @@ def test_a_checkpoint_that_is_none_is_one_line(
 
 def test_tiles_of_a_given_scan_are_used(network: nn.Module, shared_data: Path) -> None:
     scan = shared_data / "val" / "T1_openms_patient20_study2.nii.gz"
-    gate = open_gate(network, facts_of(network), Scans(scan, TILE, 2, "bicubic"))
+    gate = open_gate(network, facts_of(network), Scans(scan, TILE, 2, {"method": "bicubic"}))
     assert gate.cases.source == str(scan)
     first = gate.cases.items[0]
     assert first.hr is not None

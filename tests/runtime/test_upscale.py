@@ -12,10 +12,8 @@ import pytest
 
 import poan_runtime
 from poan_runtime import geometry
-from poan_runtime.images.nifti.read import open_scan
-from poan_runtime.images.nifti.write import NiftiSink
 from poan_runtime.images.source import ArraySink, ArraySource
-from poan_runtime.super_resolve import Pair, SuperResolution, write_slabs
+from poan_runtime.super_resolve import Pair
 
 
 def repeated(data: np.ndarray) -> np.ndarray:
@@ -172,20 +170,3 @@ def test_a_network_closes_its_engine(nearest_x2: Path) -> None:
         assert backend.run(batch).shape == (1, 1, 32, 32)
     with pytest.raises(RuntimeError, match="shutdown"):
         backend.run(batch)
-
-
-def test_a_stage_before_the_network_refines_the_stored_header(
-    nearest_x2: Path, make_scan: Any, tmp_path: Path
-) -> None:
-    path, out = make_scan("stored.nii", shape=(8, 8, 3)), tmp_path / "out.nii"
-    halved = geometry.fine_to_coarse(2, 2, "centre")  # stored index -> index at half the matrix
-    with open_scan(path) as scan, poan_runtime.load_network(nearest_x2) as network:
-        coarse = ArraySource(np.ones((4, 4, 3), np.float32), scan.affine @ np.linalg.inv(halved))
-        run = SuperResolution(
-            coarse, network, poan_runtime.Settings(), lr_to_stored=np.linalg.inv(halved)
-        )
-        sink = NiftiSink(out, scan.header, note="poan")
-        assert len(list(write_slabs(run, sink))) == 1
-    # There and back: half the matrix made twice as fine is the stored grid again.
-    np.testing.assert_allclose(nib.load(out).affine, nib.load(path).affine, atol=1e-6)
-    assert nib.load(out).header.get_zooms() == nib.load(path).header.get_zooms()

@@ -13,7 +13,7 @@ from poan_train.degrade import degrade
 
 
 def test_packaged_scans_give_real_tiles_and_every_hard_case() -> None:
-    cases = Scans(None, 12, 3, "bicubic").gate_cases()
+    cases = Scans(None, 12, 3, {"method": "bicubic"}).gate_cases()
     by_name = {case.name: case for case in cases.items}
     assert [*by_name] == [
         "real 0",
@@ -62,7 +62,7 @@ def test_a_folder_of_scans_is_used_and_an_empty_one_refused(tmp_path: Path) -> N
         scan_paths(tmp_path / "absent.nii")
     random = np.random.default_rng(0).random((24, 24, 3))
     save(tmp_path / "scan.nii.gz", random)
-    cases = Scans(tmp_path, 12, 2, "kspace").gate_cases()
+    cases = Scans(tmp_path, 12, 2, {"method": "kspace"}).gate_cases()
     assert cases.source == str(tmp_path)
     assert sum(case.hr is not None for case in cases.items) == 2
 
@@ -70,7 +70,7 @@ def test_a_folder_of_scans_is_used_and_an_empty_one_refused(tmp_path: Path) -> N
 def test_scans_without_signal_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "empty.nii.gz", np.zeros((16, 16, 3)))
     with pytest.raises(PoanError, match="no slice with signal"):
-        Scans(tmp_path, 12, 2, "bicubic").gate_cases()
+        Scans(tmp_path, 12, 2, {"method": "bicubic"}).gate_cases()
 
 
 def test_each_scan_is_read_once_for_the_gate_and_for_calibration(
@@ -86,7 +86,7 @@ def test_each_scan_is_read_once_for_the_gate_and_for_calibration(
     for i in range(3):
         random = np.random.default_rng(i).random((24, 24, 3))
         save(tmp_path / f"{i}.nii.gz", random)
-    scans = Scans(tmp_path, 12, 2, "bicubic")
+    scans = Scans(tmp_path, 12, 2, {"method": "bicubic"})
     gate = scans.gate_cases()
     assert len(scans.truths) == 9  # three slices of three scans
     assert scans.truths is scans.truths

@@ -135,7 +135,7 @@ def test_a_cold_start_is_split_at_finding_creating_and_the_first_batch(
         return step
 
     batches = iter((5.0, 7.0))
-    backend = SimpleNamespace(run=lambda batch: takes(next(batches), batch)())
+    backend = SimpleNamespace(run=lambda batch: takes(next(batches), batch)(), close=lambda: None)
     model = find_model(folder / "model.onnx")
     monkeypatch.setattr(cold, "START", 9.0)
     monkeypatch.setattr(cold.time, "perf_counter", lambda: clock[0])

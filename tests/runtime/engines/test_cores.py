@@ -1,11 +1,14 @@
 """One tile to each core: order, room for the next batch, and batches that are not filled."""
 
+import math
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from poan_runtime.engines import cores
 from poan_runtime.engines.backend import Backend
 from poan_runtime.engines.cores import TileByTile
 from tests.runtime.engines.conformance import check_backend
@@ -73,3 +76,24 @@ def test_a_batch_that_is_not_full_is_filled_only_where_tiles_share_a_batch() -> 
 
 def test_it_keeps_the_contract_of_an_engine() -> None:
     check_backend(TileByTile([lambda tile: tile.repeat(2, 2).repeat(2, 3)] * 2), tile=4, scale=2)
+
+
+def test_the_least_quota_of_the_cgroups_above_counts(tmp_path: Path) -> None:
+    own, inner = tmp_path / "own", tmp_path / "slurm/job/task"
+    inner.mkdir(parents=True)
+    own.write_text("1:name=systemd:/x\n0::/slurm/job/task\n")
+    assert cores._granted_cores(tmp_path, own) == math.inf
+    (tmp_path / "slurm/cpu.max").write_text("800000 100000\n")
+    (tmp_path / "slurm/job/cpu.max").write_text("150000 100000\n")
+    (inner / "cpu.max").write_text("max 100000\n")
+    assert cores._granted_cores(tmp_path, own) == 2
+    own.write_text("0::/elsewhere\n")
+    assert cores._granted_cores(tmp_path, own) == math.inf
+
+
+def test_affinity_and_quota_both_bound_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda process: set(range(6)))
+    monkeypatch.setattr(cores, "_granted_cores", lambda: 3)
+    assert cores.usable_cores() == 3
+    monkeypatch.setattr(cores, "_granted_cores", lambda: math.inf)
+    assert cores.usable_cores() == 6

@@ -8,7 +8,7 @@ LAYER = re.compile(r"^Name: (?P<name>[^,]+), LayerType: (?P<kind>[^,]+),", re.MU
 ONNX_NAMES = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 CANDIDATE = re.compile(r"Found (\S+) to be part of self-attention pattern")
 PORTS = re.compile(r"(?:Inputs|Outputs): \[ (.*?) \}\]")
-TENSOR = re.compile(r"Dimensions: \[([\d,]*)\].*?Datatype: (\w+)")
+TENSOR = re.compile(r"Name: (\S+), Dimensions: \[([\d,]*)\].*?Datatype: (\w+)")
 WIDTHS = {"Float": 4, "Half": 2, "BFloat16": 2, "FP8": 1, "Int8": 1}
 WIDTHS |= {"Int32": 4, "Int64": 8, "Bool": 1}
 """Bytes of a value."""
@@ -51,6 +51,8 @@ def read_build_log(log: str) -> dict[str, Any]:
 def bytes_of(layer: str) -> int:
     """What one layer reads and writes, by its line in the log; constants are not counted.
 
+    A tensor that a kernel reads in two patterns counts once.
+
     >>> bytes_of(
     ...     "Inputs: [ { Name: a, Dimensions: [8,2,3], Datatype: Half }], Constants: [ { Name: w, "
     ...     "Dimensions: [99], Datatype: Float }], Outputs: [ { Name: b, Dimensions: [4], "
@@ -58,10 +60,10 @@ def bytes_of(layer: str) -> int:
     ... )
     112
     """
-    tensors = (found for ports in PORTS.findall(layer) for found in TENSOR.findall(ports + " "))
+    tensors = {found for ports in PORTS.findall(layer) for found in TENSOR.findall(ports + " ")}
     return sum(
         WIDTHS[kind] * math.prod(int(extent) for extent in shape.split(",") if extent)
-        for shape, kind in tensors
+        for _, shape, kind in tensors
     )
 
 
