@@ -60,6 +60,8 @@ class Order:
     islands: tuple[str, ...]
     batch: BatchRange
     sms: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    """Inner tensors that come out too, as float32: to look inside an engine."""
     log: Path | None = None
     """Where a failed build leaves its log; None is beside the plan."""
 
@@ -256,6 +258,7 @@ def build_plan(order: Order) -> BuiltPlan:
             "plan": str(order.plan),
             "flavour": order.flavour,
             "sms": list(order.sms),
+            "outputs": list(order.outputs),
             "batch": order.batch.json(),
             "timing_cache": timings,
             "facts": str(files["facts.json"]),
