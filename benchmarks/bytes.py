@@ -34,9 +34,7 @@ ROWS: tuple[tuple[str, Form, int], ...] = (
     ("dense", "box", 64),
     ("dense", "unfold", 60),
     ("default", "unfold", 63),
-    ("default", "box", 48),
-    ("default", "box", 60),
-    ("default", "box", 63),
+    *(("default", "box", tile) for tile in (48, 54, 57, 60, 63, 66, 72)),
 )
 README = Path(__file__).parent / "README.md"
 RESULT = Path(__file__).parent / "results/bytes.json"

@@ -52,12 +52,17 @@ def describe_machine() -> dict[str, Any]:
 def snapshot() -> dict[str, Any]:
     """What may change during a run, taken before and after; None where it cannot be known."""
     return {
-        "load_average": list(os.getloadavg()),
+        "load_average": _load_average(),
         "cpu_mhz": _cpu_mhz(),
         "cpu_governor": _text(CPUS / "cpu0/cpufreq/scaling_governor"),
         "cpu_throttle_counts": _throttle_counts(),
         "gpus": _gpus(),
     }
+
+
+def _load_average() -> list[float] | None:
+    """None on Windows, which keeps none."""
+    return list(os.getloadavg()) if hasattr(os, "getloadavg") else None
 
 
 def _versions() -> dict[str, str]:
