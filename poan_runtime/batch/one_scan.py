@@ -11,6 +11,7 @@ import numpy as np
 from poan_runtime.batch.bids import BidsScan
 from poan_runtime.batch.derivative import WORK, Made, is_done, sidecar, sidecar_of, write_json
 from poan_runtime.engines.backend import EngineOptions
+from poan_runtime.engines.kserve.address import is_address
 from poan_runtime.engines.which_file import find_runnable
 from poan_runtime.errors import PoanError
 from poan_runtime.files import sha256_of
@@ -54,7 +55,9 @@ class Networks:
         self._loaded: dict[str, Network] = {}
 
     def model(self, name: str) -> Model:
-        """The file that would run, its hash checked; no engine is loaded for it."""
+        """The file that would run, its hash checked; no engine is loaded for a local one."""
+        if is_address(name):
+            return self.network(name).model
         if name not in self._models:
             self._models[name] = find_runnable(name, self._options)
         return self._models[name]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from poan_runtime.commands.arguments import Parser, positive
+from poan_runtime.commands.server_options import add_server_options
 from poan_runtime.errors import PoanError
 
 EPILOG = """\
@@ -34,7 +35,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument(
-        "model", nargs="?", help="a shipped model, a folder with manifest.json, or a model file"
+        "model",
+        nargs="?",
+        help="a shipped model, a folder with manifest.json, a model file, or kserve://HOST/MODEL",
     )
     p.add_argument("scans", nargs="*", metavar="scan", help="NIfTI or Analyze files")
     p.add_argument("-o", "--output", help="output file; a folder for several scans")
@@ -55,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--axis", help="slice axis: 0, 1, 2, sagittal, coronal or axial")
     _add_run_options(p)
     _add_trust_options(p)
+    add_server_options(p)
     return p
 
 

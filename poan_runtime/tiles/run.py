@@ -18,8 +18,6 @@ from poan_runtime.tiles.layout import Layout
 Slab = NDArray[np.float32]
 Places = NDArray[np.intp]
 
-IN_FLIGHT = 2
-"""Batches begun before the first is waited for: on a GPU, copies and computation overlap."""
 MOST_CONSTANTS = 64
 """How many answers for constant tiles are kept; a volume has few constants beside zero."""
 LOOK_AT_ONCE = 256
@@ -206,7 +204,7 @@ class SliceRunner:
                 # (N, tile, tile) -> (N, 1, tile, tile)
                 wait = self.backend.start(tiles[:, None])
                 started.append((len(chosen), len(tiles), wait))
-            if len(started) == IN_FLIGHT:
+            if len(started) == self.backend.in_flight:
                 yield from self._finished(*started.popleft())
         while started:
             yield from self._finished(*started.popleft())
