@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint wheel clean
 
 demo: .venv-demo/ready
 	.venv-demo/bin/python -m poan_runtime.commands.demo --out demo
@@ -23,11 +23,15 @@ lint: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The built wheel, in an empty environment outside of the repository.
+wheel:
+	PYTHON=$(PYTHON) .ci/wheel
+
 # torch is pinned, and installed first: a range would fetch a build with CUDA.
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,openvino,tensorrt-rtx,classical,train,export,bench,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,dicom,node,openvino,tensorrt-rtx,classical,train,export,bench,dev]'
 	touch $@
 
 clean:

@@ -13,6 +13,10 @@ from poan_runtime.errors import PoanError
 Feed = Mapping[str, np.ndarray]
 Run = Callable[[Feed], Any]
 CPU_ENGINES = ("onnxruntime-fp32", "openvino-f32", "openvino-bf16")
+WHOLE = ["lr", "sr"]
+"""Input and output of a whole network; its parts have others."""
+ROOT = ".z"
+"""How the name of a matrix root's result ends."""
 PRECISION = {"onnxruntime-fp32": "fp32", "openvino-f32": "fp32", "openvino-bf16": "bf16"}
 
 
@@ -31,17 +35,53 @@ def load(engine: str, model: onnx.ModelProto, cores: int) -> list[Run]:
         return [lambda feed: session.run(None, dict(feed))] * cores
     if not engine.startswith("openvino-"):
         raise PoanError(f"expected one of {', '.join(CPU_ENGINES)}, got {engine}")
+    if [value.name for value in (*model.graph.input, *model.graph.output)] == WHOLE:
+        return whole_network(model, PRECISION[engine], cores)
+    return part_of_network(model, engine.removeprefix("openvino-"), cores)
+
+
+def whole_network(model: onnx.ModelProto, precision: str, cores: int) -> list[Run]:
+    """The chains that `poan-run` compiles: covariances and roots stay in float32."""
     import openvino
 
+    from poan_runtime.engines.openvino.pieces import compile_chains
+
+    chains = compile_chains(
+        openvino.Core().read_model(model.SerializeToString()),
+        tile=model.graph.input[0].type.tensor_type.shape.dim[-1].dim_value,
+        precision=precision,
+        float32_parts=root_parts(model),
+        threads=cores,
+    )
+    return [chain_runner(chain) for chain in chains]
+
+
+def part_of_network(model: onnx.ModelProto, hint: str, cores: int) -> list[Run]:
+    """A piece of a graph compiled as `poan-run` compiles its pieces: a root in float32."""
+    import openvino
+
+    from poan_runtime.engines.openvino.pieces import settings
+
+    roots = any(value.name.endswith(ROOT) for value in model.graph.output)
     core = openvino.Core()
-    settings = {
-        "INFERENCE_PRECISION_HINT": engine.removeprefix("openvino-"),
-        "NUM_STREAMS": cores,
-        "INFERENCE_NUM_THREADS": cores,
-    }
-    compiled = core.compile_model(core.read_model(content), "CPU", settings)
+    graph = core.read_model(model.SerializeToString())
+    compiled = core.compile_model(graph, "CPU", settings("f32" if roots else hint, cores))
     requests = [compiled.create_infer_request() for _ in range(cores)]
     return [request_runner(request) for request in requests]
+
+
+def root_parts(model: onnx.ModelProto) -> list[tuple[str, str]]:
+    """Features and z of each covariance pooling, by the exporter's names of its stages."""
+    made = [name for node in model.graph.node for name in node.output]
+    blocks = [name.removesuffix(ROOT) for name in made if name.endswith(ROOT)]
+    return [
+        (f"{block}.attention" if f"{block}.attention" in made else f"{block}.x", block + ROOT)
+        for block in blocks
+    ]
+
+
+def chain_runner(chain: Callable[[np.ndarray], np.ndarray]) -> Run:
+    return lambda feed: [chain(feed["lr"])]
 
 
 def request_runner(request: Any) -> Run:

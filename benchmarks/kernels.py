@@ -26,7 +26,7 @@ from poan_export.rewrite.attention import FORMS, Form, LevelShare
 from poan_export.rewrite.root import NewtonSchulz, Quintic
 from poan_train.networks import attention as forms
 from poan_train.networks.attention import PyramidAttention, shrink
-from poan_train.networks.config import POANConfig
+from poan_train.networks.config import DENSE, POANConfig
 
 EPS = 1e-3
 """Regularisation of the covariance, as in the network."""
@@ -119,9 +119,9 @@ def roots(channels: int, batches: Sequence[int], least_s: float) -> list[dict[st
 
 
 def attention(tile: int, least_s: float, cores: int) -> list[dict[str, Any]]:
-    """Milliseconds of one level of the patch attention on one tile, 32 and 64 channels."""
+    """Milliseconds of one level of the dense patch attention on one tile, 32 and 64 channels."""
     torch.manual_seed(0)
-    config = POANConfig(scale=2)
+    config = POANConfig(scale=2, **DENSE)
     trained = PyramidAttention(config).eval()
     x = torch.rand(1, config.channels, tile, tile)
     with torch.no_grad():
@@ -179,7 +179,7 @@ def level_graph(
     trained: PyramidAttention, form: Form, x: torch.Tensor, query: torch.Tensor
 ) -> onnx.ModelProto:
     """One level as it is exported: features and queries in, its share out."""
-    share = LevelShare(trained, LEVEL, torch.eye(x.shape[1]), form).eval()
+    share = LevelShare(trained, trained.levels.index(LEVEL), torch.eye(x.shape[1]), form).eval()
     return onnx_of(share, (x, query), ["x", "query"])
 
 

@@ -8,7 +8,7 @@ the network on the zero-filled matrix and of the network on the native matrix th
 brought there by cropping or filling the spectrum; and of the last with the measured band put back.
 
     python -m benchmarks.native VALIDATION_FOLDER              # cutoffs alone: a minute
-    python -m benchmarks.native VALIDATION_FOLDER --slices 4   # and the shipped x2 models
+    python -m benchmarks.native VALIDATION_FOLDER --slices 4   # and an x2 model
 """
 
 import argparse
@@ -24,10 +24,10 @@ from scipy.ndimage import binary_fill_holes, gaussian_filter
 
 from benchmarks import record
 from poan_runtime.geometry import slice_axis
-from poan_runtime.images.nifti.read import Volume, read_volume
-from poan_runtime.intensity import intensity_scale
-from poan_runtime.network import Network, load_network
-from poan_runtime.signal.kspace import resample, to_native
+from poan_runtime.images.volume import Volume, read_volume
+from poan_runtime.intensity import intensity_unit
+from poan_runtime.network import Network, Settings, load_network
+from poan_runtime.signal.kspace import not_below_zero, resample, to_native
 from poan_runtime.signal.measured import keep_measured
 from poan_runtime.signal.native import Native, find_native, sampled
 from poan_runtime.super_resolve import upscale
@@ -93,7 +93,7 @@ def handed_over(hr: Slices, case: Case, seed: int) -> tuple[Slices, Pair]:
 
 def tissue(slices: Slices) -> float:
     """Median of the voxels above a twentieth of the intensity scale."""
-    return float(np.median(slices[slices > 0.05 * intensity_scale(slices)]))
+    return float(np.median(slices[slices > 0.05 * intensity_unit(slices)]))
 
 
 def head(hr: Slices) -> NDArray[np.bool_]:
@@ -119,7 +119,8 @@ def super_resolved(slices: Slices, network: Network) -> Slices:
     """The network on slices (n, h, w): (n, 2 h, 2 w)."""
     affine = np.diag([1.0, 1.0, 5.0, 1.0])
     volume = Volume(data=np.moveaxis(slices, 0, 2), affine=affine)
-    return np.moveaxis(upscale(volume, network).data, 2, 0)
+    settings = Settings(axis=2, native="off", keep_measured="off")
+    return np.moveaxis(upscale(volume, network, settings).data, 2, 0)
 
 
 def quality(hr: Slices, scan: Slices, found: Native, network: Network) -> dict[str, float]:
@@ -127,7 +128,7 @@ def quality(hr: Slices, scan: Slices, found: Native, network: Network) -> dict[s
 
     ``native_kept`` has the measured band put back after the network.
     """
-    native = to_native(scan, found.native)
+    native = not_below_zero(to_native(scan, found.native), scan)
     fine = super_resolved(native, network)
     estimates = {
         "sinc": scan,
@@ -140,7 +141,7 @@ def quality(hr: Slices, scan: Slices, found: Native, network: Network) -> dict[s
     return {name: psnr_within(hr, resample(x, matrix), mask) for name, x in estimates.items()}
 
 
-def measure(path: Path, slices: int, networks: dict[str, Network]) -> list[dict[str, Any]]:
+def measure(path: Path, slices: int, network: Network | None) -> list[dict[str, Any]]:
     """A row for each case of one volume."""
     hr, own = true_resolution(path)
     kept = np.linspace(0, len(hr) - 1, slices).round().astype(int)
@@ -157,8 +158,7 @@ def measure(path: Path, slices: int, networks: dict[str, Network]) -> list[dict[
             "found": found.cutoffs,
             "right": [right(a, b) for a, b in zip(found.cutoffs, truth, strict=True)],
         }
-        if slices and found.is_zero_filled:
-            network = networks["t1_x2" if path.name.startswith("T1") else "t2_x2"]
+        if network is not None and found.is_zero_filled:
             row["psnr_db"] = quality(hr[kept], scan[kept], found, network)
         rows.append(row)
         print(line(row), flush=True)
@@ -204,20 +204,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--slices", type=int, default=0, help="super-resolve so many slices of each (default 0)"
     )
+    parser.add_argument("--model", default="mr_x2", help="x2 model (default mr_x2)")
     parser.add_argument("--json", type=Path, default=RESULT)
     args = parser.parse_args(argv)
-    networks = {name: load_network(name) for name in ("t1_x2", "t2_x2")} if args.slices else {}
+    network = load_network(args.model) if args.slices else None
     rows: list[dict[str, Any]] = []
     print("volume, case, true cutoffs, found; PSNR: sinc, zero-filled, native, kept")
     paths = sorted(args.folder.glob("*.nii*"))
     for path in paths:
-        rows += measure(path, args.slices, networks)
+        rows += measure(path, args.slices, network)
     total = summary(rows)
     print(total)
     document = {
         "machine": record.machine(),
         "commit": record.commit(),
-        "models": sorted(networks),
+        "model": args.model if network else None,
         "slices_super_resolved": args.slices,
         "volumes": record.hashes(paths),
         "summary": total,

@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     half.add_argument("--fp16", action="store_const", dest="half", const="fp16")
     half.add_argument("--bf16", action="store_const", dest="half", const="bf16")
     p.add_argument(
-        "--tile", type=positive, help="LR voxels (default: 64; 32 for the small networks)"
+        "--tile", type=positive, help="LR voxels (default: 63; 33 for the small networks)"
     )
     p.add_argument("--halo", type=natural, help="LR voxels (default: 2; 0 for the small)")
     p.add_argument("--overlap", type=natural, help="LR voxels (default: 6; 4 for the small)")
@@ -94,10 +94,10 @@ def add_engine_options(p: argparse.ArgumentParser) -> None:
 
 
 def reuse_freed_memory() -> None:
-    """Have glibc keep large freed blocks for the next tensor of that size.
+    """Tell glibc to keep large freed blocks for the next tensor of that size.
 
-    By default each goes back to the kernel, which clears its pages again: half of the processor
-    time of a paper-size export. Does nothing where the C library has no such setting.
+    By default glibc gives each block back to the kernel, and the kernel clears its pages again:
+    half of the processor time of a paper-size export. Other C libraries are left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -106,7 +106,10 @@ def reuse_freed_memory() -> None:
 
 
 def default_form(half: str | None, engine: "EngineRequest") -> "Form":
-    """``flat``, OpenVINO's form, for what only a CPU will run where OpenVINO is at hand."""
+    """The form of attention where none was asked for.
+
+    ``flat``, the fastest in OpenVINO, if OpenVINO is installed and only CPUs will run the export.
+    """
     for_cpu = half is None and engine.engine == "none" and "fp8" not in engine.eight_bit
     return "flat" if for_cpu and importlib.util.find_spec("openvino") else "box"
 
@@ -130,10 +133,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         p.error("expected --ckpt (or --export and --triton)")
     reuse_freed_memory()
     # Torch takes seconds to import: --help and a mistyped option do not wait for it.
-    from poan_export.export import Request, export, to_stderr
+    from poan_export.export import export, to_stderr
     from poan_export.gate.parity import ParityFailure
     from poan_export.plans.make import EngineRequest, finish
     from poan_export.plans.vram import parse_bytes
+    from poan_export.request import Request
 
     try:
         if args.half is None and (args.find_islands or args.islands):

@@ -1,10 +1,7 @@
 """poan-export, top to bottom: checkpoint in, folder with models, vectors and manifest out."""
 
-import os
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,84 +11,69 @@ from torch import nn
 
 from poan_export.gate.parity import (
     RELATIVE_ERROR_FLOOR,
-    Check,
     Gate,
-    judge,
-    run_onnx,
     run_torch,
     time_onnx,
 )
-from poan_export.gate.real_tiles import REAL_TILES, Case, gate_cases
+from poan_export.gate.real_tiles import REAL_TILES, Scans
 from poan_export.gate.spectrum import Choice, candidates, choose
+from poan_export.graphs import Written, write_eight_bit, write_graphs
 from poan_export.package import (
-    Json,
     created_by,
-    verdict,
     whole_folder,
     write_manifest,
-    write_model,
     write_vectors,
 )
 from poan_export.plans.fit_network import fit_network
 from poan_export.plans.make import (
-    NO_ENGINE,
-    EngineRequest,
+    Chosen,
     PlanMaker,
-    calibration_cases,
     check_request,
-    eight_bit_entries,
-    flavour_for,
 )
-from poan_export.precision.cpu import can_judge, cpu_answers, cpu_precisions
-from poan_export.precision.half_graph import islands_of, search_islands, trace_half
-from poan_export.precision.islands import Half, default_islands, in_half
+from poan_export.plans.vram import Fit
+from poan_export.precision.islands import default_islands, in_half
+from poan_export.request import Report, Request, opset_of
 from poan_export.rewrite.attention import FORMS, Form, MergedSpatial
 from poan_export.rewrite.network import rewrite, rules_for
-from poan_export.rewrite.root import RootName, Scheme
+from poan_export.rewrite.root import Scheme
 from poan_export.trace.cost import gmac_per_part
 from poan_export.trace.onnx_export import (
     INPUT_NAME,
-    LEAST_OPSET,
-    MAX_BATCH,
+    MOST_BATCH,
     OUTPUT_NAME,
     export_twin,
     without_stages,
 )
 from poan_export.trace.stages import pools_of
 from poan_runtime.errors import PoanError
+from poan_runtime.geometry import Grid
+from poan_runtime.models.manifest import (
+    VERSION,
+    Attention,
+    BatchRange,
+    Intensity,
+    Manifest,
+    MatrixRoot,
+    NetworkFacts,
+    NoRoot,
+    Parity,
+    Port,
+    Vectors,
+)
 from poan_train.checkpoint import Facts, load_network
-from poan_train.degrade import Degradation
 from poan_train.networks import ARCHITECTURES
-from poan_train.resample import Grid
 
-BF16_OPSET = 22
-BATCH = {"min": 1, "opt": 8, "max": MAX_BATCH}
-Report = Callable[[str], None]
+BATCH = BatchRange(min=1, opt=8, max=MOST_BATCH)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What ``poan-export`` was asked for. Lengths are LR voxels."""
+class Size:
+    """Tile, halo and overlap in LR voxels, and the batches that the engines take."""
 
-    ckpt: Path
-    out: Path | None = None
-    half: Half | None = None
-    tile: int | None = None
-    halo: int | None = None
-    overlap: int | None = None
-    """None: the architecture's own, as for ``tile``."""
-    opset: int | None = None
-    """20, and 22 for bf16, which Conv has from there on."""
-    root: RootName | None = None
-    iterations: int | None = None
-    attention: Form | Literal["auto"] = "box"
-    parity_data: Path | None = None
-    islands: tuple[str, ...] | None = None
-    """Modules that stay in float32 beside the fixed ones; None for the default."""
-    find_islands: bool = False
-    engine: EngineRequest = NO_ENGINE
-    vram: int | None = None
-    """Bytes of device memory that an engine may take; chooses tile and batch."""
+    tile: int
+    halo: int
+    overlap: int
+    batch: BatchRange
 
 
 def export(request: Request, report: Report) -> Path:
@@ -101,144 +83,123 @@ def export(request: Request, report: Report) -> Path:
     nothing is written.
     """
     network, facts = load_network(request.ckpt)
-    trained = bool(facts.training.get("steps"))
-    check_request(request.engine, request.half or "fp32", trained=trained)
-    tile, batch = size_of(network, facts, request, report)
-    own = ARCHITECTURES[facts.arch]
-    halo = own.halo if request.halo is None else request.halo
-    overlap = own.overlap if request.overlap is None else request.overlap
-    if 2 * halo + overlap >= tile:
-        raise PoanError(
-            f"tile {tile} is too small: need more than 2 * halo + overlap = {2 * halo + overlap}"
-        )
-    opset = opset_of(request)
+    chosen = check_request(request.engine, request.half or "fp32", trained=trained(facts))
+    size = size_of(network, facts, request, chosen, report)
     out = request.out or request.ckpt.with_suffix("")
     with whole_folder(out) as folder:
-        gate = open_gate(network, facts, tile, request.parity_data)
+        scans = Scans(request.parity_data, size.tile, facts.scale, facts.degradation)
+        gate = open_gate(network, facts, scans)
         report(f"reference computed on {len(gate.cases.items)} tiles ({gate.cases.source})")
         choice = choose_root(network, gate, request)
         if choice is not None:
             report(describe(choice))
-        scheme = choice.scheme if choice else Scheme(name="quintic", iterations=7)
-        form = request.attention
-        if form == "auto":
-            form = fastest_form(network, scheme, tile, opset)
-        exported = rewrite(network, rules_for(scheme, form))
+        shipped = rewritten(network, choice, request, size.tile)
+        if request.engine.engine != "none":
+            report(str(chosen))
         plans = PlanMaker(
             folder=folder,
             out=out,
-            batch=batch,
-            flavour=flavour_for(request.engine, report),
+            batch=size.batch,
+            flavour=chosen.flavour,
             sm=request.engine.sm,
             report=report,
         )
-
-        def truths() -> list[Case]:
-            return calibration_cases(request.parity_data, tile, facts.scale, method_of(facts))
-
-        entries, checks, on_cpus = write_graphs(exported, gate, request, plans, truths)
+        written = write_graphs(shipped.module, gate, request, plans, scans)
         if request.engine.eight_bit:
-            more = eight_bit_entries(folder, entries, truths(), request.engine.eight_bit, report)
-            if request.half is None:
-                on_cpus += int8_on_cpus(folder, more, gate, truths(), report)
-            entries += [*more, *plans.make(more)]
-        parts = gmac_per_part(exported, tile)
-        manifest = {
-            "manifest_version": 1,
-            "name": out.name,
-            "network": {
-                "arch": facts.arch,
-                "parameters": sum(p.numel() for p in network.parameters()),
-                "config": facts.network,
-            },
-            "scale": facts.scale,
-            "contrast": facts.contrast,
-            "tile": tile,
-            "batch": batch,
-            "halo": halo,
-            "overlap": overlap,
-            "gmac_per_tile": round(sum(parts.values()), 3),
-            "gmac_per_part": parts,
-            "intensity": facts.intensity,
-            "grid": grid_of(facts),
-            "square_root": square_root_entry(network, choice),
-            "attention": {"form": attention_form(exported, form)},
-            "opset": opset,
-            "inputs": {"name": INPUT_NAME},
-            "outputs": {"name": OUTPUT_NAME},
-            "files": entries,
-            "vectors": write_vectors(folder, gate),
-            "relative_error_floor": RELATIVE_ERROR_FLOOR,
-            "parity": verdict([check.json() for check in checks]),
-            "cpu_precisions": on_cpus,
-            "training": {**facts.training, "metrics": facts.metrics},
-            "created_by": created_by(),
-        }
-        write_manifest(folder, manifest)
+            written += write_eight_bit(written.files, gate, request, plans, scans)
+        vectors = write_vectors(folder, gate)
+        opset = opset_of(request)
+        write_manifest(
+            folder, manifest_of(out.name, network, facts, size, shipped, written, vectors, opset)
+        )
     return out
 
 
-def write_graphs(
-    exported: nn.Module,
-    gate: Gate,
-    request: Request,
-    plans: PlanMaker,
-    truths: Callable[[], Sequence[Case]],
-) -> tuple[list[Json], list[Check], list[Json]]:
-    """Trace, write and judge the graphs, and build the plans of the last.
+@dataclass(frozen=True, kw_only=True)
+class Rewritten:
+    """The network as it is exported, the form of its attention and the choice of its root."""
 
-    Their manifest entries, all checks, and what the manifest says about CPUs. Tracing keeps one
-    core busy with Python: meanwhile the float32 graph answers the gate. (No module of torch runs
-    beside a trace, which patches their calls.) The builder works while the graph that it builds
-    is judged. What fails is never kept.
-    """
-    tile, opset, report = gate.cases.batch.shape[-1], opset_of(request), plans.report
-    first, half, on_cpu = plans.folder / "model.onnx", None, None
-    others = max(1, (os.cpu_count() or 1) - 1)  # cores that tracing leaves
-    with ThreadPoolExecutor(max_workers=1) as beside:
-        twin = export_twin(exported, tile, opset)
-        entries = [write_model(plans.folder, first.name, without_stages(twin), "fp32")]
-        answers = beside.submit(run_onnx, twin, gate.cases.batch, others)
-        if can_judge(report):
-            on_cpu = beside.submit(cpu_answers, first, gate, truths())
-        if request.half is not None and not request.find_islands:
-            islands = islands_of(exported, request.half, request.islands)
-            half = trace_half(exported, request.half, islands, tile, opset)
-        checks = gate.check_float32(first.name, answers.result())
-        judge(checks)
-        report(summary(first.name, checks))
-        checks += gate.torch_float32()
-        if request.half is not None and half is None:
-            islands = search_islands(exported, gate, request.half, report)
-            half = trace_half(exported, request.half, islands, tile, opset)
-        if half is not None:
-            entries.append(half.write(plans.folder))
-        building = beside.submit(plans.make, entries[-1:])
-        if half is not None:
-            checks += half.judged(gate, report)
-            report(summary(half.file, checks))
-        on_cpus = cpu_precisions(first.name, on_cpu.result(), gate, report) if on_cpu else []
-        return [*entries, *building.result()], checks, on_cpus
+    module: nn.Module
+    form: Form
+    choice: Choice | None
 
 
-def int8_on_cpus(
-    folder: Path, entries: Sequence[Json], gate: Gate, truths: Sequence[Case], report: Report
-) -> list[Json]:
-    """What the manifest says about the int8 file among ``entries`` on CPUs, which have no fp8."""
-    found = []
-    for name in (entry["name"] for entry in entries if entry["precision"] == "int8"):
-        if can_judge(report):
-            answers = cpu_answers(folder / name, gate, truths, folder / "model.onnx")
-            found += cpu_precisions(name, answers, gate, report, "int8")
-    return found
+def rewritten(network: nn.Module, choice: Choice | None, request: Request, tile: int) -> Rewritten:
+    """Rewrite the network with the chosen root and the form of attention asked for."""
+    scheme = choice.scheme if choice else Scheme(name="quintic", iterations=7)
+    form = request.attention
+    if form == "auto":
+        form = fastest_form(network, scheme, tile, opset_of(request))
+    module = rewrite(network, rules_for(scheme, form))
+    return Rewritten(module=module, form=form, choice=choice)
+
+
+def manifest_of(
+    name: str,
+    network: nn.Module,
+    facts: Facts,
+    size: Size,
+    shipped: Rewritten,
+    written: Written,
+    vectors: Vectors,
+    opset: int,
+) -> Manifest:
+    """What the manifest says of an export."""
+    parts = gmac_per_part(shipped.module, size.tile)
+    parameters = sum(p.numel() for p in network.parameters())
+    return Manifest(
+        manifest_version=VERSION,
+        name=name,
+        network=NetworkFacts(arch=facts.arch, parameters=parameters, config=facts.network),
+        scale=facts.scale,
+        contrast=facts.contrast,
+        tile=size.tile,
+        batch=size.batch,
+        halo=size.halo,
+        overlap=size.overlap,
+        gmac_per_tile=round(sum(parts.values()), 3),
+        gmac_per_part=parts,
+        intensity=Intensity(**facts.intensity),
+        grid=grid_of(facts),
+        square_root=square_root_entry(network, shipped.choice),
+        attention=Attention(form=attention_form(shipped.module, shipped.form)),
+        opset=opset,
+        inputs=Port(name=INPUT_NAME),
+        outputs=Port(name=OUTPUT_NAME),
+        files=written.files,
+        vectors=vectors,
+        relative_error_floor=RELATIVE_ERROR_FLOOR,
+        parity=Parity.of(written.checks),
+        cpu_precisions=written.on_cpus,
+        training={**facts.training, "metrics": facts.metrics},
+        created_by=created_by(),
+        degradation=facts.degradation,
+        data_licence=facts.training.get("licence") or None,
+    )
 
 
 def size_of(
-    network: nn.Module, facts: Facts, request: Request, report: Report
-) -> tuple[int, dict[str, int]]:
-    """Tile and batch range: those asked for, those that fit into ``vram``, or the default."""
-    if request.vram is None:
-        return request.tile or ARCHITECTURES[facts.arch].tile, BATCH
+    network: nn.Module, facts: Facts, request: Request, chosen: Chosen, report: Report
+) -> Size:
+    """The sizes that were asked for; else those that fit ``vram``; else the architecture's own."""
+    own = ARCHITECTURES[facts.arch]
+    tile, batch = request.tile or own.tile, BATCH
+    if request.vram is not None:
+        found = fit_vram(network, facts, request, request.vram, chosen, report)
+        tile, batch = found.tile, found.batch
+    halo = own.halo if request.halo is None else request.halo
+    overlap = own.overlap if request.overlap is None else request.overlap
+    if (needed := 2 * halo + overlap) >= tile:
+        raise PoanError(f"tile {tile} is too small: need more than 2 * halo + overlap = {needed}")
+    return Size(tile=tile, halo=halo, overlap=overlap, batch=batch)
+
+
+def fit_vram(
+    network: nn.Module, facts: Facts, request: Request, vram: int, chosen: Chosen, report: Report
+) -> Fit:
+    """The largest tile and batch whose engine takes at most ``vram`` bytes of the device."""
+    if chosen.flavour is None:
+        raise PoanError(f"--vram measures plans, and none can be built: {chosen.why}")
     form = "box" if request.attention == "auto" else request.attention
     # neither the root's iteration nor its count matters for the memory
     exported = rewrite(network, rules_for(Scheme(name="quintic", iterations=7), form))
@@ -247,9 +208,9 @@ def size_of(
     found = fit_network(
         exported,
         scale=facts.scale,
-        vram=request.vram,
+        vram=vram,
         precision=request.half or "fp32",
-        engine=request.engine.engine,
+        flavour=chosen.flavour,
         sm=request.engine.sm,
         opset=opset_of(request),
         tile=request.tile,
@@ -259,25 +220,24 @@ def size_of(
         f"--vram: tile {found.tile}, batch up to {found.batch.max}: "
         f"{found.device_bytes / 2**20:.0f} MiB on the device"
     )
-    return found.tile, asdict(found.batch)
+    return found
 
 
-def open_gate(network: nn.Module, facts: Facts, tile: int, parity_data: Path | None) -> Gate:
+def open_gate(network: nn.Module, facts: Facts, scans: Scans) -> Gate:
     """The tiles, and the trained network's answers to them in float64 and float32."""
-    cases = gate_cases(tile, facts.scale, method_of(facts), parity_data)
+    cases = scans.gate_cases()
     return Gate(
         cases=cases,
         network=network,
         reference=run_torch(network, cases.batch, torch.float64),
         float32=run_torch(network, cases.batch, torch.float32),
-        trained=bool(facts.training.get("steps")),
+        trained=trained(facts),
     )
 
 
-def method_of(facts: Facts) -> Degradation:
-    """How the LR of the training was made."""
-    method: Degradation = facts.degradation.get("method", "bicubic")
-    return method
+def trained(facts: Facts) -> bool:
+    """Whether the checkpoint's weights have been trained at all."""
+    return bool(facts.training.get("steps"))
 
 
 def choose_root(network: nn.Module, gate: Gate, request: Request) -> Choice | None:
@@ -291,16 +251,8 @@ def choose_root(network: nn.Module, gate: Gate, request: Request) -> Choice | No
     return choose(network, gate.reference, gate.float32, REAL_TILES, schemes)
 
 
-def opset_of(request: Request) -> int:
-    """The opset asked for, or the least that holds the precision."""
-    least = BF16_OPSET if request.half == "bf16" else LEAST_OPSET
-    if request.opset is not None and request.opset < least:
-        raise PoanError(f"--opset {request.opset}: {request.half or 'export'} needs {least}")
-    return request.opset or least
-
-
 def fastest_form(network: nn.Module, scheme: Scheme, tile: int, opset: int) -> Form:
-    """The form of the attention that ONNX Runtime runs faster here, on one tile."""
+    """The form of the attention that ONNX Runtime runs fastest on this machine, for one tile."""
     seconds: dict[Form, float] = {}
     for form in FORMS:
         model = without_stages(export_twin(rewrite(network, rules_for(scheme, form)), tile, opset))
@@ -316,37 +268,22 @@ def describe(choice: Choice) -> str:
     )
 
 
-def summary(file: str, checks: Sequence[Check]) -> str:
-    """One line: the largest error at the output and at z."""
-
-    def worst(metric: str, stage_end: str) -> str:
-        values = [
-            c.value
-            for c in checks
-            if c.metric == metric and c.stage.endswith(stage_end) and c.value is not None
-        ]
-        return f"{max(values):.1e}" if values else "none"
-
-    return (
-        f"{file}: parity pass, relative error {worst('relative_error', 'output')} at the output, "
-        f"root error {worst('root_error_on_own_features', '.z')} at z"
+def square_root_entry(network: nn.Module, choice: Choice | None) -> NoRoot | MatrixRoot:
+    """What the manifest says about the matrix root."""
+    if choice is None:
+        return NoRoot(scheme="none")
+    _, pool = next(iter(pools_of(network).values()))
+    return MatrixRoot(
+        scheme=choice.scheme.name,
+        iterations=choice.scheme.iterations,
+        eps=pool.eps,
+        floor=pool.floor,
+        condition_seen=choice.condition_seen,
     )
 
 
-def square_root_entry(network: nn.Module, choice: Choice | None) -> Json:
-    if choice is None:
-        return {"scheme": "none"}
-    _, pool = next(iter(pools_of(network).values()))
-    return {
-        "scheme": choice.scheme.name,
-        "iterations": choice.scheme.iterations,
-        "eps": pool.eps,
-        "floor": pool.floor,
-        "condition_seen": choice.condition_seen,
-    }
-
-
-def attention_form(network: nn.Module, form: Form) -> str:
+def attention_form(network: nn.Module, form: Form) -> Form | Literal["none"]:
+    """The form of the patch attention; none where the network has no patch attention."""
     has = any(isinstance(m, MergedSpatial) and len(m.levels) for m in network.modules())
     return form if has else "none"
 

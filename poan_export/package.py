@@ -1,17 +1,15 @@
-"""What an export leaves behind: model files, test vectors and the manifest, whole or not at all."""
+"""Write the folder of an export: model files, test vectors, manifest; all of them or none."""
 
 import contextlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import onnx
 import torch
@@ -20,13 +18,19 @@ from poan_export.gate.parity import Gate
 from poan_export.trace.stages import OUTPUT
 from poan_runtime.errors import PoanError
 from poan_runtime.files import sha256_of
-from poan_runtime.models.manifest import MANIFEST_NAME, parse_manifest
+from poan_runtime.models.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ModelFile,
+    Parity,
+    Precision,
+    Vectors,
+    parse_manifest,
+)
 
 VECTORS_NAME = "vectors.npz"
 VECTOR_CASES = ("real 0", "constant", "one bright voxel")
 """Tiles kept beside the models; the others are made from the same network by the gate alone."""
-
-Json = dict[str, Any]
 
 
 @contextlib.contextmanager
@@ -58,20 +62,26 @@ def _flush(folder: Path) -> None:
 
 
 def write_model(
-    folder: Path, name: str, model: onnx.ModelProto, precision: str, islands: Sequence[str] = ()
-) -> Json:
+    folder: Path,
+    name: str,
+    model: onnx.ModelProto,
+    precision: Precision,
+    islands: Sequence[str] = (),
+    parity: Parity | None = None,
+) -> ModelFile:
     """Write one ONNX file; its entry for the manifest."""
     (folder / name).write_bytes(model.SerializeToString(deterministic=True))
-    return {
-        "name": name,
-        "kind": "onnx",
-        "precision": precision,
-        "islands": [*islands],
-        "sha256": sha256_of(folder / name),
-    }
+    return ModelFile(
+        name=name,
+        kind="onnx",
+        precision=precision,
+        islands=tuple(islands),
+        sha256=sha256_of(folder / name),
+        parity=parity,
+    )
 
 
-def write_vectors(folder: Path, gate: Gate) -> Json:
+def write_vectors(folder: Path, gate: Gate) -> Vectors:
     """Write the stored test vectors: inputs and the float64 reference's outputs, as float32."""
     arrays: dict[str, Any] = {}
     for i, case in gate.names():
@@ -80,27 +90,20 @@ def write_vectors(folder: Path, gate: Gate) -> Json:
             arrays[f"input_{key}"] = gate.cases.items[i].lr[None].astype(np.float32)
             arrays[f"output_{key}"] = gate.reference[OUTPUT][i : i + 1].astype(np.float32)
     np.savez_compressed(folder / VECTORS_NAME, **arrays)
-    return {"name": VECTORS_NAME, "sha256": sha256_of(folder / VECTORS_NAME)}
+    return Vectors(name=VECTORS_NAME, sha256=sha256_of(folder / VECTORS_NAME))
 
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Validate against the schema and with the runtime's reader, then write."""
-    schema = json.loads((files("poan_runtime.models") / "manifest.schema.json").read_text("utf-8"))
-    text = json.dumps(manifest, indent=1, allow_nan=False)
-    jsonschema.validate(json.loads(text), schema)
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Check that the runtime reads the manifest, then write it."""
+    text = manifest.text()
     parse_manifest(json.loads(text))
-    (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+    (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
 
 
-def created_by() -> Json:
-    """Versions of what made the files."""
+def created_by() -> dict[str, str]:
+    """Versions of the programs that made the files."""
     try:
         own = version("poan")
     except PackageNotFoundError:
         own = "not installed"
     return {"poan": own, "torch": str(torch.__version__), "onnx": onnx.__version__}
-
-
-def verdict(entries: Sequence[Mapping[str, Any]]) -> Json:
-    """The manifest's parity field; the gate raises on failure, so what is written has passed."""
-    return {"verdict": "pass", "checks": list(entries)}

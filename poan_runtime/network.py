@@ -4,6 +4,7 @@ import dataclasses
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 from poan_runtime.engines.backend import Backend, EngineOptions, OpenedBackend, open_backend
 from poan_runtime.engines.kserve.address import is_address
@@ -22,7 +23,9 @@ class Settings:
     ``axis`` is the slice axis: 0, 1, 2, ``sagittal``, ``coronal`` or ``axial``. ``halo`` is the
     border of a tile that is thrown away, ``overlap`` what neighbours blend, ``batch`` tiles per
     call. ``skip`` runs one of all tiles that hold the same constant. ``self_ensemble`` takes the
-    mean over eight flips and rotations. ``threads`` compress the output.
+    mean over eight flips and rotations. ``threads`` compress the output. ``native`` crops the
+    spectrum of a scan that its scanner zero-filled (``auto``: for a model trained on scanner-like
+    LR); ``keep_measured`` puts LR's own band back into SR (``auto``: as the manifest says).
 
     >>> Settings(axis="axial", self_ensemble=True).skip
     True
@@ -35,6 +38,8 @@ class Settings:
     skip: bool = True
     self_ensemble: bool = False
     threads: int | None = None
+    native: Literal["auto", "on", "off"] = "auto"
+    keep_measured: Literal["auto", "on", "off"] = "auto"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,17 +2,20 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from poan_runtime.geometry import Affine, Geometry, spatial_shape
+from poan_runtime.as_measured import Measured, MeasuredBand, keeps_measured, network_sees
+from poan_runtime.geometry import Geometry, spatial_shape
 from poan_runtime.images.formats import open_sink, open_source
 from poan_runtime.images.source import ArraySink, ArraySource, Sink, Slab, Source
 from poan_runtime.images.volume import Volume
 from poan_runtime.intensity import StreamedUnit, streamed_intensity_unit
 from poan_runtime.network import Network, Settings, load_network
+from poan_runtime.signal.measured import Change
 from poan_runtime.tiles.layout import Layout
 from poan_runtime.tiles.run import SliceRunner, Timings, run_volume
 
@@ -30,6 +33,8 @@ class Pair(NamedTuple):
     """(n, h, w)"""
     sr: Slab
     """(n, s*h, s*w)"""
+    changed: Slab | None = None
+    """LR - down(SR) of what the network made, (n, h, w); None on the ``kspace`` grid."""
 
 
 Step = Callable[[Slab, Slab], Slab]
@@ -40,10 +45,16 @@ Consumer = Callable[[Geometry, Pair], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a run did, for the report.
+    """What a run did; `upscale_file` returns it.
 
-    ``units`` are what each volume's intensities were divided by; ``timings`` holds seconds and
-    counts of tiles; ``warnings`` are one line each.
+    ``geometry`` has shapes, affines and slice axis, ``layout`` the tiles in LR voxels. ``units``
+    are what each volume's intensities were divided by; ``timings`` holds seconds and counts of
+    tiles; ``warnings`` are one line each.
+
+    Example (runs if a model is shipped)::
+
+        outcome = poan_runtime.upscale_file("scan.nii.gz", "fine.nii.gz", "t2_x2")
+        print(outcome.timings.tiles_run, outcome.units)
     """
 
     geometry: Geometry
@@ -51,15 +62,31 @@ class Outcome:
     units: tuple[float, ...]
     timings: Timings
     warnings: tuple[str, ...]
+    measured: Measured | None = None
+    """Native matrix and noise of the scan; None on the ``kspace`` grid."""
+    change: Change | None = None
+    """How much of what was measured the network changed; None likewise."""
+    native_used: bool = False
+    measured_kept: bool = False
+
+    @property
+    def faithfulness(self) -> str | None:
+        """One sentence for people: what of the measurement the network changed."""
+        if self.change is None or self.measured is None:
+            return None
+        back = ", which was put back" if self.measured_kept else ""
+        said = f"the network changed {self.change.relative:.2%} of what was measured{back}"
+        lr = (self.change.squared_lr / max(self.change.count, 1)) ** 0.5
+        noise = self.measured.noise.sigma
+        return f"{said}; noise is {noise / lr:.2%}" if noise and lr else said
 
 
 class SuperResolution:
     """One source on its way through a network; `slabs` does the work.
 
     Everything derived is derived here, once: ``geometry``, ``layout``. ``steps`` are done to
-    each slab after the network, in order. A stage before the network is a `Source` around the
-    source (its shape and affine are what the network sees), with ``lr_to_stored`` as in
-    `Geometry.derive`.
+    each slab after the network, in order, before the measured band is looked at. A scan that its
+    scanner zero-filled is seen at its native matrix (`poan_runtime.as_measured`).
     """
 
     def __init__(
@@ -69,9 +96,10 @@ class SuperResolution:
         settings: Settings,
         *,
         steps: Sequence[Step] = (),
-        lr_to_stored: Affine | None = None,
     ) -> None:
         manifest = network.model.manifest
+        source, lr_to_stored, self.measured = network_sees(source, manifest, settings)
+        self.native_used = lr_to_stored is not None
         self.geometry = Geometry.derive(
             source.shape,
             source.affine,
@@ -82,7 +110,12 @@ class SuperResolution:
         )
         self.layout = network.layout(self.geometry, settings)
         self.timings = Timings()
-        self._source = source
+        self.band: MeasuredBand | None = None
+        if self.measured is not None:
+            keep = keeps_measured(manifest, settings)
+            self.band = MeasuredBand(scale=manifest.scale, keep=keep)
+        self.source = source
+        """What the network sees."""
         self._percentile = manifest.percentile
         self._steps = steps
         self._units: list[StreamedUnit] = []
@@ -97,9 +130,14 @@ class SuperResolution:
         """Run everything, volume by volume; a slab is the caller's once it is yielded."""
         for volume in range(self.geometry.volumes):
             with self.timings.time("intensity"):
-                found = intensity_of(self._source, volume, self._percentile)
+                found = self.intensity(volume)
             self._units.append(found)
             yield from self._slabs_of(volume, found.unit)
+
+    def intensity(self, volume: int) -> StreamedUnit:
+        """What a volume's intensities are divided by, from one pass over it."""
+        along = self.geometry.axis if self.native_used else 2
+        return intensity_of(self.source, volume, self._percentile, along)
 
     def outcome(self, warnings: Sequence[str] = ()) -> Outcome:
         """What was done, once all slabs were taken; ``warnings`` are others', put after ours."""
@@ -110,12 +148,16 @@ class SuperResolution:
             layout=self.layout,
             units=tuple(found.unit for found in self._units),
             timings=self.timings,
-            warnings=(*self._source.warnings, *ours, *warnings),
+            warnings=(*self.source.warnings, *ours, *warnings),
+            measured=self.measured,
+            change=self.band.change if self.band else None,
+            native_used=self.native_used,
+            measured_kept=self.band is not None and self.band.keep,
         )
 
     def _slabs_of(self, volume: int, unit: float) -> Generator[Pair, None, None]:
         def read(start: int, stop: int) -> Slab:
-            return self._source.read_slices(self.geometry.axis, start, stop, volume)
+            return self.source.read_slices(self.geometry.axis, start, stop, volume)
 
         slices = self.geometry.slices
         slabs = run_volume(self._runner, slices=slices, unit=unit, read=read)
@@ -123,20 +165,25 @@ class SuperResolution:
             for start, lr, sr in slabs:
                 for step in self._steps:
                     sr = step(lr, sr)
-                yield Pair(volume, start, lr, sr)
+                changed = None
+                if self.band is not None:
+                    with self.timings.time("measured"):
+                        sr, changed = self.band(lr, sr)
+                yield Pair(volume, start, lr, sr, changed)
 
 
-def intensity_of(source: Source, volume: int, percentile: float) -> StreamedUnit:
+def intensity_of(source: Source, volume: int, percentile: float, along: int = 2) -> StreamedUnit:
     """What a volume's intensities are divided by: see `poan_runtime.intensity`.
 
-    Read in file order, whatever the slice axis.
+    Read slab by slab ``along`` an axis; the third is the order of a NIfTI file.
     """
-    x, y, z = spatial_shape(source.shape)
-    planes = max(1, READ_BYTES // (4 * x * y))
+    extents = spatial_shape(source.shape)
+    count = extents[along]
+    planes = max(1, READ_BYTES * count // (4 * math.prod(extents)))
 
     def parts() -> Iterator[Slab]:
-        for start in range(0, z, planes):
-            yield source.read_slices(2, start, min(start + planes, z), volume)
+        for start in range(0, count, planes):
+            yield source.read_slices(along, start, min(start + planes, count), volume)
 
     return streamed_intensity_unit(parts, percentile)
 
@@ -162,7 +209,7 @@ def write_slabs(run: SuperResolution, sink: Sink) -> Generator[Pair, None, None]
             yield pair
         if written is not None:
             written.result()
-    sink.finish()
+    sink.finish(run.outcome().faithfulness)
 
 
 def upscale_file(

@@ -1,7 +1,9 @@
 """poan-train: from a folder of NIfTI volumes to a checkpoint."""
 
 import argparse
+import hashlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,11 +14,22 @@ from poan_runtime.commands.arguments import Parser
 from poan_runtime.errors import PoanError
 from poan_runtime.intensity import PERCENTILE
 from poan_train import networks
-from poan_train.checkpoint import Facts, save_checkpoint
-from poan_train.data import CONTRASTS, Source, find_sources, load_pairs, split_by_subject
+from poan_train.acquire import lr_model
+from poan_train.checkpoint import Facts, read_checkpoint, save_checkpoint
+from poan_train.data import (
+    CONTRASTS,
+    EVERY,
+    Source,
+    find_sources,
+    load_pairs,
+    set_aside,
+    split_by_subject,
+)
 from poan_train.degrade import GRID
 from poan_train.paper.ablations import ABLATIONS, changes
 from poan_train.paper.calibrate import calibrate, ixi_test_sources, report
+from poan_train.ranks import Interrupted
+from poan_train.resume import with_history
 from poan_train.train import TrainConfig, train
 
 LITE_TRAINING = {"batch": 16, "patch": 24, "lr": 1e-3, "schedule": "cosine", "warmup": 100}
@@ -27,7 +40,7 @@ LITE_TRAINING |= {"clip": 1.0, "ema": 0.999, "steps": 20_000, "attention_from": 
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="poan-train", description=__doc__)
     p.add_argument("--data", type=Path, help="folder of NIfTI volumes (with --steps 0 not needed)")
-    p.add_argument("--contrast", choices=(*CONTRASTS, "all"), default="T2")
+    p.add_argument("--contrast", choices=(*CONTRASTS, *EVERY), default="T2")
     p.add_argument("--scale", type=int, choices=networks.SCALES)
     p.add_argument("--out", type=Path, help="checkpoint to write, NAME.pt")
     p.add_argument("--arch", choices=tuple(networks.ARCHITECTURES), default="poan-lite")
@@ -39,9 +52,23 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="change a field of the network's config, as gate=sigmoid or blocks=8",
     )
-    p.add_argument("--degradation", choices=tuple(GRID), default="bicubic")
+    p.add_argument(
+        "--lr-model",
+        "--degradation",
+        default="scanner",
+        metavar="KIND",
+        help="how LR is made: scanner (default), bicubic, truncated, kspace, or a .toml file of "
+        "poan_train.acquire.Acquisition's fields",
+    )
     p.add_argument(
         "--val", type=Path, help="folder of validation volumes; else subjects are held out"
+    )
+    p.add_argument(
+        "--hold-out",
+        nargs="+",
+        default=[],
+        metavar="SUBJECT",
+        help="subjects that are neither trained nor validated on, or files with one on each line",
     )
     p.add_argument("--val-share", type=float, default=0.1, help="share of subjects held out")
     p.add_argument("--table", type=Path, help="TSV with file, contrast, subject")
@@ -49,6 +76,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--cache", type=Path, help="folder of decoded volumes")
     p.add_argument("--licence", default="", help="licence of the data, recorded in the checkpoint")
     p.add_argument("--resume", action="store_true", help="go on from --out where it left off")
+    p.add_argument(
+        "--allow-changes",
+        action="store_true",
+        help="--resume also with other data, contrast, LR model or settings",
+    )
     p.add_argument("--overwrite", action="store_true", help="replace --out if it is there")
     p.add_argument("--init", type=Path, help="checkpoint whose fitting tensors to start from")
     c = p.add_argument_group("calibration, instead of training")
@@ -90,6 +122,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PoanError as error:
         print(f"poan-train: {error}", file=sys.stderr)
         return 2
+    except Interrupted as interruption:
+        print(f"poan-train: {interruption}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("poan-train: stopped at once; what was written before is whole", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -106,16 +144,17 @@ def run(args: argparse.Namespace) -> None:
         raise PoanError("--scale and --out are needed to train")
     if args.out.exists() and not (args.resume or args.overwrite):
         raise PoanError(f"{args.out} is there already: --resume goes on, --overwrite replaces it")
+    if args.resume and not args.out.is_file():
+        raise PoanError(f"--resume: {args.out}: no such checkpoint")
     config = train_config(args)
     values = {**changes(args.arch, args.ablation), **fields_of(args.set)}
-    network_config = networks.make_config(
-        args.arch, args.scale, grid=GRID[args.degradation], **values
-    )
+    model = lr_model(args.lr_model)
+    network_config = networks.make_config(args.arch, args.scale, grid=GRID[model.method], **values)
     facts = Facts(
         arch=args.arch,
         network=networks.config_to_json(network_config),
-        contrast=args.contrast,
-        degradation={"method": args.degradation, "scale": args.scale},
+        contrast="MR" if args.contrast in EVERY else args.contrast,
+        degradation=model.facts(args.scale),
         intensity={"rule": "percentile-nonzero", "percentile": PERCENTILE},
         training={"data": [], "licence": args.licence, "steps": 0},
     )
@@ -124,7 +163,33 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.data is None:
         raise PoanError("--data is needed to train (only --steps 0 goes without)")
+    training, held_out, aside = split(args)
+    pairs, validation = (
+        list(load_pairs(part, args.scale, model.method, args.axis, args.cache))
+        for part in (training, held_out)
+    )
+    facts.training.update(data=describe(training), hashes=hashes(training))
+    facts.training.update(held_out=describe(held_out), set_aside=aside)
+    if args.init:
+        facts = with_history(facts, read_checkpoint(args.init)[0])
+        facts.training["init"] = args.init.name
+    train(
+        facts,
+        config,
+        pairs,
+        validation,
+        args.out,
+        resume=args.resume,
+        allow_changes=args.allow_changes,
+        init=args.init,
+    )
+
+
+def split(args: argparse.Namespace) -> tuple[list[Source], list[Source], list[str]]:
+    """(training files, validation files, subjects set aside), which are printed once."""
     sources = find_sources(args.data, args.contrast, args.table)
+    aside = subjects_of(args.hold_out)
+    sources = set_aside(sources, aside)
     if args.val:
         training, held_out = sources, find_sources(args.val, args.contrast, args.table)
     else:
@@ -132,14 +197,24 @@ def run(args: argparse.Namespace) -> None:
     same = {s.subject for s in training} & {s.subject for s in held_out}
     if same:
         raise PoanError(f"subjects {sorted(same)} are both in --data and in --val")
-    pairs, validation = (
-        list(load_pairs(part, args.scale, args.degradation, args.axis, args.cache))
-        for part in (training, held_out)
-    )
-    facts.training.update(data=describe(training), held_out=describe(held_out))
-    if args.init:
-        facts.training["init"] = args.init.name
-    train(facts, config, pairs, validation, args.out, resume=args.resume, init=args.init)
+    if os.environ.get("RANK", "0") == "0":
+        for part, files in (("trains", training), ("validates", held_out)):
+            who = sorted({s.subject for s in files})
+            print(f"{part} on {len(files)} volumes, subjects: {', '.join(who) or 'none'}")
+        if aside:
+            print(f"set aside: {', '.join(aside)}")
+    return training, held_out, aside
+
+
+def hashes(sources: Sequence[Source]) -> dict[str, str]:
+    """SHA-256 of each file, by its name; of a second file of one name by its whole path."""
+    found: dict[str, str] = {}
+    for source in sources:
+        with source.path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        name = source.path.name
+        found[name if name not in found else str(source.path)] = digest
+    return found
 
 
 def fields_of(settings: Sequence[str]) -> dict[str, Any]:
@@ -154,15 +229,22 @@ def fields_of(settings: Sequence[str]) -> dict[str, Any]:
         if not (name and equals and text):
             raise PoanError(f"--set needs NAME=VALUE, got {setting!r}")
         if name in ("scale", "grid"):
-            raise PoanError(
-                f"--set {setting}: use --{'scale' if name == 'scale' else 'degradation'}"
-            )
+            raise PoanError(f"--set {setting}: use --{'scale' if name == 'scale' else 'lr-model'}")
         try:
             value = json.loads(text)
         except json.JSONDecodeError:
             value = text
         fields[name] = tuple(value) if isinstance(value, list) else value
     return fields
+
+
+def subjects_of(words: Sequence[str]) -> list[str]:
+    """Subjects by name, sorted; a word that is a file stands for the names on its lines."""
+    names: set[str] = set()
+    for word in words:
+        lines = Path(word).read_text().splitlines() if Path(word).is_file() else [word]
+        names |= {name for line in lines if (name := line.partition("#")[0].strip())}
+    return sorted(names)
 
 
 def describe(sources: Sequence[Source]) -> list[str]:

@@ -2,6 +2,7 @@
 
 A step never waits for gzip: each volume becomes two arrays of slices, HR (S, H, W) and its LR
 (S, H / s, W / s), float32, divided by the LR volume's intensity scale, as the runtime will do.
+Where LR is a scanner's, the cached LR is its noise-free part, and each patch is acquired from it.
 """
 
 import csv
@@ -11,6 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,15 +22,25 @@ from poan_runtime.errors import PoanError
 from poan_runtime.geometry import slice_axis
 from poan_runtime.images.volume import read_volume
 from poan_runtime.intensity import PERCENTILE, intensity_unit
+from poan_train.acquire import (
+    FOREGROUND,
+    Acquisition,
+    acquire,
+    bicubic_patch,
+    draw,
+    tissue_of,
+)
 from poan_train.degrade import Array, Degradation, crop_to_multiple, degrade, to_true_resolution
 from poan_train.resample import Grid
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 CONTRASTS = ("T1", "T2", "PD", "FLAIR")
-FOREGROUND = 0.05
-"""A voxel above this share of the intensity scale is not background."""
-SLICE_FOREGROUND, PATCH_FOREGROUND = 0.05, 0.2
-"""Least share of foreground in a slice, and in a training patch."""
+EVERY = ("all", "any", "MR")
+"""Words for volumes of every contrast."""
+SLICE_FOREGROUND, PATCH_FOREGROUND = 0.05, 0.3
+"""Least share of foreground in a slice, and of tissue in a training patch."""
+TISSUE = 0.25
+"""A voxel of a patch above this share of the volume's median tissue is tissue, not noisy air."""
 IXI_NAME = re.compile(r"^(IXI\d+)-(Guys|HH|IOP)-\d+-(T1|T2|PD)$")
 IXI_CROP = (240, 240, 96)
 """In-plane rows and columns, and slices (POAN, Sec. 3.1)."""
@@ -54,8 +66,10 @@ class Pair:
     source: Source
     hr: Array
     lr: Array
-    cutoff: float
-    """Zero-fill cutoff that was found and undone, 1.0 for none."""
+    cutoff: tuple[float, float]
+    """Zero-fill cutoff of rows and columns that was found and undone, 1.0 for none."""
+    tissue: float = 1.0
+    """Median of LR's foreground, which an SNR refers to."""
 
 
 def stem(path: Path) -> str:
@@ -75,18 +89,41 @@ def contrast_of(name: str) -> str | None:
     return found[1].upper() if found else None
 
 
+NOT_A_SUBJECT = (
+    r"(?:(?:t1|t2|pd|flair)(?:w|c|ce|gd)?|mr\d*|ses(?:sion)?[-_]?\d+|study[-_]?\d+|run[-_]?\d+"
+    r"|ax(?:ial)?|tra(?:nsversal)?|cor(?:onal)?|sag(?:ittal)?|gd|ce)"
+)
+"""A token of a name that tells contrast, session, study, run or plane."""
+
+
 def subject_of(name: str) -> str:
-    """Who was scanned, from a file name: BIDS ``sub-``, IXI, patientNN or subjNN, else the stem.
+    """Who was scanned, from a file name: BIDS ``sub-``, IXI, patientNN or subjNN.
+
+    Else what is left of the name without the tokens of contrast, session, study, run and plane at
+    either end.
 
     >>> subject_of("T1_openms_patient01_study2.nii.gz"), subject_of("T1_ds002748_sub-37.nii.gz")
     ('patient01', 'sub-37')
+    >>> subject_of("BraTS2021_00001_t1.nii.gz"), subject_of("T2_S01_ses1_ax.nii")
+    ('BraTS2021_00001', 'S01')
     """
     found = re.search(r"(sub-[A-Za-z0-9]+|IXI\d+|(?:patient|subject|subj)[-_]?\d+)", name)
-    return found[1] if found else stem(Path(name))
+    if found:
+        return found[1]
+    left = stem(Path(name))
+    while (less := _without_token(left)) != left:
+        left = less
+    return left
+
+
+def _without_token(name: str) -> str:
+    """``name`` less one token at its end or else at its start."""
+    less = re.sub(rf"[-_.]{NOT_A_SUBJECT}$", "", name, flags=re.IGNORECASE)
+    return less if less != name else re.sub(rf"(?i)^{NOT_A_SUBJECT}[-_.]", "", name)
 
 
 def find_sources(folder: Path, contrast: str, table: Path | None = None) -> list[Source]:
-    """The folder's volumes of one contrast (``all``: of every one), sorted by name.
+    """The folder's volumes of one contrast (of every one for a word of EVERY), sorted by name.
 
     A TSV with the columns file, contrast and subject overrides what the names say. Raises
     PoanError if the folder has none.
@@ -98,7 +135,7 @@ def find_sources(folder: Path, contrast: str, table: Path | None = None) -> list
     for path in sorted(p for p in folder.rglob("*.nii*") if re.search(r"\.nii(\.gz)?$", p.name)):
         row = named.get(path.name) or named.get(str(path.relative_to(folder))) or {}
         has = row.get("contrast") or contrast_of(stem(path))
-        if has and contrast in (has, "all"):
+        if has and contrast in (has, *EVERY):
             who = row.get("subject") or subject_of(path.name)
             sources.append(Source(path=path, contrast=has, subject=who))
     if not sources:
@@ -123,6 +160,17 @@ def _read_table(path: Path) -> dict[str, dict[str, str]]:
     return {row["file"]: row for row in rows}
 
 
+def set_aside(sources: Sequence[Source], subjects: Sequence[str]) -> list[Source]:
+    """The sources of everyone but ``subjects``. Raises PoanError for a subject who is not there."""
+    missing = set(subjects) - {s.subject for s in sources}
+    if missing:
+        raise PoanError(
+            f"--hold-out: no volume of {', '.join(sorted(missing))}; the subjects are "
+            f"{', '.join(sorted({s.subject for s in sources}))}"
+        )
+    return [s for s in sources if s.subject not in subjects]
+
+
 def split_by_subject(
     sources: Sequence[Source], share: float, seed: int = 0
 ) -> tuple[list[Source], list[Source]]:
@@ -143,8 +191,8 @@ def split_by_subject(
     return [s for s in sources if s.subject in train], [s for s in sources if s.subject in held_out]
 
 
-def hr_slices(source: Source, axis: str | int | None = None) -> tuple[Array, float]:
-    """(slices (S, H, W) float32 in the file's units, zero-fill cutoff that was undone).
+def hr_slices(source: Source, axis: str | int | None = None) -> tuple[Array, tuple[float, float]]:
+    """(slices (S, H, W) float32 in the file's units, zero-fill cutoffs that were undone).
 
     Not-finite values become zero. IXI volumes are cropped to 240x240x96 about their centre;
     T1 of IXI is stacked sagittally, which its largest spacing says already.
@@ -176,7 +224,7 @@ def make_pair(source: Source, scale: int, method: Degradation, axis: str | int |
     unit = intensity_unit(lr)
     hr, lr = hr / np.float32(unit), lr / np.float32(unit)
     keep = (lr > FOREGROUND).mean(axis=(1, 2)) >= SLICE_FOREGROUND
-    return Pair(source=source, hr=hr[keep], lr=lr[keep], cutoff=cutoff)
+    return Pair(source=source, hr=hr[keep], lr=lr[keep], cutoff=cutoff, tissue=tissue_of(lr))
 
 
 def default_cache() -> Path:
@@ -200,7 +248,8 @@ def cached_pair(
         temporary = Path(tempfile.mkdtemp(dir=cache, prefix=".tmp-"))
         np.save(temporary / "hr.npy", pair.hr)
         np.save(temporary / "lr.npy", pair.lr)
-        (temporary / "facts.json").write_text(json.dumps({"cutoff": pair.cutoff}))
+        facts = {"cutoff": pair.cutoff, "tissue": pair.tissue}
+        (temporary / "facts.json").write_text(json.dumps(facts))
         try:
             temporary.rename(folder)
         except OSError:  # another process was faster with the same content
@@ -211,7 +260,8 @@ def cached_pair(
         source=source,
         hr=np.load(folder / "hr.npy", mmap_mode="r"),
         lr=np.load(folder / "lr.npy", mmap_mode="r"),
-        cutoff=facts["cutoff"],
+        cutoff=tuple(facts["cutoff"]),
+        tissue=facts["tissue"],
     )
 
 
@@ -230,12 +280,14 @@ def load_pairs(
 
 
 class PatchSampler:
-    """Random patches as a function of seed and step, so that resuming repeats nothing.
+    """Random patches as a function of seed, rank, step and index, so that resuming repeats nothing.
 
     ``batch(step)`` returns LR (N, 1, p, p) and HR (N, 1, s p, s p), float32, flipped and transposed
     at random; on the k-space grid transposed only, for a flip would move LR against HR by s - 1 HR
-    voxels. A volume is drawn in proportion to its slices; a patch that shows mostly background is
-    drawn again, up to eight times. ``patch`` is clamped to the smallest slice.
+    voxels. With an ``acquisition`` (of pairs whose LR is ``truncated``) each patch's LR is a scan
+    of its own. A volume is drawn in proportion to the root of its slices, so that one of 200 does
+    not drown ten of 20; a patch that shows mostly air is drawn again, up to eight times. ``patch``
+    is clamped to the smallest slice.
     """
 
     def __init__(
@@ -248,34 +300,75 @@ class PatchSampler:
         *,
         rank: int = 0,
         grid: Grid = "centre",
+        acquisition: Acquisition | None = None,
     ) -> None:
         if not pairs:
             raise PoanError("no slice with anything but background to train on")
         self.pairs, self.scale, self.batch_size = list(pairs), scale, batch_size
         self.patch = min(patch, *(min(p.lr.shape[1:]) for p in pairs))
-        counts = np.array([len(p.lr) for p in pairs], dtype=float)
+        counts = np.sqrt([len(p.lr) for p in pairs])
         self.odds = counts / counts.sum()
         self.seed, self.rank, self.flips = seed, rank, grid == "centre"
+        self.acquisition = acquisition
 
     def batch(self, step: int) -> tuple[Array, Array]:
-        rng = np.random.default_rng([self.seed, self.rank, step])
-        lr, hr = zip(*(self._patch(rng) for _ in range(self.batch_size)), strict=True)
+        drawn = (self._patch(step, index) for index in range(self.batch_size))
+        lr, hr = zip(*drawn, strict=True)
         return np.stack(lr)[:, None], np.stack(hr)[:, None]
 
-    def _patch(self, rng: np.random.Generator) -> tuple[Array, Array]:
+    def _patch(self, step: int, index: int) -> tuple[Array, Array]:
+        rng = np.random.default_rng([self.seed, self.rank, step, index])
         s, p = self.scale, self.patch
         pair = self.pairs[int(rng.choice(len(self.pairs), p=self.odds))]
-        for _ in range(8):
-            z = int(rng.integers(len(pair.lr)))
-            y, x = (int(rng.integers(n - p + 1)) for n in pair.lr.shape[1:])
-            lr = pair.lr[z, y : y + p, x : x + p]
-            if (lr > FOREGROUND).mean() >= PATCH_FOREGROUND:
-                break
+        z, y, x = self._place(pair, rng)
+        lr = self._lr(pair, z, y, x, rng)
         hr = pair.hr[z, s * y : s * (y + p), s * x : s * (x + p)]
         transpose, *flips = (bool(rng.integers(2)) for _ in range(3))
         if self.flips:
             lr, hr = flipped(lr, *flips), flipped(hr, *flips)
         return (lr.T, hr.T) if transpose else (lr, hr)
+
+    def _place(self, pair: Pair, rng: np.random.Generator) -> tuple[int, int, int]:
+        """Slice, row, column of a patch in LR voxels, one with tissue if eight tries find it."""
+        p = self.patch
+        for _ in range(8):
+            z = int(rng.integers(len(pair.lr)))
+            y, x = (int(rng.integers(n - p + 1)) for n in pair.lr.shape[1:])
+            lr = pair.lr[z, y : y + p, x : x + p]
+            if (lr > TISSUE * pair.tissue).mean() >= PATCH_FOREGROUND:
+                break
+        return z, y, x
+
+    def _lr(self, pair: Pair, z: int, y: int, x: int, rng: np.random.Generator) -> Array:
+        rows, columns = slice(y, y + self.patch), slice(x, x + self.patch)
+        if self.acquisition is None:
+            return pair.lr[z, rows, columns]
+        scan = draw(self.acquisition, rng)
+        if scan.bicubic:
+            return bicubic_patch(pair.hr[z], y, x, self.patch, self.scale)
+        return acquire(pair.lr[z], scan, pair.tissue, rng)[rows, columns]
+
+
+class Ahead:
+    """``sampler.batch`` with the next step's batch made by a thread while this one is trained on.
+
+    The batches are the same: each is a function of its step.
+    """
+
+    def __init__(self, sampler: PatchSampler) -> None:
+        self.sampler, self.worker = sampler, ThreadPoolExecutor(1)
+        self.next: dict[int, Future[tuple[Array, Array]]] = {}
+
+    def __enter__(self) -> "Ahead":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.worker.shutdown(cancel_futures=True)
+
+    def batch(self, step: int) -> tuple[Array, Array]:
+        now = self.next.get(step) or self.worker.submit(self.sampler.batch, step)
+        self.next = {step + 1: self.worker.submit(self.sampler.batch, step + 1)}
+        return now.result()
 
 
 def flipped(x: Array, rows: bool, columns: bool) -> Array:
@@ -283,9 +376,18 @@ def flipped(x: Array, rows: bool, columns: bool) -> Array:
     return x[:: -1 if rows else 1, :: -1 if columns else 1]
 
 
-def fixed_tiles(pairs: Sequence[Pair], scale: int, size: int, count: int) -> tuple[Array, Array]:
+def fixed_tiles(
+    pairs: Sequence[Pair],
+    scale: int,
+    size: int,
+    count: int,
+    acquisition: Acquisition | None = None,
+) -> tuple[Array, Array]:
     """The same ``count`` tiles every time, as many of each pair: LR and HR as in a batch."""
-    samplers = [PatchSampler([pair], scale, size, 1, seed=2021, grid="kspace") for pair in pairs]
+    samplers = [
+        PatchSampler([pair], scale, size, 1, seed=2021, grid="kspace", acquisition=acquisition)
+        for pair in pairs
+    ]
     drawn = [samplers[i % len(samplers)].batch(i) for i in range(count)]
     lr, hr = zip(*drawn, strict=True)
     return np.concatenate(lr), np.concatenate(hr)

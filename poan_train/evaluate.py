@@ -1,12 +1,12 @@
-"""poan-eval: PSNR and SSIM of a checkpoint against bicubic, per volume, with a picture."""
+"""poan-eval: PSNR and SSIM of a checkpoint against bicubic and sinc, per volume, with a picture."""
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -21,9 +21,11 @@ from poan_runtime.tiles.ensemble import SelfEnsemble
 from poan_runtime.tiles.layout import Layout, lay_out
 from poan_runtime.tiles.run import SliceRunner, Timings
 from poan_train import networks
-from poan_train.checkpoint import load_network
-from poan_train.data import CONTRASTS, Pair, cached_pair, default_cache, find_sources
-from poan_train.degrade import GRID, Array
+from poan_train.acquire import KINDS
+from poan_train.checkpoint import Facts, load_network
+from poan_train.data import CONTRASTS, EVERY, Pair, cached_pair, default_cache, find_sources
+from poan_train.degrade import GRID, Array, Degradation, sinc
+from poan_train.kinds import case_of, kinds_table, score, summaries
 from poan_train.metrics import psnr, ssim
 from poan_train.networks.poan import POAB
 from poan_train.resample import Grid, cubic_matrix
@@ -143,6 +145,28 @@ def evaluate_pair(
     return row, [lr[middle], up[middle], sr[middle], hr[middle]]
 
 
+def evaluate_kind(
+    network: nn.Module,
+    pair: Pair,
+    scale: int,
+    kind: str,
+    tiling: Tiling,
+    every: int,
+    ensemble: bool,
+) -> tuple[dict[str, Any], list[Array]]:
+    """(the volume's row in one kind of LR, its middle slice as [LR, sinc, SR, HR])."""
+    case = case_of(pair, scale, kind, every)
+    estimates = {
+        "bicubic": bicubic(case.lr, scale, "centre"),
+        "sinc": sinc(case.lr, scale),
+        "sr": super_resolve(network, case.lr, scale, "centre", tiling, self_ensemble=ensemble),
+    }
+    row: dict[str, Any] = {"volume": pair.source.path.name, "contrast": pair.source.contrast}
+    row |= {"zero_fill_cutoff": pair.cutoff, **score(case, estimates)}
+    images = (case.lr, estimates["sinc"], estimates["sr"], case.hr)
+    return row, [image[len(case.lr) // 2] for image in images]
+
+
 def mean_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The mean over volumes of every measure."""
     return {
@@ -170,9 +194,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def picture(panels: Sequence[tuple[str, Sequence[Array]]], size: int = 160) -> Image.Image:
-    """One row per volume: crops of LR, bicubic, SR, HR, and both errors five times enlarged."""
-    names = ("LR", "bicubic", "SR", "HR", "error of bicubic x5", "error of SR x5")
+def picture(
+    panels: Sequence[tuple[str, Sequence[Array]]], size: int = 160, rival: str = "bicubic"
+) -> Image.Image:
+    """One row per volume: crops of LR, its rival, SR, HR, and both errors five times enlarged."""
+    names = ("LR", rival, "SR", "HR", f"error of {rival} x5", "error of SR x5")
     cell = 2 * size
     sheet = Image.new("L", (cell * len(names), (cell + 16) * len(panels)), 0)
     draw = ImageDraw.Draw(sheet)
@@ -207,7 +233,16 @@ def parser() -> argparse.ArgumentParser:
     p = Parser(prog="poan-eval", description=__doc__)
     p.add_argument("--ckpt", type=Path, required=True)
     p.add_argument("--data", type=Path, required=True, help="folder of HR NIfTI volumes")
-    p.add_argument("--contrast", choices=(*CONTRASTS, "all"), help="default: the checkpoint's")
+    p.add_argument("--contrast", choices=(*CONTRASTS, *EVERY), help="default: the checkpoint's")
+    p.add_argument(
+        "--lr-model",
+        nargs="+",
+        choices=(*KINDS, "all"),
+        metavar="KIND",
+        help=f"kinds of LR, measured within the head against bicubic and sinc: {', '.join(KINDS)}, "
+        "all; default: the LR that the checkpoint was trained on, whole slices against bicubic; "
+        "all for one trained on a scanner's",
+    )
     p.add_argument("--table", type=Path, help="TSV with file, contrast, subject")
     p.add_argument("--axis", help="slice axis: 0, 1, 2, sagittal, coronal or axial")
     p.add_argument("--tile", type=int, help="LR tile, 0 for whole slices; default: the export's")
@@ -237,34 +272,82 @@ def run(args: argparse.Namespace) -> None:
     network, facts = load_network(args.ckpt)
     if args.without_attention:
         bypass_attention(network, args.ckpt)
-    method = facts.degradation["method"]
-    grid = GRID[method]
-    tiling = Tiling.of(facts.arch, args.tile)
     if args.every < 1:
         raise PoanError(f"need --every >= 1, got {args.every}")
-    rows, panels = [], []
-    for source in find_sources(args.data, args.contrast or facts.contrast, args.table):
-        cache = args.cache or default_cache()
-        pair = cached_pair(source, facts.scale, method, args.axis, cache)
-        if not len(pair.hr):
-            print(f"{source.path.name}: nothing but background, left out", file=sys.stderr)
-            continue
-        row, panel = evaluate_pair(
-            network, pair, facts.scale, grid, tiling, args.every, args.self_ensemble
-        )
-        rows.append(row)
-        panels.append((source.path.name, panel))
-    if not rows:
-        raise PoanError(f"{args.data}: no volume with anything but background")
-    summary = mean_row(rows)
-    print(table([*rows, summary]))
+    tiling = Tiling.of(facts.arch, args.tile)
+    kinds = kinds_of(args.lr_model, facts)
+    if kinds:
+        found, panels = run_kinds(args, network, facts, tiling, kinds)
+        means = summaries(found)
+        print(kinds_table([*found, *means]))
+        results = {"kinds": kinds, "volumes": found, "means": means}
+    else:
+        found, panels = run_whole(args, network, facts, tiling)
+        mean = mean_row(found)
+        print(table([*found, mean]))
+        results = {"volumes": found, "mean": mean}
     if args.json:
         content = {"checkpoint": args.ckpt.name, "arch": facts.arch, **asdict(tiling)}
         content |= {"self_ensemble": args.self_ensemble}
-        content |= {"without_attention": args.without_attention}
-        content |= {"every": args.every, "volumes": rows, "mean": summary}
+        content |= {"without_attention": args.without_attention, "every": args.every, **results}
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(content, indent=1) + "\n")
     if args.png:
         args.png.parent.mkdir(parents=True, exist_ok=True)
-        picture(panels).save(args.png)
+        picture(panels, rival="sinc" if kinds else "bicubic").save(args.png)
+
+
+def kinds_of(asked: Sequence[str] | None, facts: Facts) -> list[str]:
+    """The kinds of LR to measure on; none for the papers' way, on the checkpoint's own LR."""
+    if asked is None and facts.degradation["method"] in ("bicubic", "kspace"):
+        return []
+    if facts.degradation["method"] == "kspace":
+        raise PoanError("--lr-model: the kinds lie on the centre grid, this checkpoint does not")
+    return list(KINDS) if asked is None or "all" in asked else list(dict.fromkeys(asked))
+
+
+Panels: TypeAlias = list[tuple[str, list[Array]]]
+
+
+def run_kinds(
+    args: argparse.Namespace, network: nn.Module, facts: Facts, tiling: Tiling, kinds: list[str]
+) -> tuple[list[dict[str, Any]], Panels]:
+    """Rows and panels of every volume in every kind, sorted by kind."""
+    rows, panels = [], []
+    for pair in pairs_of(args, facts, "truncated"):
+        for kind in kinds:
+            row, panel = evaluate_kind(
+                network, pair, facts.scale, kind, tiling, args.every, args.self_ensemble
+            )
+            rows.append(row)
+            panels.append((f"{kind}: {pair.source.path.name}", panel))
+    return sorted(rows, key=lambda row: kinds.index(row["kind"])), panels
+
+
+def run_whole(
+    args: argparse.Namespace, network: nn.Module, facts: Facts, tiling: Tiling
+) -> tuple[list[dict[str, Any]], Panels]:
+    """Rows and panels of every volume on the LR that the network was trained on."""
+    rows, panels = [], []
+    method = facts.degradation["method"]
+    for pair in pairs_of(args, facts, method):
+        row, panel = evaluate_pair(
+            network, pair, facts.scale, GRID[method], tiling, args.every, args.self_ensemble
+        )
+        rows.append(row)
+        panels.append((pair.source.path.name, panel))
+    return rows, panels
+
+
+def pairs_of(args: argparse.Namespace, facts: Facts, method: Degradation) -> Iterator[Pair]:
+    """The volumes to measure on. Raises PoanError behind the last if none shows anything."""
+    cache, some = args.cache or default_cache(), False
+    for source in find_sources(args.data, args.contrast or facts.contrast, args.table):
+        pair = cached_pair(source, facts.scale, method, args.axis, cache)
+        if len(pair.hr):
+            some = True
+            yield pair
+        else:
+            print(f"{source.path.name}: nothing but background, left out", file=sys.stderr)
+    if not some:
+        raise PoanError(f"{args.data}: no volume with anything but background")

@@ -10,8 +10,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 
+from poan_runtime import geometry
+
 FloatArray: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
-Grid: TypeAlias = Literal["centre", "kspace"]
+Grid: TypeAlias = geometry.Grid
 Edge: TypeAlias = Literal["clamp", "symmetric"]
 
 

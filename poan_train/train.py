@@ -1,11 +1,8 @@
 """The training loop: L1, Adam, EMA, mixed precision, exact resume."""
 
-import json
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,20 +11,30 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from poan_runtime.errors import PoanError
 from poan_train import networks
+from poan_train.acquire import LRModel
 from poan_train.checkpoint import Facts, read_checkpoint, save_checkpoint
-from poan_train.data import Pair, PatchSampler, fixed_tiles
+from poan_train.data import Ahead, Pair, PatchSampler, fixed_tiles
 from poan_train.degrade import GRID
+from poan_train.log import Log
 from poan_train.metrics import psnr
 from poan_train.networks.poan import POAB
+from poan_train.ranks import (
+    Interrupted,
+    data_parallel,
+    interruptible,
+    mean_over_ranks,
+    of_first_rank,
+)
 from poan_train.resample import cubic_matrix
+from poan_train.resume import continued
 
 VALIDATION_TILE = 32
 """LR side of the tiles that a training is validated on, less where slices are smaller."""
+VALIDATION_TILES = 56
+"""How many: each draws a scan of its own, so few would tell of a few scans."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,23 +97,6 @@ def _cpu_has_bf16() -> bool:
     return capabilities.startswith("AVX512") and "avx512_bf16" in flags
 
 
-@contextmanager
-def data_parallel() -> Iterator[tuple[int, int, str]]:
-    """(rank, world size, device), with a process group where torchrun started several."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if world == 1:
-        yield 0, 1, device
-        return
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
-    try:
-        yield torch.distributed.get_rank(), world, device
-    finally:
-        torch.distributed.destroy_process_group()
-
-
 @dataclass(kw_only=True)
 class Run:
     """Everything that changes while training; ``state`` and ``restore`` round-trip it exactly."""
@@ -118,6 +108,8 @@ class Run:
     step: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    progress: float = 0.0
+    """Share of the run that is behind, as the first rank sees it."""
 
     def state(self) -> dict[str, Any]:
         return {
@@ -136,6 +128,12 @@ class Run:
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.cpu_seconds = state.get("cpu_seconds", 0.0)
+
+    def prepare(self, rate: float, config: TrainConfig) -> None:
+        """Set the learning rate of the next step, and whether POAB takes part."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.bypass_attention(self.progress < config.attention_from)
 
     def bypass_attention(self, bypass: bool) -> None:
         for module in (*self.network.modules(), *self.average.modules()):
@@ -158,51 +156,64 @@ def train(
     out: Path,
     *,
     resume: bool = False,
+    allow_changes: bool = False,
     init: Path | None = None,
 ) -> Facts:
     """Train the network that ``facts`` describes on ``pairs`` and write the checkpoint ``out``.
 
     Metrics go to ``out`` with the suffix .jsonl and to a TensorBoard folder beside it. Raises
-    PoanError when the loss stops being finite; the checkpoint of the last validation is kept.
+    PoanError when the loss stops being finite (the checkpoint of the last validation is kept) or
+    when what is resumed is another training, and Interrupted, with ``out`` written, on SIGINT or
+    SIGTERM.
     """
     torch.set_flush_denormal(True)  # or a step takes ten times longer once weights die out
-    with data_parallel() as (rank, world, device):
-        run = _start(facts, config, device, resume and out.is_file(), out, init)
-        stepper = _stepper(run, config, device, world)
-        sampler = PatchSampler(
-            pairs,
-            facts.scale,
-            config.patch,
-            config.batch,
-            config.seed,
-            rank=rank,
-            grid=GRID[facts.degradation["method"]],
-        )
+    with data_parallel() as (rank, world, device), interruptible() as interrupted:
+        run = _start(facts, config, device, resume, out, init)
+        if resume:
+            facts = continued(out, read_checkpoint(out)[0], facts, config, allow_changes)
+        step = _stepper(run, config, device, world)
         check = _validation(facts, validation or pairs, device)
-        with _Log(out, quiet=rank > 0, total=config.steps, start=run.step) as log:
+        with (
+            Ahead(_sampler(facts, config, pairs, rank)) as ahead,
+            Log(out, quiet=rank > 0, start=run.step) as log,
+        ):
             began, cpu_began = time.monotonic() - run.seconds, time.process_time() - run.cpu_seconds
             while True:
                 run.seconds = time.monotonic() - began
                 run.cpu_seconds = time.process_time() - cpu_began
-                progress = _progress(config, run)
-                if progress >= 1:
+                run.progress, stop = of_first_rank(_progress(config, run), interrupted, world)
+                if run.progress >= 1 or stop:
                     break
-                rate = learning_rate(config, run.step, progress)
-                for group in run.optimiser.param_groups:
-                    group["lr"] = rate
-                run.bypass_attention(progress < config.attention_from)
-                loss = stepper(*(torch.from_numpy(a).to(device) for a in sampler.batch(run.step)))
+                rate = learning_rate(config, run.step, run.progress)
+                run.prepare(rate, config)
+                loss = step(*(torch.from_numpy(a).to(device) for a in ahead.batch(run.step)))
                 run.step += 1
                 run.update_average(config.ema)
                 if run.step % config.log_every == 0 or run.step == 1:
-                    log.write(run, loss=float(loss), lr=rate, progress=progress)
-                if not math.isfinite(float(loss)):
-                    raise PoanError(_diverged(float(loss), run.step, out))
+                    log.write(run.step, run.seconds, run.progress, loss=loss, lr=rate)
+                if not math.isfinite(loss):
+                    raise PoanError(_diverged(loss, run.step, out))
                 if run.step % config.validate_every == 0 and rank == 0:
                     facts = _save(facts, config, run, check, log, out)
             if rank == 0:
-                facts = _save(facts, config, run, check, log, out)
+                facts = _save(facts, config, run, None if stop else check, log, out)
+    if stop:
+        raise Interrupted(f"stopped at step {run.step}; {out} holds it, and --resume goes on")
     return facts
+
+
+def _sampler(facts: Facts, config: TrainConfig, pairs: list[Pair], rank: int) -> PatchSampler:
+    model = LRModel.of_facts(facts.degradation)
+    return PatchSampler(
+        pairs,
+        facts.scale,
+        config.patch,
+        config.batch,
+        config.seed,
+        rank=rank,
+        grid=GRID[model.method],
+        acquisition=model.acquisition,
+    )
 
 
 def _diverged(loss: float, step: int, out: Path) -> str:
@@ -263,7 +274,8 @@ def load_matching(network: nn.Module, weights: dict[str, torch.Tensor], source: 
 
 def _stepper(
     run: Run, config: TrainConfig, device: str, world: int
-) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+) -> Callable[[torch.Tensor, torch.Tensor], float]:
+    """A function from a batch to its loss, the mean over ranks, that takes one step."""
     half = autocast_type(config.precision, device)
     model: nn.Module = run.network
     if world > 1:
@@ -272,7 +284,7 @@ def _stepper(
         torch.compile(model) if config.compile else model
     )
 
-    def step(lr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+    def step(lr: torch.Tensor, hr: torch.Tensor) -> float:
         if config.channels_last:
             lr = lr.to(memory_format=torch.channels_last)
         with torch.autocast(device, half or torch.bfloat16, enabled=half is not None):
@@ -285,7 +297,7 @@ def _stepper(
             nn.utils.clip_grad_norm_(run.network.parameters(), config.clip)
         run.scaler.step(run.optimiser)
         run.scaler.update()
-        return loss.detach()
+        return mean_over_ranks(loss.detach(), world)
 
     return step
 
@@ -293,13 +305,14 @@ def _stepper(
 def _validation(
     facts: Facts, pairs: list[Pair], device: str
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """A function from a network to its PSNR on 24 fixed tiles, beside bicubic's.
+    """A function from a network to its PSNR on fixed tiles, beside bicubic's.
 
     The tiles are the same whatever the training's patch, so that runs with other patches compare.
     """
     side = min(VALIDATION_TILE, *(min(p.lr.shape[1:]) for p in pairs))
-    lr, hr = fixed_tiles(pairs, facts.scale, side, 24)
-    up = cubic_matrix(lr.shape[-1], hr.shape[-1], grid=GRID[facts.degradation["method"]])
+    model = LRModel.of_facts(facts.degradation)
+    lr, hr = fixed_tiles(pairs, facts.scale, side, VALIDATION_TILES, model.acquisition)
+    up = cubic_matrix(lr.shape[-1], hr.shape[-1], grid=GRID[model.method])
     bicubic = psnr(hr[:, 0], (up @ lr[:, 0] @ up.T).astype(np.float32), "slice")
 
     @torch.no_grad()
@@ -311,9 +324,11 @@ def _validation(
     return check
 
 
-def _save(facts: Facts, config: TrainConfig, run: Run, check: Any, log: "_Log", out: Path) -> Facts:
-    metrics = check(run.average)
-    log.write(run, **metrics)
+def _save(facts: Facts, config: TrainConfig, run: Run, check: Any, log: Log, out: Path) -> Facts:
+    """Write the checkpoint, with the metrics of ``check`` where that is given."""
+    metrics = check(run.average) if check else facts.metrics
+    if check:
+        log.write(run.step, run.seconds, run.progress, **metrics)
     training = {
         **facts.training,
         **asdict(config),
@@ -324,36 +339,3 @@ def _save(facts: Facts, config: TrainConfig, run: Run, check: Any, log: "_Log", 
     facts = replace(facts, training=training, metrics=metrics)
     save_checkpoint(out, facts, run.average.state_dict(), run.state())
     return facts
-
-
-class _Log:
-    """Progress bar with an ETA, a JSON line and TensorBoard scalars per record."""
-
-    def __init__(self, out: Path, *, quiet: bool, total: int, start: int) -> None:
-        self.quiet = quiet
-        if quiet:
-            return
-        out.parent.mkdir(parents=True, exist_ok=True)
-        self.lines = out.with_suffix(".jsonl").open("a" if start else "w")
-        self.board = SummaryWriter(str(out.with_suffix("")) + "_tensorboard", purge_step=start)
-        self.bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, disable=None)
-
-    def __enter__(self) -> "_Log":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if not self.quiet:
-            self.bar.close()
-            self.board.close()
-            self.lines.close()
-
-    def write(self, run: Run, **values: float) -> None:
-        if self.quiet:
-            return
-        record = {"step": run.step, "seconds": round(run.seconds, 1), **values}
-        self.lines.write(json.dumps(record) + "\n")
-        self.lines.flush()
-        for name, value in values.items():
-            self.board.add_scalar(name, value, run.step)
-        self.bar.update(run.step - self.bar.n)
-        self.bar.set_postfix({k: f"{v:.4g}" for k, v in values.items() if k != "progress"})

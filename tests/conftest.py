@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
 
-from poan_export.plans.build import BuiltPlan, build_plan, gpu_here
+from poan_runtime.engines.tensorrt.build.plan import BuiltPlan, build_plan, gpu_here
 from tests.tiny.graphs import SCALE, TILE, answer, order_for, residual_graph, sha256
 from tests.tiny.models import IDENTITY, SMOOTH, graph, manifest
 
@@ -126,6 +126,24 @@ def scan_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Checkpoint and folder of ``poan-export --fp16`` for the tiny network x2; not to be changed.
+
+    Torch is imported here, so that tests of the runtime alone do not wait for it.
+    """
+    from poan_export.cli import main
+    from poan_train.checkpoint import save_checkpoint
+    from tests.tiny.networks import TILE, facts_of, tiny_network
+
+    folder = tmp_path_factory.mktemp("export")
+    path, network = folder / "tiny.pt", tiny_network()
+    save_checkpoint(path, facts_of(network), network.state_dict())
+    arguments = ["--ckpt", str(path), "--tile", str(TILE), "--fp16", "--engine", "none"]
+    assert main([*arguments, "--halo", "1", "--overlap", "2"]) == 0
+    return path, folder / "tiny"
+
+
+@pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> BuiltPlan:
     """A real plan of the tiny graph in fp16, for SM86 and SM89."""
     path = tmp_path_factory.mktemp("built") / "model.fp16.onnx"
@@ -173,7 +191,7 @@ def folder(built: BuiltPlan, tmp_path: Path) -> Path:
             }
             for name, precision in (("model.onnx", "fp32"), ("model.fp16.onnx", "fp16"))
         ]
-        + [built.manifest_entry()],
+        + [built.manifest_entry().json()],
         "vectors": {"name": "vectors.npz", "sha256": sha256(out / "vectors.npz")},
         "relative_error_floor": 1e-6,
         "parity": {"verdict": "pass", "checks": []},

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from poan_runtime.engines.backend import installed
+from poan_runtime import extras
 from poan_runtime.errors import PoanError
 from poan_train import cli, evaluate
 from poan_train.checkpoint import load_network, read_checkpoint
@@ -117,7 +117,8 @@ def train_command(
     command += [*(budget or protocol.budget), *protocol.extra, *shlex.split(tried)]
     digest = hashlib.sha256(json.dumps(command).encode()).hexdigest()[:10]
     name = f"{row.contrast}_x{row.scale}_{row.arch.removesuffix('+')}_{digest}.pt"
-    return [*command, "--resume", "--out", str(protocol.out / "checkpoints" / name)]
+    out = protocol.out / "checkpoints" / name
+    return [*command, *(["--resume"] if out.is_file() else []), "--out", str(out)]
 
 
 def eval_command(row: Row, protocol: Protocol, checkpoint: Path, out: Path) -> list[str]:
@@ -213,7 +214,7 @@ def _train(
 
 
 def _classical(row: Row, protocol: Protocol) -> dict[str, Any]:
-    with installed("skimage", "classical"):
+    with extras.needs("skimage", "classical"):
         from poan_train.classical import CLASSICAL as METHODS
     from poan_train.degrade import GRID
 

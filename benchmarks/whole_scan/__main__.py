@@ -33,7 +33,7 @@ from benchmarks.whole_scan.contenders import (
 from benchmarks.whole_scan.outcome import summarise, text, write_plot
 from poan_runtime.errors import PoanError
 from poan_runtime.models.manifest import read_manifest
-from poan_runtime.tiles.layout import least_overlap_of, plan_axis
+from poan_runtime.tiles.layout import lay_out_axis, least_overlap_of
 from poan_train.data import default_cache
 
 POAN_DEFAULT = ("=", "fp32=--precision fp32")
@@ -121,7 +121,7 @@ def prepare(args: argparse.Namespace) -> tuple[Setting, dict[str, Any]]:
         export_plain(network, tile, onnx)
     side = args.size // manifest.scale
     least = least_overlap_of(manifest.overlap)
-    axis = plan_axis(side, tile, manifest.halo, manifest.overlap, manifest.scale, least)
+    axis = lay_out_axis(side, tile, manifest.halo, manifest.overlap, manifest.scale, least)
     setting = Setting(
         model=args.model,
         ckpt=args.ckpt,

@@ -10,8 +10,8 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -23,12 +23,14 @@ from torch import nn
 from poan_export.gate.real_tiles import Cases, chunks
 from poan_export.trace.onnx_export import INPUT_NAME, OUTPUT_NAME
 from poan_export.trace.stages import OUTPUT, Tapped, kind_of, pools_of, taps_of
+from poan_runtime.engines.verify import relative_error
+from poan_runtime.models.manifest import Check
 from poan_train.metrics import psnr, ssim
 from poan_train.networks.covariance import CovariancePooling, EighPower
 
 Array = NDArray[Any]
-Stages = Mapping[str, Array]
-"""Stage -> (N, ...), one row per case."""
+Taps = Mapping[str, Array]
+"""Name of a stage -> its tensor (N, ...), one row per case."""
 
 RELATIVE_ERROR_FLOOR = 1e-6
 """Smallest max|ref| that a relative error is taken to: a millionth of the intensity unit."""
@@ -40,7 +42,7 @@ OUTPUT_REASON = (
     "a thousandth of the features; 1e-4 leaves room for another order of sums"
 )
 ROOT_REASON = (
-    "a converged root of a covariance of condition 6e6 summed in float32 is within 3e-4 of "
+    "a converged root of a covariance of condition 3e4 summed in float32 is within 3e-4 of "
     "float64 eigh; an iteration too few is beyond 1e-3"
 )
 STAGE_FACTOR = 4.0
@@ -50,38 +52,21 @@ STAGE_REASON = (
 )
 PSNR_CHANGE, SSIM_CHANGE = 0.01, 1e-4
 QUALITY_REASON = "trained weights: a change against HR that no table would show"
-HALF_TOLERANCE = {"fp16": 1e-2, "bf16": 8e-2, "int8": 2e-1}
-HALF_REASON = (
+Reduced = Literal["fp16", "bf16", "int8"]
+REDUCED_TOLERANCE: Mapping[Reduced, float] = {"fp16": 1e-2, "bf16": 8e-2, "int8": 2e-1}
+REDUCED_REASON = (
     "half precision rounds features of order 1 to 5e-4 (fp16) or 4e-3 (bf16) whatever the size of "
     "the output, so errors count against the intensity unit or the largest output; twenty "
     "roundings are allowed. Eight-bit convolutions are judged by the mean loss of PSNR, and their "
     "bound finds a broken engine: nearest neighbours are 0.3 and more away"
 )
-HALF_QUALITY = {"fp16": (0.05, 1e-3), "bf16": (0.2, 1e-2), "int8": (0.5, 2e-2)}
+REDUCED_QUALITY: Mapping[Reduced, tuple[float, float]] = {
+    "fp16": (0.05, 1e-3),
+    "bf16": (0.2, 1e-2),
+    "int8": (0.5, 2e-2),
+}
 UNTRAINED = "weights are untrained: quality against HR is reported, not judged"
 INFORMATION = "reported, not judged"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One comparison. ``value`` is None where it is not finite, ``tolerance`` where none holds."""
-
-    file: str
-    stage: str
-    case: str
-    metric: str
-    value: float | None
-    tolerance: float | None
-    reason: str
-
-    @property
-    def passed(self) -> bool:
-        if self.tolerance is None:
-            return True
-        return self.value is not None and self.value <= self.tolerance
-
-    def json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class ParityFailure(Exception):
@@ -97,23 +82,9 @@ def finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def relative_error(y: Array, reference: Array, floor: float = RELATIVE_ERROR_FLOOR) -> float:
-    """max|y - ref| / max(max|ref|, floor) over one tile; infinite where y is not finite.
-
-    >>> relative_error(np.array([1.0, 2.5]), np.array([1.0, 2.0]))
-    0.25
-    >>> relative_error(np.array([np.nan]), np.array([1.0]))
-    inf
-    """
-    if not np.isfinite(y).all():
-        return math.inf
-    scale = max(float(np.abs(reference).max()), floor)
-    return float(np.abs(y - reference).max()) / scale
-
-
 def unit_error(y: Array, reference: Array) -> float:
     """max|y - ref| / max(max|ref|, 1): relative to the intensity unit or the largest value."""
-    return relative_error(y, reference, floor=1.0)
+    return relative_error(y, reference, 1.0)
 
 
 def norm_error(y: Array, reference: Array) -> float:
@@ -125,7 +96,7 @@ def norm_error(y: Array, reference: Array) -> float:
 
 
 def run_torch(network: nn.Module, batch: Array, dtype: torch.dtype) -> dict[str, Array]:
-    """Every stage of ``network`` computed in ``dtype``."""
+    """Run ``network`` in ``dtype``: every stage by name."""
     tapped = Tapped(copy.deepcopy(network), taps_of(network)).to(dtype).eval()
     rows: list[list[Array]] = []
     with torch.inference_mode():
@@ -138,7 +109,7 @@ def run_torch(network: nn.Module, batch: Array, dtype: torch.dtype) -> dict[str,
 
 
 def run_onnx(twin: onnx.ModelProto, batch: Array, threads: int = 0) -> dict[str, Array]:
-    """Every output of a graph through ONNX Runtime on the CPU; 0 threads are all there are."""
+    """Run a graph in ONNX Runtime on a CPU; every output by stage. 0 ``threads`` are all cores."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.enable_cpu_mem_arena = False  # takes what earlier stages freed
@@ -155,7 +126,7 @@ def run_onnx(twin: onnx.ModelProto, batch: Array, threads: int = 0) -> dict[str,
 
 
 def time_onnx(model: onnx.ModelProto, batch: Array, repeats: int = 3) -> float:
-    """Least seconds of a run through ONNX Runtime on the CPU, after one to warm up."""
+    """The fewest seconds that ONNX Runtime takes on the CPU, after one run to warm up."""
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -179,30 +150,37 @@ def root_of(features: Array, pool: CovariancePooling) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """What every file is compared with."""
+    """The tiles, and the reference answers that every file is compared with."""
 
     cases: Cases
     network: nn.Module
-    reference: Stages
+    reference: Taps
     """PyTorch, eigh, float64."""
-    float32: Stages
+    float32: Taps
     """PyTorch, eigh, float32."""
     trained: bool
 
     def names(self) -> Iterator[tuple[int, str]]:
         return enumerate(case.name for case in self.cases.items)
 
-    def check_float32(self, file: str, engine: Stages) -> list[Check]:
+    def check_float32(self, file: str, engine: Taps) -> list[Check]:
         """All checks of a float32 file, stage by stage in the order of computation."""
         checks: list[Check] = []
         pools = pools_of(self.network)
         for stage in [*self.reference][1:]:
             for i, case in self.names():
                 if stage in pools:
-                    checks += self._root_checks(file, stage, i, case, engine, *pools[stage])
+                    own_root = self._own_root(file, stage, i, case, engine, *pools[stage])
+                    value = norm_error(engine[stage][i], self.reference[stage][i])
+                    away = replace(own_root, metric="relative_norm_error", value=finite(value))
+                    checks += [away, own_root]
                     continue
-                own = relative_error(self.float32[stage][i], self.reference[stage][i])
-                value = relative_error(engine[stage][i], self.reference[stage][i])
+                own = relative_error(
+                    self.float32[stage][i], self.reference[stage][i], RELATIVE_ERROR_FLOOR
+                )
+                value = relative_error(
+                    engine[stage][i], self.reference[stage][i], RELATIVE_ERROR_FLOOR
+                )
                 tolerance = max(OUTPUT_TOLERANCE, STAGE_FACTOR * own)
                 checks.append(
                     Check(
@@ -216,35 +194,6 @@ class Gate:
                     )
                 )
         return [*checks, *self.output_checks(file, engine[OUTPUT])]
-
-    def _root_checks(
-        self,
-        file: str,
-        stage: str,
-        i: int,
-        case: str,
-        engine: Stages,
-        features: str,
-        pool: CovariancePooling,
-    ) -> list[Check]:
-        z = engine[stage][i]
-        own = root_of(engine[features][i : i + 1], pool)[0]
-        values = {
-            "relative_norm_error": norm_error(z, self.reference[stage][i]),
-            "root_error_on_own_features": norm_error(z, own),
-        }
-        return [
-            Check(
-                file=file,
-                stage=stage,
-                case=case,
-                metric=metric,
-                value=finite(value),
-                tolerance=ROOT_TOLERANCE,
-                reason=ROOT_REASON,
-            )
-            for metric, value in values.items()
-        ]
 
     def output_checks(
         self,
@@ -272,7 +221,8 @@ class Gate:
 
         for i, case in self.names():
             reference = self.reference[OUTPUT][i]
-            add(case, "relative_error", relative_error(y[i], reference), tolerance, reason)
+            error = relative_error(y[i], reference, RELATIVE_ERROR_FLOOR)
+            add(case, "relative_error", error, tolerance, reason)
             add(case, "max_abs_error", float(np.abs(y[i] - reference).max()), None, INFORMATION)
             add(case, "psnr_between_db", psnr(reference, y[i]), None, INFORMATION)
             hr = self.cases.items[i].hr
@@ -285,7 +235,7 @@ class Gate:
         return checks
 
     def part(self, tiles: Sequence[int]) -> "Gate":
-        """The gate on some of its tiles."""
+        """The same gate with some of its tiles alone."""
         rows = list(tiles)
         items = tuple(self.cases.items[i] for i in rows)
         return replace(
@@ -295,70 +245,96 @@ class Gate:
             float32={stage: y[rows] for stage, y in self.float32.items()},
         )
 
-    def check_half(self, file: str, engine: Stages, half: str) -> list[Check]:
-        """All checks of a run in half precision, stage by stage in the order of computation."""
+    def check_reduced(self, file: str, engine: Taps, precision: Reduced) -> list[Check]:
+        """All checks of a run whose arithmetic rounds to ``precision``, in order of computation."""
         checks: list[Check] = []
         pools = pools_of(self.network)
         for stage in [*self.reference][1:]:
             for i, case in self.names():
-                value = unit_error(engine[stage][i], self.reference[stage][i])
-                metric, tolerance, reason = "unit_error", None, INFORMATION
                 if stage in pools:
-                    features, pool = pools[stage]
-                    own = root_of(engine[features][i : i + 1], pool)[0]
-                    value = norm_error(engine[stage][i], own)
-                    metric, tolerance = "root_error_on_own_features", ROOT_TOLERANCE
-                    reason = ROOT_REASON
-                elif not math.isfinite(value):
-                    tolerance, reason = float(np.finfo(np.float32).max), "must be finite"
-                checks.append(
-                    Check(
-                        file=file,
-                        stage=stage,
-                        case=case,
-                        metric=metric,
-                        value=finite(value),
-                        tolerance=tolerance,
-                        reason=reason,
-                    )
-                )
-        y = engine[OUTPUT]
-        for check in self.output_checks(file, y, None, INFORMATION, HALF_QUALITY[half]):
+                    checks.append(self._own_root(file, stage, i, case, engine, *pools[stage]))
+                else:
+                    checks.append(self._finite(file, stage, i, case, engine[stage][i]))
+        return [*checks, *self._reduced_output(file, engine[OUTPUT], precision)]
+
+    def _own_root(
+        self,
+        file: str,
+        stage: str,
+        i: int,
+        case: str,
+        engine: Taps,
+        features: str,
+        pool: CovariancePooling,
+    ) -> Check:
+        """Compare z with the exact root of the features that the same run computed."""
+        own = root_of(engine[features][i : i + 1], pool)[0]
+        return Check(
+            file=file,
+            stage=stage,
+            case=case,
+            metric="root_error_on_own_features",
+            value=finite(norm_error(engine[stage][i], own)),
+            tolerance=ROOT_TOLERANCE,
+            reason=ROOT_REASON,
+        )
+
+    def _finite(self, file: str, stage: str, i: int, case: str, y: Array) -> Check:
+        """Report the error of a stage; fail where the stage is not finite."""
+        value = unit_error(y, self.reference[stage][i])
+        good = math.isfinite(value)
+        return Check(
+            file=file,
+            stage=stage,
+            case=case,
+            metric="unit_error",
+            value=finite(value),
+            tolerance=None if good else float(np.finfo(np.float32).max),
+            reason=INFORMATION if good else "must be finite",
+        )
+
+    def _reduced_output(self, file: str, y: Array, precision: Reduced) -> list[Check]:
+        checks: list[Check] = []
+        index = {case: i for i, case in self.names()}
+        for check in self.output_checks(file, y, None, INFORMATION, REDUCED_QUALITY[precision]):
             checks.append(check)
             if check.metric == "relative_error":
-                i = [case.name for case in self.cases.items].index(check.case)
+                i = index[check.case]
                 value = unit_error(y[i], self.reference[OUTPUT][i])
                 checks.append(
                     replace(
                         check,
                         metric="unit_error",
                         value=finite(value),
-                        tolerance=HALF_TOLERANCE[half],
-                        reason=HALF_REASON,
+                        tolerance=REDUCED_TOLERANCE[precision],
+                        reason=REDUCED_REASON,
                     )
                 )
         return checks
 
     def torch_float32(self) -> list[Check]:
-        """What float32 alone does to the trained network, for comparison."""
-        return [
-            Check(
-                file="PyTorch float32",
-                stage=stage,
-                case=case,
-                metric="relative_norm_error" if stage.endswith(".z") else "relative_error",
-                value=finite(
-                    (norm_error if stage.endswith(".z") else relative_error)(
-                        self.float32[stage][i], self.reference[stage][i]
+        """Report how far PyTorch in float32 is from PyTorch in float64, for comparison."""
+        checks = []
+        for stage in (s for s in self.reference if s == OUTPUT or s.endswith(".z")):
+            for i, case in self.names():
+                y, reference = self.float32[stage][i], self.reference[stage][i]
+                if stage == OUTPUT:
+                    metric = "relative_error"
+                    value = relative_error(y, reference, RELATIVE_ERROR_FLOOR)
+                else:
+                    metric, value = "relative_norm_error", norm_error(y, reference)
+                checks.append(
+                    Check(
+                        file="PyTorch float32",
+                        stage=stage,
+                        case=case,
+                        metric=metric,
+                        value=finite(value),
+                        tolerance=None,
+                        reason=INFORMATION,
                     )
-                ),
-                tolerance=None,
-                reason=INFORMATION,
-            )
-            for stage in self.reference
-            if stage == OUTPUT or stage.endswith(".z")
-            for i, case in self.names()
-        ]
+                )
+        return checks
 
 
 def judge(checks: Sequence[Check], hint: str = "") -> None:

@@ -1,6 +1,7 @@
 """Tiles for the gate: real ones, from scans, and hard cases made from them."""
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -13,10 +14,12 @@ from poan_runtime.errors import PoanError
 from poan_runtime.geometry import slice_axis
 from poan_runtime.images.volume import read_volume
 from poan_runtime.intensity import intensity_unit
-from poan_train.degrade import Degradation, degrade
+from poan_train.acquire import lr_of
 
 Array = NDArray[Any]
 REAL_TILES = 2
+MOST_SCANS, TILES_PER_SCAN = 8, 4
+"""What 8-bit convolutions are calibrated and judged on."""
 DARK, BRIGHT = 1e-3, 1e3
 """Factors on the intensities of a real tile."""
 BRIGHTEST = "intensities x 1e3"
@@ -45,22 +48,52 @@ class Cases:
         return np.stack([case.lr for case in self.items])
 
 
-def gate_cases(
-    tile: int, scale: int, method: Degradation, parity_data: Path | None = None
-) -> Cases:
-    """Real tiles and the hard cases of the gate."""
-    paths = scan_paths(parity_data)
-    source = str(parity_data) if parity_data else "scans packaged with nibabel"
-    real: list[Case] = []
-    for path in paths:
-        if len(real) == REAL_TILES:
-            break
-        wanted = REAL_TILES - len(real) if path == paths[-1] else 1
-        for hr in hr_tiles(path, scale * tile, wanted):
-            real.append(real_case(f"real {len(real)}", hr, scale, method))
-    if not real:
-        raise PoanError(f"{source}: no slice with signal to take a tile from")
-    return Cases(items=(*real, *hard_cases(real[0].lr)), source=source)
+class Scans:
+    """The scans of an export and the tiles taken from them; each scan is read once.
+
+    ``data`` is a NIfTI file or a folder; None takes scans packaged by a dependency. ``tile`` is
+    in LR voxels. ``degradation`` is the checkpoint's: LR is made as it was for the training, a
+    scanner's LR with another draw for each tile.
+    """
+
+    def __init__(
+        self, data: Path | None, tile: int, scale: int, degradation: Mapping[str, Any]
+    ) -> None:
+        self.paths = scan_paths(data)
+        self.source = str(data) if data else "scans packaged with nibabel"
+        self._side, self._scale = scale * tile, scale
+        self._degradation = degradation
+        self._tiles: dict[Path, list[Array]] = {}
+
+    def tiles(self, path: Path) -> list[Array]:
+        """At most `TILES_PER_SCAN` HR tiles of a scan, the most varied first."""
+        if path not in self._tiles:
+            self._tiles[path] = hr_tiles(path, self._side, TILES_PER_SCAN)
+        return self._tiles[path]
+
+    def gate_cases(self) -> Cases:
+        """Real tiles and the hard cases of the gate."""
+        real: list[Case] = []
+        for path in self.paths:
+            if len(real) == REAL_TILES:
+                break
+            wanted = REAL_TILES - len(real) if path == self.paths[-1] else 1
+            real += self._cases(self.tiles(path)[:wanted], len(real))
+        if not real:
+            raise PoanError(f"{self.source}: no slice with signal to take a tile from")
+        return Cases(items=(*real, *hard_cases(real[0].lr)), source=self.source)
+
+    @functools.cached_property
+    def truths(self) -> tuple[Case, ...]:
+        """Real LR tiles with their truth, from several slices of several scans."""
+        tiles = [hr for path in self.paths[:MOST_SCANS] for hr in self.tiles(path)]
+        return tuple(self._cases(tiles, 0))
+
+    def _cases(self, tiles: Sequence[Array], first: int) -> list[Case]:
+        return [
+            real_case(f"real {i}", hr, self._scale, self._degradation, seed=i)
+            for i, hr in enumerate(tiles, first)
+        ]
 
 
 def scan_paths(parity_data: Path | None) -> list[Path]:
@@ -79,9 +112,10 @@ def scan_paths(parity_data: Path | None) -> list[Path]:
 
 
 def hr_tiles(path: Path, size: int, count: int) -> list[Array]:
-    """At most ``count`` tiles (1, size, size) of a volume, from its most varied slices.
+    """At most ``count`` tiles (1, size, size), each from the centre of a slice of a volume.
 
-    In stored units. A slice smaller than the tile is continued by reflection.
+    The slices with the largest standard deviation come first. Values are in stored units.
+    A slice smaller than the tile is continued by reflection.
     """
     volume = read_volume(path)
     data = np.nan_to_num(np.asarray(volume.data, np.float32), posinf=0.0, neginf=0.0)
@@ -100,9 +134,11 @@ def _centre(image: Array, size: int) -> Array:
     return image[top : top + size, left : left + size]
 
 
-def real_case(name: str, hr: Array, scale: int, method: Degradation) -> Case:
+def real_case(
+    name: str, hr: Array, scale: int, degradation: Mapping[str, Any], seed: int = 0
+) -> Case:
     """LR tile of an HR tile, both divided by the LR tile's intensity scale."""
-    lr = degrade(hr, scale, method)
+    lr = lr_of(hr, scale, degradation, seed)
     unit = intensity_unit(lr)
     return Case(name=name, lr=(lr / unit).astype(np.float32), hr=(hr / unit).astype(np.float32))
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from poan_export.gate.parity import Array, Stages, norm_error
+from poan_export.gate.parity import Array, Taps, norm_error
 from poan_export.rewrite.pooling import BlockedPooling
 from poan_export.rewrite.root import RootName, Scheme
 from poan_export.trace.stages import pools_of
@@ -53,7 +53,7 @@ def condition_number(features: Array, pool: CovariancePooling) -> float:
     return float((values[:, -1] / values[:, 0].clamp_min(torch.finfo(values.dtype).tiny)).max())
 
 
-def root_error(scheme: Scheme, reference: Stages, float32: Stages, network: nn.Module) -> float:
+def root_error(scheme: Scheme, reference: Taps, float32: Taps, network: nn.Module) -> float:
     """Largest error of z over all NCABs and tiles, in float32 from float32 features."""
     worst = 0.0
     for stage, (features, pool) in pools_of(network).items():
@@ -68,8 +68,8 @@ def root_error(scheme: Scheme, reference: Stages, float32: Stages, network: nn.M
 
 def choose(
     network: nn.Module,
-    reference: Stages,
-    float32: Stages,
+    reference: Taps,
+    float32: Taps,
     real: int,
     schemes: Sequence[Scheme],
 ) -> Choice:

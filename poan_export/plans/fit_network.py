@@ -8,11 +8,11 @@ from typing import Any
 import onnx
 from torch import nn
 
-from poan_export.plans.build import Order, build_plan, choose_flavour, targets
 from poan_export.plans.vram import Fit, fit
 from poan_export.trace.onnx_export import export_twin, without_stages
-from poan_runtime.errors import PoanError
-from poan_runtime.models.manifest import BatchRange
+from poan_runtime.engines.tensorrt.build.plan import Order, build_plan, targets
+from poan_runtime.engines.tensorrt.library import Flavour
+from poan_runtime.models.manifest import BatchRange, Precision
 
 TILES = (24, 32, 48, 64, 80, 96, 128)
 
@@ -22,8 +22,8 @@ def fit_network(
     *,
     scale: int,
     vram: int,
-    precision: str,
-    engine: str,
+    precision: Precision,
+    flavour: Flavour,
     sm: str | None,
     opset: int,
     tile: int | None,
@@ -33,9 +33,6 @@ def fit_network(
 
     ``tile`` alone is tried where one was asked for, else `TILES`.
     """
-    flavour, why = choose_flavour(engine) if engine != "none" else (None, "--engine none")
-    if flavour is None:
-        raise PoanError(f"--vram measures plans, and none can be built: {why}")
     sms = targets(precision, sm)[0] if flavour == "tensorrt-rtx" else ()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -5,6 +5,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from poan_export.trace.onnx_export import MOST_BATCH
+from poan_runtime.engines.backend import LANES
+from poan_runtime.engines.tensorrt.build.plan import full_batches
 from poan_runtime.errors import PoanError
 from poan_runtime.models.manifest import BatchRange
 
@@ -12,9 +15,6 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 CUDA_BYTES = 512 * 2**20
 """Set aside for the CUDA context and the library's code: an assumption, not a measurement."""
-MOST_BATCH = 32
-LANES = 2
-"""Execution contexts of the runtime's backend, each with its own activation memory."""
 
 Build = Callable[[int, BatchRange], Mapping[str, Any]]
 """(tile, batch) to the report of a plan that was built for them."""
@@ -59,14 +59,13 @@ def fit(vram: int, tiles: Sequence[int], scale: int, build: Build) -> Fit:
     for tile in sorted(tiles, reverse=True):
 
         def measured(most: int, tile: int = tile) -> int:
-            batch = BatchRange(min=1, opt=max(1, most // 4), max=most)
-            return device_bytes(build(tile, batch), tile, scale, most)
+            return device_bytes(build(tile, full_batches(most)), tile, scale, most)
 
         needed = measured(1)
         if needed > vram:
             continue
         most, bytes_most = _largest_batch(vram, needed, measured)
-        batch = BatchRange(min=1, opt=max(1, most // 4), max=most)
+        batch = BatchRange(min=1, opt=most, max=most)
         return Fit(tile=tile, batch=batch, device_bytes=bytes_most)
     raise PoanError(
         f"--vram: a batch of one with tile {min(tiles)} needs {needed / 2**20:.0f} MiB, "

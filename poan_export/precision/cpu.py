@@ -1,4 +1,4 @@
-"""bf16 on a CPU behind the gate: what OpenVINO does to a float32 file, as the manifest says it.
+"""Judge how much a file loses when OpenVINO runs it in bf16 on a CPU.
 
 The file is the same; the engine rounds operands and features to bf16. Covariance and matrix root
 stay in float32 (an iteration in bf16 is not a root: z was not finite). A file whose convolutions
@@ -15,14 +15,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from poan_export.gate.parity import Check, Gate, Stages, finite, run_onnx
+from poan_export.gate.parity import Gate, Reduced, Taps, finite, run_onnx
 from poan_export.gate.real_tiles import BRIGHTEST, Case
 from poan_export.precision.quantise import MOST_LOSS_DB as MOST_LOSS_OF_EIGHT_BITS_DB
 from poan_export.trace.stages import OUTPUT, pools_of
+from poan_runtime.models.manifest import Check, CpuPrecision, Parity
 from poan_train.metrics import psnr
 
-Json = dict[str, Any]
-PRECISION = "bf16"
+PRECISION: Literal["bf16"] = "bf16"
 MOST_LOSS_DB = {"fp32": 0.01, "int8": MOST_LOSS_OF_EIGHT_BITS_DB}
 """By the precision of the file."""
 LOSS_REASON = "trained weights: the mean loss against HR that no table would show"
@@ -32,9 +32,9 @@ UNTRAINED = "weights are untrained: the loss against HR is reported, not judged"
 
 @dataclass(frozen=True, kw_only=True)
 class CpuAnswers:
-    """What a file answers on a CPU in bf16, and the float32 file as it is."""
+    """Answers of a file in bf16 on a CPU, and of the float32 file in float32."""
 
-    stages: Stages
+    stages: Taps
     """OpenVINO in bf16: the gate's tiles."""
     cases: tuple[Case, ...]
     """Real tiles with their truth."""
@@ -45,7 +45,7 @@ class CpuAnswers:
 
 
 def can_judge(report: Callable[[str], None]) -> bool:
-    """Whether this machine runs bf16 on its CPU, through OpenVINO."""
+    """Whether this machine has OpenVINO and a CPU with bf16."""
     if importlib.util.find_spec("openvino") is None:
         return False
     from poan_runtime.engines.precision import cpu_has_bf16
@@ -76,44 +76,42 @@ def cpu_answers(
     )
 
 
-def cpu_precisions(
+def cpu_precision(
     file: str,
     answers: CpuAnswers,
     gate: Gate,
     report: Callable[[str], None],
     own: Literal["fp32", "int8"] = "fp32",
-) -> list[Json]:
-    """The manifest's entries about how a file of precision ``own`` may run on a CPU."""
-    import openvino
+) -> CpuPrecision:
+    """The manifest's entry about how a file of precision ``own`` may run on a CPU."""
+    from poan_runtime.engines.openvino.library import openvino
 
     stages = answers.stages
     seen = replace(
         gate, reference={name: gate.reference[name] for name in gate.reference if name in stages}
     )
-    rounded = PRECISION if own == "fp32" else own  # the coarser of the two
-    checks = seen.check_half(f"{file} in {PRECISION}", stages, rounded)
+    rounded: Reduced = PRECISION if own == "fp32" else own  # the coarser of the two
+    checks = seen.check_reduced(f"{file} in {PRECISION}", stages, rounded)
     if own == "int8":
         checks = [
             replace(c, tolerance=None, reason=CLIPS) if c.case == BRIGHTEST else c for c in checks
         ]
     checks.append(_loss(file, answers, MOST_LOSS_DB[own] if gate.trained else None))
-    verdict = "pass" if all(check.passed for check in checks) else "fail"
+    parity = Parity.of(checks)
     worst = next((c for c in checks if not c.passed), checks[-1])
     value = "not finite" if worst.value is None else f"{worst.value:.2g}"
     report(
-        f"{file} in {PRECISION} on a CPU (OpenVINO): {verdict}, "
+        f"{file} in {PRECISION} on a CPU (OpenVINO): {parity.verdict}, "
         f"{worst.metric} {value} at {worst.stage}, {worst.case}"
     )
-    return [
-        {
-            "engine": "openvino",
-            "version": openvino.__version__,
-            "precision": PRECISION,
-            "file": file,
-            "float32_parts": [[*part] for part in root_parts(gate)],
-            "parity": {"verdict": verdict, "checks": [check.json() for check in checks]},
-        }
-    ]
+    return CpuPrecision(
+        engine="openvino",
+        version=openvino.__version__,
+        precision=PRECISION,
+        file=file,
+        float32_parts=tuple(root_parts(gate)),
+        parity=parity,
+    )
 
 
 def root_parts(gate: Gate) -> list[tuple[str, str]]:
@@ -123,13 +121,12 @@ def root_parts(gate: Gate) -> list[tuple[str, str]]:
 
 def run_openvino(
     path: Path, parts: Sequence[tuple[str, str]], batch: NDArray[Any], precision: str = PRECISION
-) -> Stages:
+) -> Taps:
     """Tiles ``batch`` (N, 1, tile, tile) through OpenVINO as the runtime runs them.
 
     The output, and the features and z of each of ``parts``.
     """
-    import openvino
-
+    from poan_runtime.engines.openvino.library import openvino
     from poan_runtime.engines.openvino.pieces import Chain, compile_chains
 
     graph = openvino.Core().read_model(path)

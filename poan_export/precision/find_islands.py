@@ -81,7 +81,7 @@ def find_islands(network: nn.Module, gate: Gate, half: Half) -> Found:
             DTYPE[half],
         )
         part = gate.part(tiles)
-        failed = {c.case for c in part.check_half("", run.stages, half) if not c.passed}
+        failed = {c.case for c in part.check_reduced("", run.stages, half) if not c.passed}
         return [i for i, case in gate.names() if case in failed]
 
     def passes_on(tiles: Sequence[int]) -> Passes:

@@ -15,9 +15,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from poan_export.gate.parity import CHUNK, Array, Check, finite
+from poan_export.gate.parity import CHUNK, Array, finite
 from poan_export.gate.real_tiles import chunks
 from poan_export.trace.stages import OUTPUT, Tapped, taps_of
+from poan_runtime.models.manifest import Check
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -69,7 +70,7 @@ def _aliases(func: Any) -> bool:
 
 
 def _keeps_values(func: Any) -> bool:
-    """Views, writes in place and casts: nothing to round."""
+    """Whether an operation only views, copies or casts, so that there is nothing to round."""
     return (
         _aliases(func) or func._schema.is_mutable or func._overloadpacket is torch.ops.aten._to_copy
     )

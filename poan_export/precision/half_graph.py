@@ -8,8 +8,8 @@ from pathlib import Path
 import onnx
 from torch import nn
 
-from poan_export.gate.parity import Check, Gate, judge, run_onnx
-from poan_export.package import Json, write_model
+from poan_export.gate.parity import Gate, judge, run_onnx
+from poan_export.package import write_model
 from poan_export.precision.find_islands import find_islands
 from poan_export.precision.half_emulation import run_half
 from poan_export.precision.islands import (
@@ -22,6 +22,7 @@ from poan_export.precision.islands import (
     widened,
 )
 from poan_export.trace.onnx_export import export_twin, without_stages
+from poan_runtime.models.manifest import Check, ModelFile
 
 Report = Callable[[str], None]
 
@@ -58,7 +59,7 @@ class HalfGraph:
     def file(self) -> str:
         return f"model.{self.precision}.onnx"
 
-    def write(self, folder: Path) -> Json:
+    def write(self, folder: Path) -> ModelFile:
         """Write the graph without its stages; its entry for the manifest."""
         model = without_stages(self.twin)
         return write_model(folder, self.file, model, self.precision, self.islands)
@@ -73,10 +74,10 @@ class HalfGraph:
         count = len(self.islands)
         report(f"{self.file}: least headroom {headroom:.3g} in {name} ({count} islands)")
         checks = run.checks(self.file)
-        checks += gate.check_half(self.file, run.stages, self.precision)
+        checks += gate.check_reduced(self.file, run.stages, self.precision)
         judge(checks, hint="; --find-islands finds what must stay in float32")
         as_file = run_onnx(widened(self.twin), gate.cases.batch)
-        checks += gate.check_half(f"{self.file} (widened)", as_file, self.precision)
+        checks += gate.check_reduced(f"{self.file} (widened)", as_file, self.precision)
         judge(checks)
         return checks
 

@@ -15,9 +15,15 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from poan_export.rewrite.attention import PatchScores, PointScores, PointShare, PointSoftmax
-from poan_export.rewrite.network import ImageSkip
+from poan_export.rewrite.attention import (
+    PATCH_SCORES,
+    Directions,
+    PointScores,
+    PointShare,
+    PointSoftmax,
+)
 from poan_runtime.errors import PoanError
+from poan_train.networks.blocks import BicubicUp
 from poan_train.networks.covariance import CovariancePooling
 
 Half = Literal["fp16", "bf16"]
@@ -39,20 +45,23 @@ class CastInputs:
 
 
 def fixed_islands(network: nn.Module) -> tuple[str, ...]:
-    """Modules that no half precision fits: covariance and root, and the skip of the input."""
-    return _named(network, (CovariancePooling, ImageSkip))
+    """Modules that no half precision fits: covariance and root, the skip of the input, lengths.
+
+    (The squares that a length sums overflow fp16.)
+    """
+    return _named(network, (CovariancePooling, BicubicUp, Directions))
 
 
 def default_islands(network: nn.Module, half: Half) -> tuple[str, ...]:
     """The fixed islands, the patch attention's logits and softmax, the point attention's softmax.
 
-    Queries are not normalised: logits up to 93 were seen, where half precision errs by 2-3e-3
-    after the softmax. The point attention's logits are a product of half precision in fp16 all
-    the same, for then TensorRT fuses it and keeps their sums in float32; bf16 would round them to
-    one part in 256.
+    In the dense form queries are not normalised: logits up to 93 were seen, where half precision
+    errs by 2-3e-3 after the softmax. The point attention's logits are a product of half precision
+    in fp16 all the same, for then TensorRT fuses it and keeps their sums in float32; bf16 would
+    round them to one part in 256.
     """
     point = PointSoftmax if half == "fp16" else PointScores
-    return _named(network, (CovariancePooling, ImageSkip, point, PatchScores))
+    return _named(network, (CovariancePooling, BicubicUp, Directions, point, *PATCH_SCORES))
 
 
 def _named(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> tuple[str, ...]:
@@ -77,7 +86,7 @@ def in_half(network: nn.Module, half: Half, islands: Iterable[str]) -> nn.Module
             raise PoanError(f"island {island!r}: this network has no module of that name")
         whole |= set(modules[island].float().modules())
     for name, module in result.named_modules():
-        if name or not getattr(result, "reads_float32", False):
+        if name:  # the network itself hands its input to modules alone, and the skip reads float32
             dtype = torch.float32 if module in whole else DTYPE[half]
             module.register_forward_pre_hook(CastInputs(dtype))
     return result

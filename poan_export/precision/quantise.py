@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from poan_export.gate.real_tiles import Case
 from poan_runtime.errors import PoanError
+from poan_train.metrics import psnr
 
 Kind = Literal["int8", "fp8"]
 LARGEST = {"int8": 127.0, "fp8": 448.0}
@@ -91,7 +92,10 @@ def _scale(top: float, kind: Kind) -> float:
 
 
 def _best_clip(counts: NDArray[np.float64]) -> float:
-    """Share of the range at which to clip int8: rounding noise inside, clipping error outside."""
+    """Where to clip int8, as a share of the range.
+
+    The clipping point has the least sum of rounding error inside and clipping error outside.
+    """
     centres = (np.arange(BINS) + 0.5) / BINS
     errors = []
     for clip in CLIPS:
@@ -104,7 +108,7 @@ def _best_clip(counts: NDArray[np.float64]) -> float:
 def _activations(
     model: onnx.ModelProto, names: Sequence[str], tiles: NDArray[np.float32]
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """Values of inner tensors for each tile in turn."""
+    """Run each tile in turn; values of the inner tensors ``names``."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
@@ -191,9 +195,8 @@ def psnr_loss(model: onnx.ModelProto, quantised: onnx.ModelProto, cases: Sequenc
     for case in cases:
         if case.hr is None:
             raise ValueError(f"need the truth of every tile, {case.name} has none")
-        errors = [session.run(None, {name: case.lr[None]})[0][0] - case.hr for session in both]
-        full, eight = (float(np.mean(error.astype(np.float64) ** 2)) for error in errors)
-        losses.append(10 * np.log10(eight / full))
+        full, eight = (session.run(None, {name: case.lr[None]})[0][0] for session in both)
+        losses.append(psnr(case.hr, full) - psnr(case.hr, eight))
     return Loss(mean_db=float(np.mean(losses)), worst_db=float(max(losses)), tiles=len(losses))
 
 

@@ -8,7 +8,10 @@ Exact rewrites of ``POAB.project(POAB.spatial(x))``:
 * F_c and the 1x1 convolution behind it are one 1x1 convolution W.
 * W, split over the branches, moves inside them: ``sum over s of attention_s(W_s v_s)``. The
   concatenation is gone, and each branch yields its own share of the result.
-* The patch attention's 1/4 and the point attention's output convolution move into W_s too.
+* The patch attention's divisor and the point attention's output convolution move into W_s too.
+* Where scores have no unit, the learned factor on them is a number.
+
+Patches at stride 3 tile their maps: unfold and fold are reshapes there, whatever the form.
 
 What a half-precision graph may keep in float32 stands in modules of its own (`*Scores`,
 `PointSoftmax`), so that an island has a name.
@@ -25,8 +28,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from poan_export.rewrite.flat_attention import FlatMix, FlatScores
-from poan_train.networks.attention import PDSB, PointAttention, PyramidAttention, shrink
+from poan_export.rewrite.flat_attention import FlatMix, FlatScores, inverse_patch_length
+from poan_train.networks.attention import (
+    PDSB,
+    Patches,
+    PointAttention,
+    PyramidAttention,
+    centred,
+    from_patches,
+    inverse_length,
+    shrink,
+    thinned,
+    to_patches,
+)
 from poan_train.networks.poan import POAB
 
 Form = Literal["box", "unfold", "flat"]
@@ -63,6 +77,48 @@ def overlap_add(x: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def patches_at(x: torch.Tensor, stride: int) -> torch.Tensor:
+    """The 3x3 patches of x (B, C, h, w) at ``stride``, without an Im2col: (B, P, 9 C)."""
+    return shifted_copies(x).flatten(2).transpose(1, 2) if stride == 1 else to_patches(x, stride)
+
+
+def map_of(patches: torch.Tensor, size: tuple[int, int], stride: int) -> torch.Tensor:
+    """The overlap-add of patches (B, P, 9 C) at ``stride``, without a Col2Im: (B, C, h, w)."""
+    if stride == 1:
+        return overlap_add(torch.unflatten(patches.transpose(1, 2), 2, size))
+    return from_patches(patches, size, stride)
+
+
+class PatchesAt(nn.Module):
+    """x (B, E, h, w) -> its 3x3 patches at ``stride``: (B, P, 9 E)."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return patches_at(x, self.stride)
+
+
+class Directions(nn.Module):
+    """Vectors of length ``scale`` from x (B, E, h, w): (B, P, 9 E), or (B, hw, E) for pixels.
+
+    ``centre`` takes each channel's mean over the map off first. In float32 in every half precision.
+    """
+
+    def __init__(self, stride: int | None, scale: float = 1.0, centre: bool = True) -> None:
+        super().__init__()
+        self.stride, self.scale, self.centre = stride, scale, centre
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = centred(x) if self.centre else x
+        if self.stride is None:
+            vectors = x.flatten(2).transpose(1, 2)
+        else:
+            vectors = patches_at(x, self.stride)
+        return vectors * (self.scale * inverse_length(vectors))
+
+
 class PointSoftmax(nn.Module):
     """softmax of scores that were divided by ``factor``: (B, 1, P, L) -> (B, 1, P, L)."""
 
@@ -93,29 +149,32 @@ class PointMix(nn.Module):
 
 
 class PatchScores(nn.Module):
-    """Attention of 3x3 patches: query (B, E, h, w), key (B, E, h_k, w_k) -> (B, hw, L).
+    """Dense attention of 3x3 patches: query (B, E, h, w), key (B, E, h_k, w_k) -> (B, hw, L).
 
     In box form the result is already spread over the nine shifts, D[softmax], and is multiplied
     by single pixels; in unfold form it is the softmax, and is multiplied by patches.
     """
 
-    def __init__(self, scale: float, form: Form) -> None:
+    def __init__(self, scale: float, form: Form, cosine: bool = False) -> None:
         super().__init__()
-        self.scale, self.form = scale, form
+        self.scale, self.form, self.cosine = scale, form, cosine
 
     def forward(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         (h, w), (h_k, w_k) = query.shape[-2:], key.shape[-2:]
-        # |patch| = 3 sqrt(mean over the nine), at least 1e-4. (ONNX's AveragePool has no other
-        # divisor than the window; the exporter silently drops `divisor_override`.)
-        mean = F.avg_pool2d(key.square().sum(1, keepdim=True), 3, 1, 1)
-        factor = self.scale / 3 / mean.clamp_min(1e-8 / 9).sqrt()  # (B, 1, h_k, w_k)
+        if self.cosine:
+            query, key = centred(query), centred(key)
+        factor = self.scale * inverse_patch_length(key)  # (B, 1, h_k, w_k)
+        own = inverse_patch_length(query).flatten(2).transpose(1, 2) if self.cosine else None
         if self.form == "unfold":
             q, k = shifted_copies(query), shifted_copies(key) * factor
-            return torch.softmax(q.flatten(2).transpose(1, 2) @ k.flatten(2), dim=-1)
+            scores = q.flatten(2).transpose(1, 2) @ k.flatten(2)
+            return torch.softmax(scores if own is None else scores * own, dim=-1)
         pairs = query.flatten(2).transpose(1, 2) @ key.flatten(2)  # (B, hw, L)
         scores = diagonal_box(torch.unflatten(torch.unflatten(pairs, 1, (h, w)), 3, (h_k, w_k)))
-        scores = scores * factor[:, :, None]  # (B, h, w, h_k, w_k)
-        attention = torch.softmax(scores.flatten(3), dim=-1)
+        scores = (scores * factor[:, :, None]).flatten(3)  # (B, h, w, L)
+        if own is not None:
+            scores = scores * torch.unflatten(own, 1, (h, w))
+        attention = torch.softmax(scores, dim=-1)
         return diagonal_box(torch.unflatten(attention, 3, (h_k, w_k))).flatten(3).flatten(1, 2)
 
 
@@ -136,6 +195,36 @@ class Mix(nn.Module):
         return overlap_add(y) if self.form == "unfold" else y
 
 
+class TileScores(nn.Module):
+    """Attention of patches at any stride: query patches (B, P, 9 E), key map -> (B, P, L)."""
+
+    def __init__(self, scale: float, rule: Patches) -> None:
+        super().__init__()
+        self.key = Directions(rule.key_stride, scale, centre=rule.cosine)
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        k = self.key(key).to(query.dtype)  # (B, L, 9 E), float32 where queries may be half
+        return torch.softmax(query @ k.transpose(1, 2), dim=-1)
+
+
+class TileMix(nn.Module):
+    """Value patches weighted by attention (B, P, L): value (B, V, h_k, w_k) -> (B, V, h, w)."""
+
+    def __init__(self, rule: Patches) -> None:
+        super().__init__()
+        self.rule = rule
+
+    def forward(
+        self, attention: torch.Tensor, value: torch.Tensor, size: tuple[int, int]
+    ) -> torch.Tensor:
+        y = attention @ patches_at(value, self.rule.key_stride)  # (B, P, 9 V)
+        return map_of(y, size, self.rule.query_stride)
+
+
+PATCH_SCORES = (PatchScores, TileScores)
+"""What half precision keeps in float32 of the patch attention."""
+
+
 def one_head(x: torch.Tensor) -> torch.Tensor:
     """(B, C, h, w) -> (B, 1, C, hw)."""
     return torch.unflatten(x.flatten(2), 1, (1, x.shape[1]))
@@ -147,6 +236,11 @@ class PointShare(nn.Module):
     def __init__(self, trained: PointAttention, weight: torch.Tensor) -> None:
         super().__init__()
         self.theta, self.phi, self.g = trained.theta, trained.phi, trained.g
+        self.stride = trained.stride
+        self.directions: nn.ModuleList | None = None
+        if trained.log_scale is not None:
+            scale = float(trained.log_scale.detach().exp())
+            self.directions = nn.ModuleList([Directions(None), Directions(None, scale)])
         self.scores = PointScores()
         self.mix = PointMix()
         if isinstance(trained.out, nn.Conv2d):
@@ -154,18 +248,27 @@ class PointShare(nn.Module):
         self.out = conv1x1(weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q = one_head(self.theta(x)).transpose(2, 3)  # (B, 1, hw, E)
-        attention = self.scores(q, one_head(self.phi(x)))  # (B, 1, hw, hw)
-        y = self.mix(attention, one_head(self.g(x)).transpose(2, 3))  # (B, 1, hw, V)
+        few = thinned(x, self.stride)
+        query, key = self.theta(x), self.phi(few)  # (B, E, h, w), (B, E, h_k, w_k)
+        if self.directions is None:
+            q, k = one_head(query).transpose(2, 3), one_head(key)
+        else:
+            of_query, of_key = self.directions
+            q, k = of_query(query)[:, None], of_key(key).transpose(1, 2)[:, None]
+        attention = self.scores(q, k)  # (B, 1, hw, L)
+        y = self.mix(attention, one_head(self.g(few)).transpose(2, 3))  # (B, 1, hw, V)
         y = torch.unflatten(y.transpose(2, 3).flatten(1, 2), 2, x.shape[-2:])  # (B, V, h, w)
         return self.out(y)  # type: ignore[no-any-return]
 
     def divide_scores(self) -> None:
         """Have the product yield scores / 1024, and the softmax multiply them back.
 
-        Queries are not normalised: with intensities of a thousand units scores reach 4e6, beyond
-        fp16's 65504, which a thousandth of them does not. A power of two rounds nothing.
+        Queries may be as long as intensities make them: with a thousand units scores reach 4e6,
+        beyond fp16's 65504, which a thousandth of them does not. A power of two rounds nothing.
+        Where queries and keys have a length of their own, there is nothing to divide.
         """
+        if self.directions is not None:
+            return
         with torch.no_grad():
             for parameter in (*self.theta.parameters(), *self.phi.parameters()):
                 parameter.div_(SHARE_OF_SCORES)
@@ -175,26 +278,44 @@ class PointShare(nn.Module):
 class LevelShare(nn.Module):
     """What one level of the pyramid adds to the block's result.
 
-    ``key`` and ``value`` are shared by the levels. x (B, C, h, w) -> (B, C, h, w).
+    ``key`` and ``value`` are shared by the levels. x (B, C, h, w) -> (B, C, h, w). The query is
+    the map (B, E, h, w), or at a stride its patches.
     """
 
     def __init__(
-        self, trained: PyramidAttention, level: float, weight: torch.Tensor, form: Form
+        self, trained: PyramidAttention, index: int, weight: torch.Tensor, form: Form
     ) -> None:
         super().__init__()
-        self.level = level
+        self.level, rule = trained.levels[index], trained.rule
+        self.stride = rule.key_stride
         self.key, self.value = trained.key, trained.value
-        self.project = conv1x1(weight / 4)
-        flat = form == "flat"
-        scale = trained.softmax_scale
-        self.scores = FlatScores(scale) if flat else PatchScores(scale, form)
-        self.mix = FlatMix() if flat else Mix(form)
+        self.project = conv1x1(weight / rule.fold)
+        scale = float(torch.as_tensor(trained.scale(index)).detach())
+        self.scores, self.mix = score_and_mix(scale, rule, form)
 
     def forward(self, x: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-        small = shrink(x, self.level)
+        small = shrink(x, self.level, self.stride)
         attention = self.scores(query, self.key(small))
         h, w = x.shape[-2:]
         return self.mix(attention, self.project(self.value(small)), (h, w))  # type: ignore[no-any-return]
+
+
+def query_of(trained: PyramidAttention) -> nn.Module:
+    """What the levels share of the query: x (B, C, h, w) -> its map, or at a stride its patches."""
+    rule = trained.rule
+    if rule.query_stride == rule.key_stride == 1:
+        return trained.query
+    patches = Directions(rule.query_stride) if rule.cosine else PatchesAt(rule.query_stride)
+    return nn.Sequential(*trained.query, patches)
+
+
+def score_and_mix(scale: float, rule: Patches, form: Form) -> tuple[nn.Module, nn.Module]:
+    """The modules that weigh keys and sum values; ``form`` counts for dense patches alone."""
+    if rule.query_stride != 1 or rule.key_stride != 1:
+        return TileScores(scale, rule), TileMix(rule)
+    if form == "flat":
+        return FlatScores(scale, rule.cosine), FlatMix()
+    return PatchScores(scale, form, rule.cosine), Mix(form)
 
 
 class MergedSpatial(nn.Module):
@@ -214,9 +335,9 @@ class MergedSpatial(nn.Module):
                 if isinstance(branch.out, nn.Conv2d) and branch.out.bias is not None:
                     bias = bias + pieces["point"] @ branch.out.bias
             elif isinstance(branch, PyramidAttention):
-                self.query = branch.query
-                for level in branch.levels:
-                    levels.append(LevelShare(branch, level, pieces[f"level {level:g}"], form))
+                self.query = query_of(branch)
+                for i, level in enumerate(branch.levels):
+                    levels.append(LevelShare(branch, i, pieces[f"level {level:g}"], form))
         self.levels = nn.ModuleList(levels)
         self.bias = nn.Parameter(bias.detach().clone()[:, None, None])
 

@@ -19,8 +19,7 @@ from poan_export.rewrite.root import NewtonSchulz, Quintic, Scheme
 from poan_runtime.errors import PoanError
 from poan_train.networks.attention import PDSB, PointAttention, PyramidAttention
 from poan_train.networks.covariance import CovariancePooling, EighPower
-from poan_train.networks.poan import POAB, POAN
-from poan_train.resample import cubic_matrix, resize
+from poan_train.networks.poan import POAB
 
 # aten operators that no target runs, or not with fixed shapes.
 FORBIDDEN = {
@@ -109,61 +108,9 @@ class SpatialRule:
         return module
 
 
-class ImageSkip(nn.Module):
-    """The bicubic up-sampled input, by constant matrices. (N, 1, h, w) -> (N, 1, s h, s w)."""
-
-    def __init__(self, network: POAN) -> None:
-        super().__init__()
-        self.scale, self.grid = network.config.scale, network.config.grid
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h, w = x.shape[-2:]
-        rows = cubic_matrix(h, self.scale * h, grid=self.grid)
-        return resize(x, rows, cubic_matrix(w, self.scale * w, grid=self.grid))
-
-
-class StagedPOAN(nn.Module):
-    """POAN with its image skip as a module, so that the skip keeps the float32 of the input.
-
-    Modules of another precision cast their inputs (:mod:`poan_export.precision.islands`); sums of
-    mixed
-    precision are taken in the wider.
-    """
-
-    reads_float32 = True
-
-    def __init__(self, network: POAN) -> None:
-        super().__init__()
-        self.head, self.body, self.tail = network.head, network.body, network.tail
-        self.skip = ImageSkip(network) if network.config.image_skip == "bicubic" else None
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        features = self.head(x)
-        y = self.tail(self.body(features) + features)
-        return y if self.skip is None else y + self.skip(x)  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SkipRule:
-    """POAN becomes :class:`StagedPOAN`."""
-
-    def matches(self, module: nn.Module) -> bool:
-        return isinstance(module, POAN)
-
-    def refusal(self, module: nn.Module) -> str | None:
-        assert isinstance(module, POAN)
-        known = {"head", "body", "tail"}
-        extra = [name for name, _ in module.named_children() if name not in known]
-        return f"unknown parts {extra} beside head, body and tail" if extra else None
-
-    def replacement(self, module: nn.Module) -> nn.Module:
-        assert isinstance(module, POAN)
-        return StagedPOAN(module)
-
-
 def rules_for(scheme: Scheme, form: Form) -> tuple[Rule, ...]:
     """All rewrites, in the order in which they apply."""
-    return (RootRule(scheme=scheme), PoolingRule(), SpatialRule(form=form), SkipRule())
+    return (RootRule(scheme=scheme), PoolingRule(), SpatialRule(form=form))
 
 
 def rewrite(network: nn.Module, rules: Sequence[Rule]) -> nn.Module:

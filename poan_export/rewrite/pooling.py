@@ -61,8 +61,11 @@ class BlockedPooling(CovariancePooling):
     def __init__(self, trained: CovariancePooling) -> None:
         torch.nn.Module.__init__(self)
         self.eps, self.floor = trained.eps, trained.floor
-        self.power = trained.power
+        self.reading, self.power = trained.reading, trained.power
+
+    def covariance(self, x: torch.Tensor) -> torch.Tensor:
+        return blocked_covariance(x, self.eps, self.floor)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        sigma = blocked_covariance(at_least_float32(x), self.eps, self.floor)
-        return self.power(sigma).mean(dim=1)  # type: ignore[no-any-return]
+        sigma = self.covariance(at_least_float32(x))
+        return self.reading.vector(self.power(sigma), sigma)

@@ -21,7 +21,7 @@ from poan_export.trace.stages import OUTPUT, Tapped, taps_of
 from poan_runtime.errors import PoanError
 
 INPUT_NAME, OUTPUT_NAME = "lr", "sr"
-MAX_BATCH = 32
+MOST_BATCH = 32
 LEAST_OPSET = 20
 FORBIDDEN_NODES = {
     "Col2Im": "TensorRT rejects it",
@@ -44,7 +44,7 @@ def export_twin(network: nn.Module, tile: int, opset: int = LEAST_OPSET) -> onnx
     """
     tapped = Tapped(network, taps_of(network)).eval()
     example = torch.zeros(2, 1, tile, tile)
-    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
+    batch = torch.export.Dim("batch", min=1, max=MOST_BATCH)
     try:
         with _quiet(), _no_collection(), torch.no_grad():
             program = torch.export.export(tapped, (example,), dynamic_shapes=({0: batch},))

@@ -146,6 +146,9 @@ class Tapped(nn.Module):
         self.network = network
         self.taps = taps
         self._seen: dict[str, torch.Tensor] = {}
+        for block in network.modules():
+            if isinstance(block, PDSB):
+                block.apart = True  # each branch gives an output of its own
         self.handles: list[Any] = []
         for tap in taps:
             module = network.get_submodule(tap.module)

@@ -37,9 +37,7 @@ def measure(order: dict[str, Any]) -> dict[str, Any]:
     opened.backend.run(batch)
     second = time.perf_counter()
     device = None if before is None else (_device_bytes() or before) - before
-    close = getattr(opened.backend, "close", None)
-    if close is not None:
-        close()
+    opened.backend.close()
     return {
         "import_s": imported - START,
         "load_s": found - imported,

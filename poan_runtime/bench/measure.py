@@ -181,14 +181,18 @@ def _result(contender: Contender, scan_s: list[float], request: Request) -> dict
     }
 
 
+def asked(options: EngineOptions) -> dict[str, Any]:
+    """What the user asked for, as JSON takes it; a fresh process finds out the rest itself."""
+    return {name: getattr(options, name) for name in ("backend", "device", "threads", "precision")}
+
+
 def cold_starts(contender: Contender) -> dict[str, Any]:
     """Two fresh processes: one with an empty cache of kernels, one with what that one left."""
-    options = dataclasses.asdict(contender.options)
     with tempfile.TemporaryDirectory() as scratch:
         order = Path(scratch) / "order.json"
         document = {
             "model": str(contender.network.model.path),
-            "options": options,
+            "options": asked(contender.options),
             "batch": len(contender.batch),
         }
         order.write_text(json.dumps(document), "utf-8")

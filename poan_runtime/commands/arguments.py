@@ -22,6 +22,14 @@ def natural(text: str) -> int:
     return _at_least(0, text)
 
 
+def device(text: str) -> str:
+    """``auto``, ``cpu``, ``cuda``, or one GPU of several, ``cuda:1``."""
+    kind, colon, index = text.partition(":")
+    if text in ("auto", "cpu", "cuda") or (kind == "cuda" and colon and index.isdecimal()):
+        return text
+    raise argparse.ArgumentTypeError(f"expected auto, cpu, cuda or cuda:N, got {text}")
+
+
 def _at_least(least: int, text: str) -> int:
     try:
         value = int(text)

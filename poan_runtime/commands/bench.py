@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from poan_runtime.commands.arguments import Parser, natural, positive
+from poan_runtime.commands.arguments import Parser, device, natural, positive
 from poan_runtime.errors import PoanError
 
 EPILOG = """\
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--scan", type=Path, help="scan for the whole-scan figure (default: made up)")
     p.add_argument("--scan-iterations", type=natural, default=1, help="0 leaves it out")
     p.add_argument("--no-cold", action="store_true", help="leave the cold starts out")
-    p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    p.add_argument("--device", default="auto", type=device, help="auto, cpu, cuda or cuda:N")
     p.add_argument("--threads", type=positive, help="threads of the inference engine")
     p.add_argument("--json", type=Path, help="everything, raw samples included")
     p.add_argument("--plot", type=Path, metavar="PNG", help="distribution of the latency")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-from poan_runtime.commands.arguments import Parser, positive
+from poan_runtime.commands.arguments import Parser, device, positive
 from poan_runtime.commands.server_options import add_server_options
 from poan_runtime.errors import PoanError
 
@@ -17,6 +17,8 @@ examples:
   poan-run t2_x2 scan.nii.gz -o fine.nii.gz --preview fine.png --report fine.json
   poan-run ./t2_x4/ a.nii.gz b.nii.gz -o out/
   poan-run --explain t2_x2 scan.nii.gz        the plan and what it will cost; times a few tiles
+  poan-run t2_x2 DICOM_FOLDER -o OUT          a derived series; -o fine.nii.gz for NIfTI
+  poan-run --list-series DICOM_FOLDER
   poan-run --list
   poan-run --verify t2_x2/engine.plan         compares it with PyTorch on this machine
 
@@ -39,7 +41,9 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         help="a shipped model, a folder with manifest.json, a model file, or kserve://HOST/MODEL",
     )
-    p.add_argument("scans", nargs="*", metavar="scan", help="NIfTI or Analyze files")
+    p.add_argument(
+        "scans", nargs="*", metavar="scan", help="NIfTI or Analyze files, or DICOM folders"
+    )
     p.add_argument("-o", "--output", help="output file; a folder for several scans")
     p.add_argument(
         "--verify",
@@ -54,9 +58,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--list", action="store_true", help="list the shipped models")
     p.add_argument("--preview", metavar="PNG", help="picture of LR, bicubic and SR (or a folder)")
     p.add_argument("--report", metavar="JSON", help="timings, backend, hashes, warnings")
+    p.add_argument(
+        "--changed-map",
+        metavar="NIFTI",
+        help="write where, and by how much, the network changed what was measured (or a folder)",
+    )
     p.add_argument("--dtype", help="voxel type of the output (default: as the input)")
     p.add_argument("--axis", help="slice axis: 0, 1, 2, sagittal, coronal or axial")
     _add_run_options(p)
+    _add_dicom_options(p)
     _add_trust_options(p)
     add_server_options(p)
     return p
@@ -65,9 +75,22 @@ def parser() -> argparse.ArgumentParser:
 def _add_run_options(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("how to run")
     g.add_argument("--self-ensemble", action="store_true", help="mean over 8 flips and rotations")
+    g.add_argument(
+        "--native",
+        default="auto",
+        choices=["auto", "on", "off"],
+        help="super-resolve a zero-filled scan from the matrix that was measured (auto: where the "
+        "model was trained for scanners)",
+    )
+    g.add_argument(
+        "--keep-measured",
+        default="auto",
+        choices=["auto", "on", "off"],
+        help="put the measured part of k-space back into the result (auto: as the model says)",
+    )
     g.add_argument("--no-skip", action="store_true", help="run constant tiles like all others")
     g.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino, ...")
-    g.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    g.add_argument("--device", default="auto", type=device, help="auto, cpu, cuda or cuda:N")
     g.add_argument(
         "--precision",
         default="auto",
@@ -78,6 +101,15 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
     g.add_argument("--batch", type=positive, help="tiles per call")
     g.add_argument("--halo", type=int, help="border of each tile thrown away, LR voxels")
     g.add_argument("--overlap", type=int, help="what neighbours blend, LR voxels; exactly so")
+
+
+def _add_dicom_options(p: argparse.ArgumentParser) -> None:
+    g = p.add_argument_group("DICOM")
+    g.add_argument("--series", help="which series of a folder; --list-series shows their names")
+    g.add_argument("--list-series", action="store_true", help="list the series of the folders")
+    g.add_argument("--uid-root", metavar="UID", help="root of new UIDs, which then repeat")
+    g.add_argument("--uid-seed", metavar="TEXT", help="new UIDs follow from it and the source's")
+    g.add_argument("--burn-in", action="store_true", help="write the notice into the pixels too")
 
 
 def _add_trust_options(p: argparse.ArgumentParser) -> None:
@@ -92,9 +124,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see `EPILOG` for the exit status."""
     p = parser()
     args = p.parse_args(argv)
+    if args.list_series and not args.model:
+        p.error("--list-series: expected DICOM folders or files")
     if args.verify and (args.scans or not args.model):
         p.error("--verify: expected a model and no scan")
-    if not (args.list or args.verify) and not (args.model and args.scans):
+    if not (args.list or args.verify or args.list_series) and not (args.model and args.scans):
         p.error("expected a model and at least one scan (or --list)")
     try:
         with terminated_as_exit():
@@ -102,6 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             if args.list:
                 return command.list_models()
+            if args.list_series:
+                return command.list_series([args.model, *args.scans])
             if args.verify:
                 return command.verify(args)
             if args.explain:

@@ -5,6 +5,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,11 +13,14 @@ from poan_runtime.commands.progress import Progress
 from poan_runtime.commands.server_options import access_of
 from poan_runtime.engines.backend import EngineOptions, open_backend
 from poan_runtime.errors import PoanError
-from poan_runtime.images.formats import open_source
+from poan_runtime.images.dicom.recognise import is_dicom
+from poan_runtime.images.formats import NIFTI_NAMES, open_source
 from poan_runtime.images.nifti.read import scan_files
+from poan_runtime.images.source import Sink, Source
 from poan_runtime.models.find import Trust, find_model, shipped_models
 from poan_runtime.models.manifest import read_manifest
 from poan_runtime.network import Network, Settings, load_network
+from poan_runtime.report.changed_map import ChangedMap
 from poan_runtime.report.document import scan_report, write_report
 from poan_runtime.report.preview import Preview
 from poan_runtime.super_resolve import Outcome, upscale_file
@@ -57,7 +61,9 @@ def verify(args: argparse.Namespace) -> int:
     found = parity.verify(model, opened.backend, opened.precision)
     for line in parity.check_lines(found):
         _say(line)
-    if opened.precision in (None, model.file.precision):
+    if opened.device.startswith("cuda"):
+        verdict = parity.write_gpu_verdict(model, opened, found)
+    elif opened.precision in (None, model.file.precision):
         verdict = parity.write_verdict(model.path.parent, model.file.name, found)
     else:
         verdict = parity.write_cpu_verdict(model, opened.precision, opened.version, found)
@@ -69,26 +75,66 @@ def verify(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace) -> int:
     """Super-resolve the scans one after the other; 2 if any of them failed."""
     scans = [Path(scan) for scan in args.scans]
-    outputs = _outputs(scans, args.output, "_desc-sr.nii.gz", (".nii", ".nii.gz"))
+    outputs = _scan_outputs(scans, args.output)
     previews: list[Path | None] = [None] * len(scans)
     if args.preview is not None:
         previews = [*_outputs(scans, args.preview, "_desc-sr.png", (".png",))]
+    maps: list[Path | None] = [None] * len(scans)
+    if args.changed_map is not None:
+        maps = [*_outputs(scans, args.changed_map, "_desc-changed.nii.gz", NIFTI_NAMES)]
     reports_to = [] if args.report is None else [Path(args.report)]
-    _check_distinct(scans, [*outputs, *(path for path in previews if path), *reports_to])
+    files = [*outputs, *(path for path in (*previews, *maps) if path), *reports_to]
+    _check_distinct(scans, files, [o for o in outputs if not o.name.endswith(NIFTI_NAMES)])
     reports: list[dict[str, Any]] = []
     failed = False
     with _load(args) as network:
         opened = network.opened
         _say(f"{opened.name} {opened.version} on {opened.device}: {opened.reason}")
-        for scan, output, preview in zip(scans, outputs, previews, strict=True):
+        for scan, output, preview, changed in zip(scans, outputs, previews, maps, strict=True):
             try:
-                reports.append(_run_one(args, network, scan, output, preview))
+                reports.append(_run_one(args, network, scan, output, preview, changed))
             except PoanError as error:
                 _say(f"poan-run: {error}", sys.stderr)
                 failed = True
         if args.report is not None and reports:
             write_report(Path(args.report), network, reports)
     return 2 if failed else 0
+
+
+def list_series(paths: list[str]) -> int:
+    """Print what series there are in DICOM folders."""
+    from poan_runtime.commands.run_dicom import series_lines
+
+    for path in paths:
+        lines, broken = series_lines(Path(path))
+        for line in lines:
+            _say(line)
+        for line in broken:
+            _say(f"poan-run: warning: {line}", sys.stderr)
+    return 0
+
+
+def _scan_outputs(scans: list[Path], wanted: str | None) -> list[Path]:
+    """As `_outputs`; a DICOM scan goes to a folder unless a NIfTI file is named."""
+    series = [is_dicom(scan) for scan in scans]
+    if not any(series) or (wanted or "").endswith(NIFTI_NAMES):
+        return _outputs(scans, wanted, "_desc-sr.nii.gz", NIFTI_NAMES)
+    if wanted is not None and len(scans) == 1:
+        return [Path(wanted)]
+    named = _outputs(scans, wanted, "_desc-sr.nii.gz", NIFTI_NAMES)
+    folders = [path.with_name(path.name.removesuffix(".nii.gz")) for path in named]
+    return [f if d else n for n, f, d in zip(named, folders, series, strict=True)]
+
+
+def _target(
+    args: argparse.Namespace, source: Source, output: Path, network: Network, scratch: Path | None
+) -> Path | Sink:
+    """A NIfTI file by its path, a derived DICOM series by its sink."""
+    if output.name.endswith(NIFTI_NAMES) or not is_dicom(source.path or output):
+        return output
+    from poan_runtime.commands.run_dicom import derived_series
+
+    return derived_series(args, source, output, network, _settings(args), scratch)
 
 
 def _load(args: argparse.Namespace) -> Network:
@@ -122,6 +168,8 @@ def _settings(args: argparse.Namespace) -> Settings:
         skip=not args.no_skip,
         self_ensemble=args.self_ensemble,
         threads=args.threads,
+        native=args.native,
+        keep_measured=args.keep_measured,
     )
 
 
@@ -134,7 +182,7 @@ def explain(args: argparse.Namespace) -> int:
     documents = []
     with _load(args) as network:
         for path in args.scans:
-            with contextlib.closing(open_source(path)) as source:
+            with contextlib.closing(open_source(path, series=args.series)) as source:
                 found = explain_scan(source, network, _settings(args))
                 documents.append(as_json(network, source, found))
             _say(as_text(documents[-1]))
@@ -146,28 +194,39 @@ def explain(args: argparse.Namespace) -> int:
 
 
 def _run_one(
-    args: argparse.Namespace, network: Network, path: Path, output: Path, preview: Path | None
+    args: argparse.Namespace,
+    network: Network,
+    path: Path,
+    output: Path,
+    preview: Path | None,
+    changed: Path | None,
 ) -> dict[str, Any]:
     """Super-resolve one scan, say so, and return its part of the report."""
     start = time.perf_counter()
     settings = _settings(args)
     scratch = None if "TMPDIR" in os.environ else output.parent
     progress, picture = Progress(path.name), Preview()
-    opened = open_source(path, scratch, hashed=args.report is not None)
-    with contextlib.closing(opened) as source:
+    opened = open_source(path, scratch, hashed=args.report is not None, series=args.series)
+    changes = None if changed is None else ChangedMap(changed)
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(contextlib.closing(opened))
+        if changes is not None:
+            stack.callback(changes.close)
         unpacked_s = time.perf_counter() - start
         try:
             outcome = upscale_file(
                 source,
-                output,
+                _target(args, source, output, network, scratch),
                 network,
                 settings,
                 dtype=args.dtype,
                 scratch=scratch,
-                consumers=[progress, picture],
+                consumers=[progress, picture, *([changes] if changes else [])],
             )
         finally:
             progress.end()
+        if changes is not None and not changes.finish():
+            raise PoanError(f"--changed-map: {network.model.path}: lies on the kspace grid")
         if preview is not None:
             try:
                 picture.write(preview, outcome.geometry)
@@ -192,8 +251,22 @@ def _say_outcome(
         f"{output}: {shape}, {tiles.tiles_run} tiles run, {tiles.tiles_skipped} skipped, "
         f"{total_s:.1f} s"
     )
+    for line in _measured_lines(outcome):
+        _say(f"{path.name}: {line}")
     for warning in (*network.notices, *outcome.warnings):
         _say(f"poan-run: warning: {path.name}: {warning}", sys.stderr)
+
+
+def _measured_lines(outcome: Outcome) -> list[str]:
+    """What the scanner measured of this scan, and what of that the network changed."""
+    found = outcome.measured
+    if found is None or outcome.faithfulness is None:
+        return []
+    lines = [outcome.faithfulness]
+    if found.native.is_zero_filled:
+        used = "super-resolved from there" if outcome.native_used else "taken as it comes"
+        lines.insert(0, f"zero-filled by its scanner, {found.native}; {used}")
+    return lines
 
 
 def _outputs(
@@ -222,14 +295,17 @@ def _stem(scan: Path) -> str:
     return scan.name
 
 
-def _check_distinct(scans: list[Path], outputs: list[Path]) -> None:
-    """No output may replace an input or another output, nor lack its folder."""
+def _check_distinct(scans: list[Path], outputs: list[Path], folders: Sequence[Path] = ()) -> None:
+    """No output may replace an input or another output, nor lack its folder.
+
+    ``folders`` are the outputs that are folders themselves.
+    """
     inputs = {file.resolve() for scan in scans if scan.is_file() for file in scan_files(scan)}
     seen: set[Path] = set()
     for output in outputs:
         if not output.parent.is_dir():
             raise PoanError(f"{output}: there is no folder {output.parent}")
-        if output.is_dir():
+        if output.is_dir() and output not in folders:
             raise PoanError(f"{output}: expected a file's name, this is a folder")
         resolved = output.resolve()
         if resolved in inputs:

@@ -11,11 +11,17 @@ from numpy.typing import NDArray
 
 from poan_runtime import extras
 from poan_runtime.engines.kserve.address import NO_ACCESS, Access
+from poan_runtime.engines.nvidia import device_kind, fitting_extra, has_gpu
 from poan_runtime.engines.precision import NOT_REDUCED, Reduced, reduced_precision
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Model
 
 Tiles = NDArray[np.float32]
+
+LANES = 2
+"""Batches that an engine is given before the answer to the first is asked for.
+
+On a GPU the copies of one overlap with the computation of the other."""
 
 
 class Backend(Protocol):
@@ -31,7 +37,7 @@ class Backend(Protocol):
     Most engines answer a tile alike in every batch of one size, but not in batches of one and
     of many.
     """
-    in_flight: int = 2
+    in_flight: int = LANES
     """How many batches may be begun before the first is waited for."""
 
     def run(self, batch: Tiles) -> Tiles:
@@ -56,10 +62,16 @@ class Backend(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """What the user asked for. ``threads`` None leaves the number to the engine.
+    """Which engine is to run a model, and how.
 
+    ``backend`` is ``auto`` or a name of `BACKENDS`; ``device`` is ``auto``, ``cpu`` or ``cuda``.
+    ``threads`` None leaves the number to the engine.
     ``precision`` is that of an ONNX file on a CPU: ``auto`` takes bf16 where the manifest holds
     a passing verdict for it and this CPU has it, ``bf16`` insists on it, ``fp32`` never does.
+    What does not fit together is refused by `open_backend` with a PoanError.
+
+    >>> EngineOptions(backend="onnxruntime", threads=2).device
+    'auto'
     """
 
     backend: str = "auto"
@@ -70,6 +82,8 @@ class EngineOptions:
     """What ``precision`` came to; `open_backend` fills it in."""
     access: Access = NO_ACCESS
     """How a model on a server is reached."""
+    judged: bool = True
+    """False takes what a verdict forbids, to judge it anew; `open_backend` fills it in."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,14 +140,6 @@ BACKENDS = {
         devices=("cuda",),
         automatic=False,
     ),
-    "onnxruntime-nvtensorrtrtx": BackendKind(
-        module="poan_runtime.engines.onnxrt",
-        kinds=("onnx",),
-        needs="onnxruntime",
-        extra="gpu",
-        devices=("cuda",),
-        automatic=False,
-    ),
     "tensorrt": BackendKind(
         module="poan_runtime.engines.tensorrt.backend",
         kinds=("plan",),
@@ -157,8 +163,9 @@ BACKENDS = {
 def open_backend(model: Model, options: EngineOptions, *, judged: bool = True) -> OpenedBackend:
     """Load the model into the backend asked for, or into the best one for ``auto``.
 
-    ``judged`` false takes a precision that its verdict forbids, to judge it anew.
+    ``judged`` false takes a precision or a GPU that its verdict forbids, to judge it anew.
     """
+    options = dataclasses.replace(options, judged=judged)
     if model.file.engine is None:
         reduced = reduced_precision(model, options, judged=judged)
         options = dataclasses.replace(options, reduced=reduced)
@@ -178,7 +185,7 @@ def _choose(model: Model, options: EngineOptions) -> tuple[str, str]:
         for name, kind in BACKENDS.items()
         if kind.automatic
         and model.file.kind in kind.kinds
-        and options.device in ("auto", *kind.devices)
+        and device_kind(options.device) in ("auto", *kind.devices)
     }
     if not fitting:
         raise PoanError(
@@ -194,16 +201,17 @@ def _choose(model: Model, options: EngineOptions) -> tuple[str, str]:
         return "onnxruntime", "onnxruntime reaches the GPU"
     if options.reduced.entry is not None or options.precision == "bf16":
         return "openvino", "openvino alone runs bf16 on a CPU"
-    if "openvino" in installed and model.manifest.attention == "flat":
+    if "openvino" in installed and model.manifest.attention.form == "flat":
         return "openvino", "openvino takes the flat attention without a copy of its map"
     return installed[0], f"{installed[0]} is the default in float32"
 
 
 def _cuda_in_onnxruntime() -> bool:
+    """Whether it has the provider and the driver has a GPU; the provider alone says nothing."""
     with extras.needs("onnxruntime", "cpu"):
         import onnxruntime
 
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    return has_gpu() and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def _open(name: str, model: Model, options: EngineOptions) -> OpenedBackend:
@@ -215,11 +223,12 @@ def _open(name: str, model: Model, options: EngineOptions) -> OpenedBackend:
             f"{model.path}: {name} runs {' and '.join(kind.kinds)} files, "
             f"this is a {model.file.kind}"
         )
-    if options.device not in ("auto", *kind.devices):
+    if device_kind(options.device) not in ("auto", *kind.devices):
         raise PoanError(
             f"--device: {name} runs on {' and '.join(kind.devices)}, not on {options.device}"
         )
-    with extras.needs(kind.needs, kind.extra), extras.needs("cuda", kind.extra):
+    extra = fitting_extra(kind.extra) if "plan" in kind.kinds else kind.extra
+    with extras.needs(kind.needs, extra), extras.needs("cuda", extra):
         module: Any = importlib.import_module(kind.module)
     opened: OpenedBackend = module.open_backend(model, options)
     return opened

@@ -11,6 +11,7 @@ import importlib.util
 from typing import Protocol
 
 from poan_runtime import extras
+from poan_runtime.engines.nvidia import device_kind
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Model
 from poan_runtime.models.manifest import CpuPrecision
@@ -50,7 +51,7 @@ def reduced_precision(model: Model, options: Options, *, judged: bool = True) ->
         raise PoanError(f"--precision: expected {', '.join(PRECISIONS)}, got {options.precision}")
     if options.precision == "fp32":
         return Reduced(entry=None, reason="float32 was asked for")
-    if options.backend not in ("auto", "openvino") or options.device == "cuda":
+    if options.backend not in ("auto", "openvino") or device_kind(options.device) == "cuda":
         return _demanded(options, f"{options.backend} on {options.device} has none")
     listed = [entry for entry in model.manifest.cpu_precisions if entry.file == model.file.name]
     if not listed:
@@ -90,7 +91,7 @@ def release(version: str) -> str:
 
 def cpu_has_bf16() -> bool:
     """Whether OpenVINO finds native bf16 (avx512_bf16 or amx_bf16) here."""
-    import openvino
+    from poan_runtime.engines.openvino.library import openvino
 
     capabilities: list[str] = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "BF16" in capabilities

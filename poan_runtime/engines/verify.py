@@ -5,25 +5,28 @@ them. An engine is proven on the machine that runs it: nothing is run in its pla
 """
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from poan_runtime.engines.backend import Backend
+from poan_runtime.engines.backend import Backend, OpenedBackend
 from poan_runtime.engines.precision import release
 from poan_runtime.errors import PoanError
 from poan_runtime.files import WholeFile, sha256_of
 from poan_runtime.models.find import Model
 from poan_runtime.models.manifest import (
     MANIFEST_NAME,
+    Check,
+    DeviceVerdict,
     Manifest,
     ModelFile,
     Parity,
     Precision,
+    read_manifest,
 )
 
 HALF = "it rounds features of order 1 whatever the size of the output, so that errors count \
@@ -90,16 +93,27 @@ def read_vectors(manifest: Manifest, folder: Path) -> list[Case]:
     return cases
 
 
-def relative_error(
-    answer: NDArray[np.float32], reference: NDArray[np.float32], floor: float
-) -> float | None:
-    """The worst tile's max|y - ref| / max(max|ref|, floor); None if anything is not finite."""
+def relative_error(answer: NDArray[Any], reference: NDArray[Any], floor: float) -> float:
+    """max|y - ref| / max(max|ref|, floor) over one tile; infinite where y is not finite.
+
+    >>> relative_error(np.array([1.0, 2.5]), np.array([1.0, 2.0]), 1e-6)
+    0.25
+    >>> relative_error(np.array([np.nan]), np.array([1.0]), 1e-6)
+    inf
+    """
     if not np.isfinite(answer).all():
-        return None
-    worst = 0.0
-    for one, ref in zip(answer.astype(np.float64), reference.astype(np.float64), strict=True):
-        worst = max(worst, float(np.abs(one - ref).max() / max(np.abs(ref).max(), floor)))
-    return worst
+        return math.inf
+    largest = max(float(np.abs(reference).max()), floor)
+    return float(np.abs(np.subtract(answer, reference, dtype=np.float64)).max()) / largest
+
+
+def worst_error(
+    answers: NDArray[np.float32], references: NDArray[np.float32], floor: float
+) -> float | None:
+    """The largest `relative_error` of tiles (n, 1, h, w); None where it is not finite."""
+    pairs = zip(answers, references, strict=True)
+    worst = max(relative_error(answer, reference, floor) for answer, reference in pairs)
+    return worst if math.isfinite(worst) else None
 
 
 def verify(model: Model, backend: Backend, precision: str | None = None) -> Parity:
@@ -111,53 +125,79 @@ def verify(model: Model, backend: Backend, precision: str | None = None) -> Pari
     judged = model.file
     if precision is not None and judged.precision == "fp32":
         judged = dataclasses.replace(judged, precision=cast(Precision, precision))
-    checks: list[dict[str, Any]] = []
+    checks: list[Check] = []
+    batch = production_batch(model) if backend.fills_batches else 1
     for case in read_vectors(model.manifest, model.path.parent):
-        answer = _run(backend, case.tiles, model.manifest.batch.max)
+        answer, spread = run_case(backend, case.tiles, batch)
+        if batch > 1:
+            checks.append(row_check(model.file.name, case.name, spread))
         metric, tolerance, reason = _tolerance(model.manifest, judged, case.name)
         floor = UNIT if metric == "unit_error" else model.manifest.relative_error_floor
-        value = relative_error(answer, case.reference, floor)
+        value = worst_error(answer, case.reference, floor)
         checks.append(
-            {
-                "file": model.file.name,
-                "stage": "output",
-                "case": case.name,
-                "metric": metric,
-                "value": value,
-                "tolerance": tolerance,
-                "reason": reason,
-            }
+            Check(
+                file=model.file.name,
+                stage="output",
+                case=case.name,
+                metric=metric,
+                value=value,
+                tolerance=tolerance,
+                reason=reason,
+            )
         )
-    return _judged(checks)
+    return Parity.of(checks)
 
 
-def _judged(checks: Sequence[Mapping[str, Any]]) -> Parity:
-    """The verdict that follows from checks; one without a tolerance is only reported."""
-    good = all(
-        check["tolerance"] is None
-        or (check["value"] is not None and check["value"] <= check["tolerance"])
-        for check in checks
-    )
-    return Parity(verdict="pass" if good else "fail", checks=tuple(checks))
-
-
-def _beside(earlier: Sequence[Mapping[str, Any]], found: Parity) -> Parity:
+def _beside(earlier: Sequence[Check], found: Parity) -> Parity:
     """What was found now, beside earlier checks of other things.
 
     The exporter's loss of PSNR and its look inside are not repeated by the stored vectors, and
     what failed there still does.
     """
 
-    def of(check: Mapping[str, Any]) -> tuple[str, str, str]:
-        return check["stage"], check["case"].replace(" ", "_"), check["metric"]
+    def of(check: Check) -> tuple[str, str, str]:
+        return check.stage, check.case.replace(" ", "_"), check.metric
 
     again = {of(check) for check in found.checks}
-    return _judged([*(c for c in earlier if of(c) not in again), *found.checks])
+    return Parity.of([*(c for c in earlier if of(c) not in again), *found.checks])
 
 
-def _run(backend: Backend, tiles: NDArray[np.float32], most: int) -> NDArray[np.float32]:
-    parts = [backend.run(tiles[at : at + most]) for at in range(0, len(tiles), most)]
-    return np.concatenate(parts)
+def production_batch(model: Model) -> int:
+    """Tiles that run at once in production: kernels are chosen for it, so it is what is judged."""
+    engine = model.file.engine
+    return engine.profile.opt if engine is not None else model.manifest.batch.opt
+
+
+def run_case(
+    backend: Backend, tiles: NDArray[np.float32], batch: int
+) -> tuple[NDArray[np.float32], float | None]:
+    """Answers to tiles (n, 1, t, t), and the largest difference within a batch of equal tiles.
+
+    Each tile fills a whole batch. Of its rows the one counts that is farthest from the first;
+    None where a row is not finite.
+    """
+    answers, spread = [], 0.0
+    for tile in tiles:
+        rows = backend.run(np.repeat(tile[None], batch, axis=0))
+        if not np.isfinite(rows).all():
+            return np.full((len(tiles), *rows.shape[1:]), np.nan, np.float32), None
+        apart = np.abs(rows - rows[0]).reshape(batch, -1).max(axis=1)
+        answers.append(rows[np.argmax(apart)])
+        spread = max(spread, float(apart.max()))
+    return np.stack(answers), spread
+
+
+def row_check(file: str, case: str, spread: float | None) -> Check:
+    """Equal tiles in one batch have one answer: anything else is a wrong index or a race."""
+    return Check(
+        file=file,
+        stage="output",
+        case=case,
+        metric="row_difference",
+        value=spread,
+        tolerance=0.0,
+        reason="the rows of a batch are computed alike",
+    )
 
 
 def _tolerance(manifest: Manifest, file: ModelFile, case: str) -> tuple[str, float, str]:
@@ -166,10 +206,10 @@ def _tolerance(manifest: Manifest, file: ModelFile, case: str) -> tuple[str, flo
     sources = {other.name for other in manifest.files if other.precision == file.precision}
     gates = [manifest.parity, *(other.parity for other in manifest.files if other.parity)]
     for check in (check for gate in gates for check in gate.checks):
-        same = check["file"] in sources and check["case"].replace(" ", "_") == case
-        at_output = check["stage"] == "output" and check["metric"] == metric
-        if same and at_output and check["tolerance"] is not None:
-            return metric, float(check["tolerance"]), str(check["reason"])
+        same = check.file in sources and check.case.replace(" ", "_") == case
+        at_output = check.stage == "output" and check.metric == metric
+        if same and at_output and check.tolerance is not None:
+            return metric, check.tolerance, check.reason
     return metric, bound, reason
 
 
@@ -178,12 +218,10 @@ def write_verdict(folder: Path, name: str, found: Parity) -> Parity:
 
     The verdict that it states now: earlier checks of other things stay, and count.
     """
-    path = folder / MANIFEST_NAME
-    document: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    entry = next(entry for entry in document["files"] if entry["name"] == name)
-    parity = _beside(entry.get("parity", {}).get("checks", []), found)
-    entry["parity"] = _as_json(parity)
-    _rewrite(path, document)
+    manifest = read_manifest(folder)
+    file = next(file for file in manifest.files if file.name == name)
+    parity = _beside(file.parity.checks if file.parity else (), found)
+    write_manifest(folder, manifest.with_file(dataclasses.replace(file, parity=parity)))
     return parity
 
 
@@ -193,44 +231,74 @@ def write_cpu_verdict(model: Model, precision: str, version: str, found: Parity)
     Entries for other releases of the engine stay; a release that has none starts from the
     checks of one that has.
     """
-    path = model.path.parent / MANIFEST_NAME
-    document: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    entries = document["cpu_precisions"]
-    mine = [e for e in entries if (e["file"], e["precision"]) == (model.file.name, precision)]
-    here = [e for e in mine if release(e["version"]) == release(version)]
+    folder = model.path.parent
+    manifest = read_manifest(folder)
+    entries = manifest.cpu_precisions
+    mine = [e for e in entries if (e.file, e.precision) == (model.file.name, precision)]
+    here = [e for e in mine if release(e.version) == release(version)]
     like = (here or mine)[0]
-    parity = _beside(like["parity"]["checks"], found)
-    others = [entry for entry in entries if entry not in here]
-    entry = {**like, "version": version, "parity": _as_json(parity)}
-    document["cpu_precisions"] = [*others, entry]
-    _rewrite(path, document)
+    parity = _beside(like.parity.checks, found)
+    others = (entry for entry in entries if entry not in here)
+    entry = dataclasses.replace(like, version=version, parity=parity)
+    write_manifest(folder, dataclasses.replace(manifest, cpu_precisions=(*others, entry)))
     return parity
 
 
-def _as_json(parity: Parity) -> dict[str, Any]:
-    return {"verdict": parity.verdict, "checks": [dict(check) for check in parity.checks]}
+def write_gpu_verdict(model: Model, opened: OpenedBackend, found: Parity) -> Parity:
+    """The same for this GPU and this release of the engine, beside those for others.
+
+    A plan has the verdict as its own too: it runs nowhere but on GPUs.
+    """
+    folder = model.path.parent
+    if model.file.engine is not None:
+        found = write_verdict(folder, model.file.name, found)
+    manifest = read_manifest(folder)
+    entry = DeviceVerdict(
+        file=model.file.name,
+        engine=opened.name,
+        device=device_name(opened.device),
+        version=opened.version,
+        parity=found,
+    )
+    others = [one for one in manifest.device_verdicts if verdict_key(one) != verdict_key(entry)]
+    write_manifest(folder, dataclasses.replace(manifest, device_verdicts=(*others, entry)))
+    return found
 
 
-def _rewrite(path: Path, document: Mapping[str, Any]) -> None:
-    with WholeFile(path) as file:
-        file.write((json.dumps(document, indent=1) + "\n").encode())
+def verdict_key(found: DeviceVerdict) -> tuple[str, ...]:
+    """What a verdict on a GPU is about."""
+    return found.file, found.engine, found.device, release(found.version)
+
+
+def device_name(device: str) -> str:
+    """
+    >>> device_name("cuda:0 (NVIDIA A100)")
+    'NVIDIA A100'
+    """
+    return device.partition(" (")[2].removesuffix(")")
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Put a manifest in the place of the one in ``folder``, whole."""
+    with WholeFile(folder / MANIFEST_NAME) as file:
+        file.write(manifest.text().encode())
 
 
 def check_lines(found: Parity) -> list[str]:
     """One line per case."""
     lines = []
     for check in found.checks:
-        value = "not finite" if check["value"] is None else f"{check['value']:.2e}"
-        metric = check["metric"].replace("_", " ")
-        lines.append(f"{check['case']:24} {metric} {value} (at most {check['tolerance']:.0e})")
+        value = "not finite" if check.value is None else f"{check.value:.2e}"
+        metric = check.metric.replace("_", " ")
+        lines.append(f"{check.case:24} {metric} {value} (at most {check.tolerance:.0e})")
     return lines
 
 
 def verdict_lines(model: Model, found: Parity, verdict: Parity) -> list[str]:
     """One line for the verdict, after one for each earlier check that fails it."""
     lines = [
-        f"{check['case']:24} {check['metric']} {check['value']} at {check['stage']}, when exported"
+        f"{check.case:24} {check.metric} {check.value} at {check.stage}, when exported"
         for check in verdict.checks
-        if check not in found.checks and _judged([check]).verdict == "fail"
+        if check not in found.checks and not check.passed
     ]
     return [*lines, f"{model.path}: parity {verdict.verdict}"]

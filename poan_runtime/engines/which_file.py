@@ -11,12 +11,15 @@ from pathlib import Path
 
 from poan_runtime import extras
 from poan_runtime.engines.backend import EngineOptions
+from poan_runtime.engines.nvidia import device_index, device_kind, fitting_extra
+from poan_runtime.engines.tensorrt.build.plan import EIGHT_BIT
 from poan_runtime.engines.tensorrt.check import (
-    check_compute_capability,
+    check_gpu,
     check_version,
     engine_facts,
 )
 from poan_runtime.engines.tensorrt.library import MODULES, load_library
+from poan_runtime.engines.verdicts import proven
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Model, Trust, find_model
 
@@ -27,14 +30,14 @@ def find_runnable(name: str | Path, options: EngineOptions, trust: Trust | None 
     For a folder on a GPU this is a plan that fits it and has been proven, else the fp16 ONNX
     file with device ``cuda``, else the fp32 one.
     """
-    model = find_model(name, trust, "fp16" if options.device == "cuda" else "fp32")
+    model = find_model(name, trust, "fp16" if device_kind(options.device) == "cuda" else "fp32")
     if model.file.kind != "plan":
         named_itself = Path(name).is_file()
         return model if named_itself else _proven_plan(model, options) or model
     obstacle = _obstacle(model, options)
     if obstacle is None:
         return model
-    if options.device == "cuda" or options.backend in MODULES:
+    if device_kind(options.device) == "cuda" or options.backend in MODULES:
         raise PoanError(f"{model.path}: {obstacle}")
     return _in_its_place(model, obstacle)
 
@@ -45,14 +48,14 @@ def _obstacle(model: Model, options: EngineOptions) -> str | None:
         return "a plan needs a GPU, and the device asked for is the CPU"
     flavour = engine_facts(model).flavour
     if importlib.util.find_spec(MODULES[flavour]) is None:
-        return extras.missing(MODULES[flavour], flavour)
+        return extras.missing(MODULES[flavour], fitting_extra(flavour))
     check_version(model, load_library(flavour))
     if importlib.util.find_spec("cuda") is None:
-        return extras.missing("cuda-python", flavour)
+        return extras.missing("cuda-python", fitting_extra(flavour))
     from poan_runtime.engines.tensorrt import cuda
 
     try:
-        cuda.find_gpu()
+        cuda.find_gpu(device_index(options.device))
     except cuda.NoGpuError as error:
         return str(error)
     return None
@@ -66,11 +69,15 @@ def _in_its_place(plan: Model, obstacle: str) -> Model:
 
 
 def _proven_plan(model: Model, options: EngineOptions) -> Model | None:
-    """A plan beside an ONNX file that runs here and has passed its gate."""
+    """A plan beside an ONNX file that runs here and has passed its gate.
+
+    Never one in eight bits: what lies beyond its calibrated range is clipped, so who wants it
+    names it.
+    """
     if options.device == "cpu" or options.backend not in ("auto", *MODULES):
         return None
     for file in model.manifest.files:
-        if file.kind != "plan" or file.engine is None:
+        if file.kind != "plan" or file.engine is None or file.precision in EIGHT_BIT:
             continue
         if file.parity is None or file.parity.verdict != "pass":
             continue
@@ -87,8 +94,11 @@ def _fits(plan: Model, options: EngineOptions) -> bool:
             return False
         from poan_runtime.engines.tensorrt import cuda
 
-        gpu = cuda.find_gpu()
-        check_compute_capability(plan, gpu.name, gpu.compute_capability)
+        gpu = cuda.find_gpu(device_index(options.device))
+        check_gpu(plan, gpu)
     except PoanError:
         return False
-    return True
+    if not any(found.file == plan.file.name for found in plan.manifest.device_verdicts):
+        return True  # judged before verdicts named the GPU
+    engine = engine_facts(plan)
+    return proven(plan, engine.flavour, gpu.name, engine.version)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from poan_runtime.errors import PoanError
+from poan_runtime.extras import needs
+from poan_runtime.images.dicom.recognise import is_dicom
 from poan_runtime.images.nifti.header import ScanHeader, plain_header
 from poan_runtime.images.nifti.read import open_scan
 from poan_runtime.images.nifti.write import NiftiSink
@@ -22,11 +24,22 @@ class HasNiftiHeader(Protocol):
     header: ScanHeader
 
 
-def open_source(path: str | Path, scratch: Path | None = None, *, hashed: bool = False) -> Source:
+def open_source(
+    path: str | Path,
+    scratch: Path | None = None,
+    *,
+    hashed: bool = False,
+    series: str | None = None,
+) -> Source:
     """Open what the user named. ``scratch`` holds what must be unpacked.
 
     ``hashed`` says that a report will ask for its hash, which is then taken in passing.
+    ``series`` names one of a DICOM folder.
     """
+    if is_dicom(Path(path)):
+        with needs("pydicom", "dicom"):
+            from poan_runtime.images.dicom.read import open_dicom
+        return open_dicom(path, series, scratch)
     return open_scan(path, scratch, hashed=hashed)
 
 

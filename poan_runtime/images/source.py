@@ -22,6 +22,15 @@ class Source(Protocol):
     An implementation checks the whole input when it is opened: what is broken is a PoanError
     before any work is done. `read_slices` may be called from another thread than the one that
     opened it, by one thread at a time.
+
+    Example: the slices of an array, of which `ArraySource` is a source::
+
+        import numpy as np
+        from poan_runtime.images.source import ArraySource
+
+        source = ArraySource(np.zeros((20, 18, 5), np.float32), np.diag([1.0, 1.0, 4.0, 1.0]))
+        print(source.read_slices(axis=2, start=0, stop=3).shape)
+        source.close()
     """
 
     @property
@@ -73,6 +82,14 @@ class Sink(Protocol):
     Order of calls: `begin` once, `write` for each slab in order (volume by volume, slices
     ascending), `finish` once, `close`. A sink that needs the source's headers gets the source
     when it is made. `write` may come from another thread, one at a time.
+
+    Example: a scan made finer into an array in memory::
+
+        from poan_runtime.images.source import ArraySink
+
+        sink = ArraySink()
+        poan_runtime.upscale_file("scan.nii.gz", sink, "t2_x2")
+        print(sink.data.shape)
     """
 
     def begin(self, geometry: Geometry) -> None:

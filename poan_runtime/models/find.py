@@ -7,10 +7,16 @@ from poan_runtime.errors import PoanError
 from poan_runtime.files import sha256_of
 from poan_runtime.models.manifest import (
     MANIFEST_NAME,
+    PENDING,
+    VERSION,
+    Attention,
     BatchRange,
+    Intensity,
     Manifest,
     ModelFile,
-    Parity,
+    NetworkFacts,
+    NoRoot,
+    Port,
     read_manifest,
 )
 
@@ -41,7 +47,11 @@ class Trust:
 
 
 def shipped_models() -> list[Path]:
-    """Folders of the models in the package, by name."""
+    """Folders of the models in the package, by name; the names are what `load_network` takes.
+
+    >>> all((folder / "manifest.json").is_file() for folder in shipped_models())
+    True
+    """
     return sorted(path.parent for path in MODELS.glob(f"*/{MANIFEST_NAME}"))
 
 
@@ -110,8 +120,7 @@ def _trusted_plan(manifest: Manifest, file: ModelFile | None, path: Path) -> Mod
     like = file or next((entry for entry in manifest.files if entry.engine is not None), None)
     if like is None:
         raise PoanError(f"{path}: --trust: expected a plan among the manifest's files, got none")
-    pending = Parity(verdict="pending", checks=())
-    trusted = dataclasses.replace(like, name=path.name, sha256=sha256_of(path), parity=pending)
+    trusted = dataclasses.replace(like, name=path.name, sha256=sha256_of(path), parity=PENDING)
     notice = f"{path.name}: runs as native code whatever its hash (--trust)"
     return Model(manifest=manifest, file=trusted, path=path, notices=(notice,))
 
@@ -131,9 +140,9 @@ def _trusted(path: Path, trust: Trust | None) -> Model:
     )
     overlap = min(trust.tile // 8, trust.tile - 1) if trust.overlap is None else trust.overlap
     manifest = Manifest(
+        manifest_version=VERSION,
         name=path.stem,
-        arch="unknown",
-        parameters=0,
+        network=NetworkFacts(arch="unknown", parameters=0, config={}),
         scale=trust.scale,
         contrast="unknown",
         tile=trust.tile,
@@ -141,20 +150,19 @@ def _trusted(path: Path, trust: Trust | None) -> Model:
         halo=trust.halo,
         overlap=overlap,
         gmac_per_tile=0.0,
-        percentile=99.9,
+        intensity=Intensity(rule="percentile-nonzero", percentile=99.9),
         grid="kspace" if trust.grid == "kspace" else "centre",
-        square_root={"scheme": "none"},
-        attention="none",
+        square_root=NoRoot(scheme="none"),
+        attention=Attention(form="none"),
         opset=1,
-        input_name=ONLY_PORT,
-        output_name=ONLY_PORT,
+        inputs=Port(name=ONLY_PORT),
+        outputs=Port(name=ONLY_PORT),
         files=(file,),
         vectors=None,
         relative_error_floor=1e-6,
-        parity=Parity(verdict="pending", checks=()),
+        parity=PENDING,
         training={},
         created_by={},
-        raw={},
     )
     notice = f"{path.name}: runs without a manifest (--trust); nothing vouches for it"
     return Model(manifest=manifest, file=file, path=path, notices=(notice,))

@@ -48,6 +48,7 @@ def scan_report(
             "self_ensemble": settings.self_ensemble,
             "skip_constant_tiles": settings.skip,
         },
+        **_measured(outcome),
         "tiles": {"run": outcome.timings.tiles_run, "skipped": outcome.timings.tiles_skipped},
         "seconds": {
             "load_model": network.load_s,
@@ -55,6 +56,29 @@ def scan_report(
             "scan_total": total_s,
         },
         "warnings": [*network.notices, *outcome.warnings],
+    }
+
+
+def _measured(outcome: Outcome) -> dict[str, Any]:
+    """What the scanner measured and what of it was changed; nothing where no rule tells."""
+    found, change = outcome.measured, outcome.change
+    if found is None or change is None:
+        return {}
+    return {
+        "native": {
+            "matrix": list(found.native.matrix),
+            "native": list(found.native.native),
+            "cutoffs": list(found.native.cutoffs),
+            "reasons": list(found.native.reasons),
+            "used": outcome.native_used,
+        },
+        "faithfulness": {
+            "changed_relative": change.relative,
+            "changed_rms": change.rms,
+            "noise_sigma": found.noise.sigma,
+            "noise_from": found.noise.source,
+            "measured_kept": outcome.measured_kept,
+        },
     }
 
 

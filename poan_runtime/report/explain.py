@@ -24,7 +24,7 @@ from poan_runtime.images.source import Source
 from poan_runtime.images.stored import to_stored
 from poan_runtime.network import Network, Settings
 from poan_runtime.report.memory import peak_memory_bytes
-from poan_runtime.super_resolve import SuperResolution, intensity_of
+from poan_runtime.super_resolve import SuperResolution
 from poan_runtime.tiles.layout import Layout
 from poan_runtime.tiles.run import Slab, SliceRunner, Timings
 
@@ -89,9 +89,9 @@ class RepeatVoxels(Backend):
 def explain_scan(source: Source, network: Network, settings: Settings) -> Explanation:
     """Lay out a scan and time what its cost follows from; the first volume stands for all."""
     run = SuperResolution(source, network, settings)
-    geometry, layout = run.geometry, run.layout
+    source, geometry, layout = run.source, run.geometry, run.layout
     start = time.perf_counter()
-    unit = intensity_of(source, 0, network.model.manifest.percentile).unit
+    unit = run.intensity(0).unit
     counts = count_tiles(source, geometry, layout, unit, skip=settings.skip)
     read_s = time.perf_counter() - start
     slice_s = time_slices(counts.slices, layout, source.dtype, unit)

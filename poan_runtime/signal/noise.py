@@ -99,6 +99,8 @@ def corner_sigma(slices: Slices) -> float:
     _, h, w = slices.shape
     window = np.outer(np.hanning(h + 2)[1:-1], np.hanning(w + 2)[1:-1]).astype(np.float32)
     corner = np.ix_(np.abs(np.fft.fftfreq(h)) * 2 > CORNER, np.fft.rfftfreq(w) * 2 > CORNER)
+    if not all(len(bins) for bins in map(np.ravel, corner)):
+        return 0.0  # slices of a few voxels have no corner
     sigmas = []
     for image in slices:
         energy = float(np.sum(np.square(window[image != 0], dtype=np.float64)))

@@ -5,6 +5,7 @@ through its eigen-decomposition by divided differences (Daleckii-Krein), which s
 repeated and for zero eigenvalues where the textbook gradient of eigh does not.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -69,22 +70,52 @@ class EighPower(nn.Module):
         return _SymmetricPower.apply(sigma, self.alpha)  # type: ignore[no-any-return, no-untyped-call]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a vector is read off Sigma^alpha."""
+
+    alpha: float
+    normalised: bool
+
+    def vector(self, root: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """z (B, C) from root = sigma^alpha (B, C, C): the mean over its rows, as in SAN.
+
+        Normalised it is the sum over them, divided by (tr(sigma) / C)^alpha. For alpha = 1/2 its
+        mean square is 1^T sigma 1 / tr(sigma): 1 where channels do not correlate, at most C.
+        """
+        if not self.normalised:
+            return root.mean(dim=1)
+        c = sigma.shape[1]
+        eye = torch.eye(c, dtype=sigma.dtype, device=sigma.device)
+        mean = (sigma * eye).sum(dim=(1, 2)) / c  # (B,)
+        unit = mean.sqrt() if self.alpha == 0.5 else mean**self.alpha
+        return root.sum(dim=1) / unit[:, None]
+
+
 class CovariancePooling(nn.Module):
-    """z: the mean over the rows of Sigma^alpha. (B, C, h, w) -> (B, C), in at least float32."""
+    """z: a vector read off Sigma^alpha. (B, C, h, w) -> (B, C), in at least float32."""
 
     def __init__(self, config: POANConfig) -> None:
         super().__init__()
         self.eps, self.floor = config.eps, config.floor
+        self.reading = Reading(alpha=config.alpha, normalised=config.z_norm == "trace")
         self.power: nn.Module = EighPower(config.alpha)
+
+    def covariance(self, x: torch.Tensor) -> torch.Tensor:
+        """The regularised covariance of x (B, C, h, w): (B, C, C)."""
+        return covariance(x, self.eps, self.floor)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            sigma = covariance(at_least_float32(x), self.eps, self.floor)
-            return self.power(sigma).mean(dim=1)  # type: ignore[no-any-return]
+            sigma = self.covariance(at_least_float32(x))
+            return self.reading.vector(self.power(sigma), sigma)
 
 
 class NCAB(nn.Module):
-    """Non-reduction channel attention: x scaled by softmax(F_S ReLU(F_E z)), both C -> C."""
+    """Non-reduction channel attention: x scaled by softmax(F_S ReLU(F_E z)), both C -> C.
+
+    With the gate's unit "mean" the softmax is multiplied by C.
+    """
 
     def __init__(self, config: POANConfig) -> None:
         super().__init__()
@@ -93,11 +124,16 @@ class NCAB(nn.Module):
         self.expand = nn.Linear(c, c)
         self.squeeze = nn.Linear(c, c)
         self.gate = config.gate
+        self.gain = float(c) if config.gate_unit == "mean" and config.gate == "softmax" else 1.0
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        z = self.pool(x).to(x.dtype)
+    def weights(self, z: torch.Tensor) -> torch.Tensor:
+        """The gate (B, C) for z (B, C)."""
         logits = self.squeeze(torch.relu(self.expand(z)))  # (B, C)
         weights = torch.softmax(logits, 1) if self.gate == "softmax" else torch.sigmoid(logits)
+        return weights if self.gain == 1.0 else self.gain * weights
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weights = self.weights(self.pool(x).to(x.dtype))
         return x * weights[:, :, None, None].to(x.dtype)
 
 
@@ -113,3 +149,20 @@ class CAB(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pooled = x.mean(dim=(2, 3), keepdim=True)
         return x * torch.sigmoid(self.expand(torch.relu(self.squeeze(pooled))))
+
+
+class GlobalContext(nn.Module):
+    """A vector made of the channels' means over the tile, the same at every position.
+
+    (B, C, h, w) -> (B, C, 1, 1): what a per-tile constant alone is worth.
+    """
+
+    def __init__(self, config: POANConfig) -> None:
+        super().__init__()
+        c = config.channels
+        self.expand = nn.Conv2d(c, c, 1)
+        self.squeeze = nn.Conv2d(c, c, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = x.mean(dim=(2, 3), keepdim=True)
+        return self.squeeze(torch.relu(self.expand(pooled)))  # type: ignore[no-any-return]

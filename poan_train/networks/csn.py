@@ -13,8 +13,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from poan_train.networks.bicubic import image_skip, require
-from poan_train.networks.poan import upsampler
+from poan_train.networks.blocks import SkippedNetwork, require, upsampler
 from poan_train.resample import Grid
 
 
@@ -100,20 +99,18 @@ class ChannelSplittingBlock(nn.Module):
         return self.fuse(torch.cat([residual, dense], dim=1)) + x  # type: ignore[no-any-return]
 
 
-class CSN(nn.Module):
+class CSN(SkippedNetwork):
     """LR (N, 1, h, w) -> SR (N, 1, s h, s w), in the units of the LR."""
 
     def __init__(self, config: CSNConfig) -> None:
-        super().__init__()
+        super().__init__(config.image_skip, config.scale, config.grid)
         self.config = config
         c = config.channels
         self.head = nn.Conv2d(1, c, 3, padding=1)
         blocks = [ChannelSplittingBlock(config) for _ in range(config.blocks)]
         self.body = nn.Sequential(*blocks, nn.Conv2d(c, c, 3, padding=1))
         self.tail = upsampler(c, config.scale)
-        self.skip = image_skip(config.image_skip, config.scale, config.grid)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def from_features(self, x: torch.Tensor) -> torch.Tensor:
         features = self.head(x)
-        y = self.tail(self.body(features) + features)
-        return y if self.skip is None else y + self.skip(x)  # type: ignore[no-any-return]
+        return self.tail(self.body(features) + features)  # type: ignore[no-any-return]

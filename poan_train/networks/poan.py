@@ -4,35 +4,9 @@ import torch
 from torch import nn
 
 from poan_train.networks.attention import PDSB
+from poan_train.networks.blocks import ResidualBlock, SkippedNetwork, upsampler
 from poan_train.networks.config import POANConfig
-from poan_train.networks.covariance import CAB, NCAB
-from poan_train.resample import cubic_matrix, resize
-
-
-class ResidualBlock(nn.Module):
-    """conv-ReLU-conv with a skip, no normalisation (EDSR, arXiv:1707.02921)."""
-
-    def __init__(self, channels: int, scale: float = 1.0) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-        )
-        self.scale = scale
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.body(x)
-        return x + (y if self.scale == 1.0 else self.scale * y)  # type: ignore[no-any-return]
-
-
-def upsampler(channels: int, scale: int) -> nn.Sequential:
-    """Sub-pixel tail to one channel: 2 and 3 in one step, 4 as 2 twice."""
-    steps = {2: (2,), 3: (3,), 4: (2, 2)}[scale]
-    layers: list[nn.Module] = []
-    for step in steps:
-        layers += [nn.Conv2d(channels, channels * step**2, 3, padding=1), nn.PixelShuffle(step)]
-    return nn.Sequential(*layers, nn.Conv2d(channels, 1, 3, padding=1))
+from poan_train.networks.covariance import CAB, NCAB, GlobalContext
 
 
 class POAB(nn.Module):
@@ -46,7 +20,7 @@ class POAB(nn.Module):
         if config.has_spatial:
             self.spatial = PDSB(config)
             self.project = nn.Conv2d(c, c, 1)
-        channel = {"ncab": NCAB, "cab": CAB, "none": None}[config.channel]
+        channel = {"ncab": NCAB, "cab": CAB, "context": GlobalContext, "none": None}[config.channel]
         self.channel = channel(config) if channel else None
         self.out = nn.Conv2d(c, c, 1)
         self.bypass = False
@@ -63,11 +37,11 @@ class POAB(nn.Module):
         return self.out(x_s) + x  # type: ignore[no-any-return]
 
 
-class POAN(nn.Module):
+class POAN(SkippedNetwork):
     """LR (N, 1, h, w) -> SR (N, 1, s h, s w), in the units of the LR."""
 
     def __init__(self, config: POANConfig) -> None:
-        super().__init__()
+        super().__init__(config.image_skip, config.scale, config.grid)
         self.config = config
         c = config.channels
         self.head = nn.Conv2d(1, c, 3, padding=1)
@@ -75,16 +49,11 @@ class POAN(nn.Module):
             ResidualBlock(c, config.residual_scale) for _ in range(config.blocks)
         ]
         if config.has_poab:
-            body.insert(config.poab_after, POAB(config))
+            for after in sorted((config.poab_after, *config.more_poab_after), reverse=True):
+                body.insert(after, POAB(config))
         self.body = nn.Sequential(*body, nn.Conv2d(c, c, 3, padding=1))
         self.tail = upsampler(c, config.scale)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def from_features(self, x: torch.Tensor) -> torch.Tensor:
         features = self.head(x)
-        y = self.tail(self.body(features) + features)
-        if self.config.image_skip == "bicubic":
-            s, (h, w) = self.config.scale, x.shape[-2:]
-            rows = cubic_matrix(h, s * h, grid=self.config.grid)
-            columns = cubic_matrix(w, s * w, grid=self.config.grid)
-            y = y + resize(x, rows, columns)
-        return y  # type: ignore[no-any-return]
+        return self.tail(self.body(features) + features)  # type: ignore[no-any-return]

@@ -12,8 +12,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from poan_train.networks.bicubic import image_skip, require
-from poan_train.networks.poan import upsampler
+from poan_train.networks.blocks import SkippedNetwork, require, upsampler
 from poan_train.resample import Grid
 
 
@@ -59,11 +58,11 @@ class ResidualDenseBlock(nn.Module):
         return self.fuse(torch.cat(features, dim=1)) + x  # type: ignore[no-any-return]
 
 
-class RDN(nn.Module):
+class RDN(SkippedNetwork):
     """LR (N, 1, h, w) -> SR (N, 1, s h, s w), in the units of the LR."""
 
     def __init__(self, config: RDNConfig) -> None:
-        super().__init__()
+        super().__init__(config.image_skip, config.scale, config.grid)
         self.config = config
         c = config.channels
         self.head = nn.Conv2d(1, c, 3, padding=1)
@@ -71,14 +70,12 @@ class RDN(nn.Module):
         self.blocks = nn.ModuleList(ResidualDenseBlock(config) for _ in range(config.blocks))
         self.fuse = nn.Sequential(nn.Conv2d(config.blocks * c, c, 1), nn.Conv2d(c, c, 3, padding=1))
         self.tail = upsampler(c, config.scale)
-        self.skip = image_skip(config.image_skip, config.scale, config.grid)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def from_features(self, x: torch.Tensor) -> torch.Tensor:
         first = self.head(x)
         features = self.shallow(first)
         outputs = []
         for block in self.blocks:
             features = block(features)
             outputs.append(features)
-        y = self.tail(self.fuse(torch.cat(outputs, dim=1)) + first)
-        return y if self.skip is None else y + self.skip(x)  # type: ignore[no-any-return]
+        return self.tail(self.fuse(torch.cat(outputs, dim=1)) + first)  # type: ignore[no-any-return]

@@ -19,8 +19,7 @@ import torch
 from torch import nn
 
 from poan_train.networks.attention import at_least_float32
-from poan_train.networks.bicubic import image_skip, require
-from poan_train.networks.poan import ResidualBlock, upsampler
+from poan_train.networks.blocks import ResidualBlock, SkippedNetwork, require, upsampler
 from poan_train.resample import Grid
 
 
@@ -96,11 +95,11 @@ class ReasoningAttention(nn.Module):
         return x + self.scale * self.out(y)  # type: ignore[no-any-return]
 
 
-class SERAN(nn.Module):
+class SERAN(SkippedNetwork):
     """LR (N, 1, h, w) -> SR (N, 1, s h, s w), in the units of the LR."""
 
     def __init__(self, config: SERANConfig) -> None:
-        super().__init__()
+        super().__init__(config.image_skip, config.scale, config.grid)
         self.config = config
         c = config.channels
         self.head = nn.Conv2d(1, c, 3, padding=1)
@@ -111,9 +110,7 @@ class SERAN(nn.Module):
                 body.append(ReasoningAttention(config))
         self.body = nn.Sequential(*body, nn.Conv2d(c, c, 3, padding=1))
         self.tail = upsampler(c, config.scale)
-        self.skip = image_skip(config.image_skip, config.scale, config.grid)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def from_features(self, x: torch.Tensor) -> torch.Tensor:
         features = self.head(x)
-        y = self.tail(self.body(features) + features)
-        return y if self.skip is None else y + self.skip(x)  # type: ignore[no-any-return]
+        return self.tail(self.body(features) + features)  # type: ignore[no-any-return]

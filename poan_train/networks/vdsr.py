@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from poan_train.networks.bicubic import BicubicUp, require
+from poan_train.networks.blocks import BicubicUp, require
 from poan_train.resample import Grid
 
 

@@ -34,7 +34,7 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = {
     "fig4-cab": {"channel": "cab"},
     "fig4-ncab": {"channel": "ncab"},
 }
-ABLATED = ("poan", "poan-lite")
+ABLATED = ("poan", "poan-lite", "poan-dense", "poan-lite-dense")
 """The architectures that these changes fit."""
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from poan_runtime.errors import PoanError
 from poan_runtime.geometry import slice_axis
 from poan_runtime.images.volume import read_volume
-from poan_train.data import FOREGROUND, IXI_CROP, SLICE_FOREGROUND, Source, centre_crop
+from poan_train.acquire import FOREGROUND
+from poan_train.data import IXI_CROP, SLICE_FOREGROUND, Source, centre_crop
 from poan_train.data import find_sources as find
 from poan_train.degrade import GRID, Array, Degradation, crop_to_multiple, degrade
 from poan_train.evaluate import bicubic

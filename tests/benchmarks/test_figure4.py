@@ -43,7 +43,7 @@ def test_the_weights_are_those_the_attention_multiplies_its_input_with(channel):
     # one product per voxel in float32 and their sum
     assert np.allclose(a.gate[:, None, None] * a.before, a.after, rtol=0, atol=1e-6)
     if channel == "ncab":
-        assert a.gate.sum() == pytest.approx(1, abs=1e-5)
+        assert a.gate.mean() == pytest.approx(1, abs=1e-5)
     assert a.sr.shape == (32, 36)
     assert (a.cam_before >= 0).all()
     assert a.cam_after.shape == (12, 14)  # two pixels less on each side
@@ -138,10 +138,10 @@ def test_two_trainings_of_one_budget_become_a_picture_and_its_numbers(
     assert len(checkpoints) == 2
     content = json.loads((out / "figure4.json").read_text())
     assert (content["volume"], content["slice"], content["crop"]) == ("sub-9_T2w.nii.gz", 1, 12)
-    for kind, gate in (("cab", 0.5), ("ncab", 1 / 8)):
+    for kind, gate in (("cab", 0.5), ("ncab", 1.0)):
         assert content[kind]["training"]["channel"] == kind
         assert content[kind]["training"]["steps"] == 2
-        # hardly trained: a sigmoid near 1/2, a softmax that sums to one
+        # hardly trained: a sigmoid near 1/2, a softmax that averages to one
         assert content[kind]["numbers"]["gate_mean"] == pytest.approx(gate, rel=0.2)
         assert f"--ablation fig4-{kind}" in content[kind]["command"]
         assert content[kind]["validation"]["psnr_volume_peak"] > 5

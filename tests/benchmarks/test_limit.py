@@ -14,7 +14,7 @@ from benchmarks.parts import cut, features_at, macs_of, read_for_one_tile
 from benchmarks.peak import cpu_peaks
 from poan_runtime.errors import PoanError
 from poan_runtime.models.manifest import read_manifest
-from tests.benchmarks.conftest import TILE
+from tests.tiny.networks import TILE
 
 
 def one_node(kind: str, left: list[int], right: list[int], out: list[int]) -> onnx.ModelProto:
@@ -84,8 +84,10 @@ def test_peaks_are_measured_in_each_precision() -> None:
 
 
 def test_the_benchmark_runs_and_its_rows_are_consistent(
-    tiny: tuple[Path, Path], tmp_path: Path
+    tiny: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    small = {"sizes": (64,), "cores": 1}
+    monkeypatch.setattr(limit, "cpu_peaks", lambda seconds, cores: cpu_peaks(0.0, **small))
     out = tmp_path / "limit.json"
     more = ["--engines", "onnxruntime-fp32", "--rounds", "1", "--seconds", "0", "--cores", "1"]
     assert limit.main(["--model", str(tiny[1]), "--out", str(out), *more]) == 0

@@ -42,7 +42,7 @@ def add_eval(results, name, *psnr, every=1):
     path.write_text(json.dumps({"every": every, "volumes": volumes(*psnr)}))
 
 
-def test_a_loss_is_told_like_a_win(tmp_path):
+def test_the_card_states_where_poan_loses_as_it_states_where_it_wins(tmp_path):
     add_eval(tmp_path, "t2_x2", 36.0, 37.0)
     add_eval(tmp_path, "sampled/t2_x2", 35.5, 36.5, every=4)
     add_eval(tmp_path, "without_attention/t2_x2", 35.375, 36.75, every=4)
@@ -70,7 +70,7 @@ def test_a_loss_is_told_like_a_win(tmp_path):
     assert "- t1_x4: poan-lite was not trained under the equal budget." in text
 
 
-def test_what_was_not_measured_is_a_dash(tmp_path):
+def test_a_column_that_was_not_measured_holds_a_dash(tmp_path):
     add_row(tmp_path, "poan-lite", 33.0, 34.0)
     assert "| t2_x2 | b |" not in model_card.render(tmp_path)  # nothing to compare with
     add_row(tmp_path, "bicubic", 30.0, 30.0)

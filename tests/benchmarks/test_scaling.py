@@ -10,7 +10,9 @@ import torch
 from benchmarks import kernels, scaling
 
 
-def test_all_questions_are_answered_and_kept(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+def test_each_question_is_measured_and_a_later_call_replaces_that_one_alone(
+    tiny: tuple[Path, Path], tmp_path: Path
+) -> None:
     ckpt, model = tiny
     out = tmp_path / "scaling.json"
     named = ["--ckpt", str(ckpt), "--model", str(model), "--out", str(out), "--cores", "1"]

@@ -10,7 +10,7 @@ from benchmarks.unit_scan import fit, hr_volume, spread
 from benchmarks.whole_scan.__main__ import earlier, main
 from benchmarks.whole_scan.competitor import starts
 from poan_train.degrade import degrade
-from tests.benchmarks.conftest import TILE
+from tests.tiny.networks import TILE
 
 AGAINST = "torch-eager,onnxruntime,openvino-f32"
 """Without torch-compile, which needs a C++ compiler and minutes."""
@@ -47,7 +47,9 @@ def test_all_contenders_agree_with_pytorch(tiny: tuple[Path, Path], tmp_path: Pa
     assert out.with_suffix(".png").stat().st_size > 1000
 
 
-def test_samples_add_up_over_calls(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_later_call_adds_only_the_samples_that_are_missing(
+    tiny: tuple[Path, Path], tmp_path: Path
+) -> None:
     out = tmp_path / "tiny.json"
     alone = ["--against", "onnxruntime", "--poan", "=--backend onnxruntime"]
 
@@ -101,7 +103,7 @@ def test_competitors_lay_tiles_as_monai_does() -> None:
         assert sorted({rows.start for rows, _ in laid}) == starts(extent, TILE, overlap)
 
 
-def test_another_model_discards_what_poan_run_took_and_nothing_else() -> None:
+def test_another_model_discards_the_samples_of_poan_run_alone() -> None:
     facts = {"scan": "a", "model": {"name": "m", "model.onnx": "1"}}
     samples = [{"contender": "onnxruntime"}, {"contender": "poan-run-fp32"}]
     document = {"facts": facts, "predicted": {"poan-run-fp32": {}}, "samples": samples}

@@ -1,4 +1,4 @@
-"""One tiny export that the tests share, and checkpoints."""
+"""A tiny network, its gate, its export, and checkpoints."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from poan_export.cli import main
 from poan_export.export import open_gate
 from poan_export.gate.parity import Gate
+from poan_export.gate.real_tiles import Scans
 from poan_train.checkpoint import save_checkpoint
 from tests.tiny.networks import TILE, facts_of, tiny_network
 
@@ -20,7 +20,7 @@ def network() -> nn.Module:
 
 @pytest.fixture(scope="session")
 def gate(network: nn.Module) -> Gate:
-    return open_gate(network, facts_of(network), TILE, None)
+    return open_gate(network, facts_of(network), Scans(None, TILE, 2, {"method": "bicubic"}))
 
 
 @pytest.fixture
@@ -34,12 +34,6 @@ def checkpoint(tmp_path: Path) -> Callable[[nn.Module], Path]:
 
 
 @pytest.fixture(scope="session")
-def exported(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of ``poan-export --fp16`` for the tiny network."""
-    folder = tmp_path_factory.mktemp("export")
-    path = folder / "tiny.pt"
-    save_checkpoint(path, facts_of(network), network.state_dict())
-    arguments = ["--ckpt", str(path), "--tile", str(TILE), "--fp16", "--engine", "none"]
-    arguments += ["--halo", "1", "--overlap", "2"]
-    assert main(arguments) == 0
-    return folder / "tiny"
+def exported(tiny_export: tuple[Path, Path]) -> Path:
+    """The folder of ``poan-export --fp16`` for the tiny network; to read, not to change."""
+    return tiny_export[1]

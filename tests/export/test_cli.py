@@ -12,11 +12,12 @@ from torch import nn
 
 from poan_export.cli import main
 from poan_export.export import open_gate
+from poan_export.gate.real_tiles import Scans
 from poan_export.package import whole_folder
 from poan_runtime.engines.backend import EngineOptions, open_backend
 from poan_runtime.files import sha256_of
 from poan_runtime.models.find import find_model
-from poan_runtime.models.manifest import read_manifest
+from poan_runtime.models.manifest import MatrixRoot, read_manifest
 from tests.tiny.networks import TILE, facts_of
 
 
@@ -33,21 +34,24 @@ def test_the_manifest_is_valid_and_tells_what_was_measured(exported: Path) -> No
         assert sha256_of(exported / file.name) == file.sha256
     assert "body.1.channel.pool" in manifest.files[1].islands
     root = manifest.square_root
-    assert root["scheme"] in ("newton-schulz", "quintic")
-    assert 1e2 < root["condition_seen"] < 8 / 1e-5
-    metrics = {c["metric"] for c in manifest.parity.checks}
+    assert isinstance(root, MatrixRoot)
+    assert root.scheme in ("newton-schulz", "quintic")
+    assert root.condition_seen is not None
+    # Sigma + (eps tr / C) I: no eigenvalue exceeds the trace, none is below eps tr / C
+    assert 1e2 < root.condition_seen <= 8 / root.eps + 1
+    metrics = {c.metric for c in manifest.parity.checks}
     assert {"relative_error", "relative_norm_error", "max_abs_error", "psnr_between_db",
             "psnr_change_db", "ssim_change", "largest_value", "unit_error"} <= metrics  # fmt: skip
-    assert "PyTorch float32" in {c["file"] for c in manifest.parity.checks}
+    assert "PyTorch float32" in {c.file for c in manifest.parity.checks}
 
 
 def test_errors_in_the_manifest_are_within_what_was_promised(exported: Path) -> None:
-    checks = [c for c in read_manifest(exported).parity.checks if c["file"] == "model.onnx"]
-    output = [c for c in checks if c["stage"] == "output" and c["metric"] == "relative_error"]
-    roots = [c for c in checks if c["metric"] == "relative_norm_error"]
+    checks = [c for c in read_manifest(exported).parity.checks if c.file == "model.onnx"]
+    output = [c for c in checks if c.stage == "output" and c.metric == "relative_error"]
+    roots = [c for c in checks if c.metric == "relative_norm_error"]
     assert len(output) == len(roots) == 7
-    assert all(c["value"] <= c["tolerance"] == 1e-4 for c in output)
-    assert all(c["value"] <= c["tolerance"] == 1e-3 for c in roots)
+    assert all(c.value is not None and c.value <= c.tolerance == 1e-4 for c in output)
+    assert all(c.value is not None and c.value <= c.tolerance == 1e-3 for c in roots)
 
 
 def test_the_runtime_reads_the_folder_and_reproduces_its_vectors(exported: Path) -> None:
@@ -142,7 +146,7 @@ def test_a_checkpoint_that_is_none_is_one_line(
 
 def test_tiles_of_a_given_scan_are_used(network: nn.Module, shared_data: Path) -> None:
     scan = shared_data / "val" / "T1_openms_patient20_study2.nii.gz"
-    gate = open_gate(network, facts_of(network), TILE, scan)
+    gate = open_gate(network, facts_of(network), Scans(scan, TILE, 2, {"method": "bicubic"}))
     assert gate.cases.source == str(scan)
     first = gate.cases.items[0]
     assert first.hr is not None

@@ -41,3 +41,25 @@ def test_the_package_alone_loads_neither_numpy_nor_nibabel() -> None:
 
 def test_importing_poan_takes_no_module_from_the_host_program() -> None:
     assert "openvino_telemetry" not in loaded_by("import poan_runtime")
+
+
+def test_openvino_is_imported_without_its_telemetry_and_the_host_keeps_it() -> None:
+    pytest.importorskip("openvino")
+    loaded = loaded_by(
+        "import types\n"
+        "theirs = sys.modules['openvino_telemetry'] = types.ModuleType('openvino_telemetry')\n"
+        "from poan_runtime.engines.openvino import library\n"
+        "assert sys.modules['openvino_telemetry'] is theirs\n"
+        "del sys.modules['openvino_telemetry']"
+    )
+    assert "openvino" in loaded
+
+
+def test_a_hidden_module_is_missing_inside_and_back_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = pytest.importorskip("poan_runtime.engines.openvino.library")
+    for name in ("json", "a_module_that_is_not_there"):
+        before = sys.modules.get(name)
+        with library.hidden(name), pytest.raises(ModuleNotFoundError):
+            __import__(name)
+        assert sys.modules.get(name) is before
+        assert (name in sys.modules) == (before is not None)

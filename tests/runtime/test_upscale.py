@@ -1,5 +1,8 @@
 """The Python interface."""
 
+import inspect
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,8 @@ import pytest
 
 import poan_runtime
 from poan_runtime import geometry
+from poan_runtime.images.source import ArraySink, ArraySource
+from poan_runtime.super_resolve import Pair
 
 
 def repeated(data: np.ndarray) -> np.ndarray:
@@ -61,8 +66,107 @@ def test_an_empty_array_is_refused(nearest_x2: Path) -> None:
         poan_runtime.upscale(volume, nearest_x2)
 
 
-def test_names_are_imported_when_asked_for() -> None:
-    for name in poan_runtime.__all__:
-        assert getattr(poan_runtime, name).__name__ == name
+@pytest.mark.parametrize("name", poan_runtime.__all__)
+def test_a_public_name_is_imported_when_asked_for_and_documented(name: str) -> None:
+    found = getattr(poan_runtime, name)
+    assert found.__name__ == name
+    assert ">>> " in found.__doc__ or "::\n" in found.__doc__, "its docstring has an example"
+
+
+def test_another_name_is_none_of_ours() -> None:
     with pytest.raises(AttributeError, match="nothing"):
         _ = poan_runtime.nothing
+
+
+def examples() -> list[Any]:
+    """The indented blocks after a line that ends in two colons, of every public docstring."""
+    found = []
+    for name in poan_runtime.__all__:
+        text = inspect.getdoc(getattr(poan_runtime, name)) or ""
+        blocks = re.findall(r"::\n\n((?:    .*\n?|\n)+)", text)
+        found += [pytest.param(textwrap.dedent(block), id=name) for block in blocks]
+    return found
+
+
+@pytest.mark.parametrize("code", examples())
+def test_the_examples_run_as_they_stand(
+    code: str, make_scan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not any(folder.name == "t2_x2" for folder in poan_runtime.shipped_models()):
+        pytest.skip("needs the shipped model t2_x2")
+    scan = make_scan(shape=(12, 10, 2))
+    monkeypatch.chdir(tmp_path)
+    exec(code, {"poan_runtime": poan_runtime, "scans": [scan]})
+
+
+def test_a_source_goes_into_a_sink_and_every_slab_past_the_consumers(nearest_x2: Path) -> None:
+    data = np.random.default_rng(0).normal(size=(6, 5, 4, 3)).astype(np.float32)
+    source, sink = ArraySource(data, np.diag([1.0, 1.0, 3.0, 1.0])), ArraySink()
+    seen: list[tuple[int, int]] = []
+
+    def look(lies: geometry.Geometry, pair: Pair) -> None:
+        assert lies.slices == 4
+        assert np.array_equal(pair.lr, np.moveaxis(data[..., pair.volume], 2, 0)[pair.start :])
+        assert pair.sr.shape == (len(pair.lr), 12, 10)
+        seen.append((pair.volume, pair.start))
+
+    outcome = poan_runtime.upscale_file(source, sink, nearest_x2, consumers=[look])
+    assert seen == [(0, 0), (1, 0), (2, 0)]
+    # Eight float32 roundings of values below 4.
+    np.testing.assert_allclose(sink.data, repeated(data), rtol=0, atol=2e-6)
+    assert len(outcome.units) == 3
+    assert outcome.geometry.fine_shape == (12, 10, 4, 3)
+
+
+def test_a_step_changes_what_is_written_and_seen(nearest_x2: Path) -> None:
+    source, sink = ArraySource(np.ones((6, 5, 4), np.float32), np.eye(4)), ArraySink()
+    seen: list[float] = []
+    poan_runtime.upscale_file(
+        source,
+        sink,
+        nearest_x2,
+        steps=[lambda lr, sr: sr + lr.mean(), lambda lr, sr: 10 * sr],
+        consumers=[lambda lies, pair: seen.append(float(pair.sr.max()))],
+    )
+    assert sink.data.min() == sink.data.max() == 20
+    assert set(seen) == {20.0}
+
+
+class FailingSink(ArraySink):
+    """Fails as told; remembers whether it was finished and closed."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        self.finished = self.closed = False
+
+    def write(self, volume: int, start: int, fine: Any) -> None:
+        if self.stage == "write":
+            raise poan_runtime.PoanError("write failed")
+
+    def finish(self, remark: str | None = None) -> None:
+        self.finished = True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("stage", ["write", "consume"])
+def test_an_error_on_the_way_closes_the_sink_unfinished(nearest_x2: Path, stage: str) -> None:
+    source, sink = ArraySource(np.ones((6, 5, 4), np.float32), np.eye(4)), FailingSink(stage)
+
+    def look(lies: geometry.Geometry, pair: Pair) -> None:
+        if stage == "consume":
+            raise poan_runtime.PoanError("consume failed")
+
+    with pytest.raises(poan_runtime.PoanError, match=f"{stage} failed"):
+        poan_runtime.upscale_file(source, sink, nearest_x2, consumers=[look])
+    assert (sink.finished, sink.closed) == (False, True)
+
+
+def test_a_network_closes_its_engine(nearest_x2: Path) -> None:
+    with poan_runtime.load_network(nearest_x2) as network:
+        backend = network.opened.backend
+        batch = np.ones((1, 1, 16, 16), np.float32)
+        assert backend.run(batch).shape == (1, 1, 32, 32)
+    with pytest.raises(RuntimeError, match="shutdown"):
+        backend.run(batch)

@@ -10,7 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from poan_export.plans.build import Order
+from poan_runtime.engines.tensorrt.build.plan import Order
 from poan_runtime.models.manifest import BatchRange
 
 TILE, SCALE, CHANNELS = 16, 2, 8

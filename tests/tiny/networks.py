@@ -14,6 +14,7 @@ TINY: dict[str, Any] = {
     "poab_after": 1,
     "channels": 8,
     "embedding": 4,
+    "point": True,
     "pyramid": (0.6,),
 }
 

@@ -6,6 +6,9 @@ from poan_runtime.errors import PoanError
 from poan_runtime.intensity import intensity_unit
 from poan_train import data
 from poan_train.data import (
+    EVERY,
+    Ahead,
+    Pair,
     PatchSampler,
     Source,
     cached_pair,
@@ -14,6 +17,7 @@ from poan_train.data import (
     fixed_tiles,
     hr_slices,
     load_pairs,
+    set_aside,
     split_by_subject,
     subject_of,
 )
@@ -43,6 +47,28 @@ def test_studies_of_one_patient_are_one_subject():
     assert subject_of("mystery.nii") == "mystery"
 
 
+@pytest.mark.parametrize(
+    ("names", "who"),
+    [
+        (["BraTS2021_00001_t1", "BraTS2021_00001_t2", "BraTS2021_00001_t1ce"], "BraTS2021_00001"),
+        (["OAS1_0001_MR1", "OAS1_0001_MR2"], "OAS1_0001"),
+        (["100307_T1w", "100307_T2w"], "100307"),
+        (["S01_ses1", "S01_ses2", "T2_S01_session-3_ax", "S01_run2"], "S01"),
+        (["knee7_study1_cor", "knee7_study2_sag", "PD_knee7_axial", "FLAIR-knee7_tra"], "knee7"),
+        (["T1_sub-gbm1_gd", "sub-gbm1_T2w"], "sub-gbm1"),
+    ],
+)
+def test_one_persons_files_are_one_subject_whatever_contrast_session_or_plane(names, who):
+    assert {subject_of(f"{name}.nii.gz") for name in names} == {who}
+
+
+def test_different_people_stay_different_and_a_name_is_never_emptied():
+    assert subject_of("BraTS2021_00001_t1.nii") != subject_of("BraTS2021_00002_t1.nii")
+    assert subject_of("case1_t1.nii") != subject_of("case2_t1.nii")
+    assert subject_of("T1_coral_cora.nii") == "coral_cora"
+    assert subject_of("T1.nii.gz") == "T1"
+
+
 def sources(tmp_path, names):
     return [Source(path=tmp_path / n, contrast="T2", subject=subject_of(n)) for n in names]
 
@@ -65,7 +91,8 @@ def test_ixi_is_split_500_70_6_in_order_of_subject_number(tmp_path):
 
 def test_files_are_found_by_contrast_and_a_table_overrides_their_names(scan_folder, tmp_path):
     assert [s.path.name for s in find_sources(scan_folder, "T1")] == ["sub-3_T1w.nii.gz"]
-    assert len(find_sources(scan_folder, "all")) == 3
+    for every in EVERY:
+        assert len(find_sources(scan_folder, every)) == 3
     table = tmp_path / "t.tsv"
     table.write_text("file\tcontrast\tsubject\nsub-3_T1w.nii.gz\tT2\tsomebody\n")
     found = find_sources(scan_folder, "T2", table)
@@ -118,7 +145,7 @@ def test_ixi_is_cropped_to_its_middle(tmp_path):
     affine = np.diag([0.94, 0.94, 1.25, 1.0])
     nibabel.save(nibabel.Nifti1Image(voxels, affine), path)
     hr, cutoff = hr_slices(Source(path=path, contrast="T2", subject="IXI002"))
-    assert (hr.shape, cutoff) == ((96, 240, 240), 1.0)
+    assert (hr.shape, cutoff) == ((96, 240, 240), (1.0, 1.0))
     assert (hr > 0).all()
 
 
@@ -145,6 +172,34 @@ def test_a_batch_is_a_function_of_seed_rank_and_step(scan_folder):
     assert not np.array_equal(make(rank=1).batch(3)[0], lr)
 
 
+def test_subjects_that_are_set_aside_are_in_no_part(tmp_path):
+    files = sources(tmp_path, [f"T2_patient{i // 2}_study{i % 2}.nii" for i in range(6)])
+    assert {s.subject for s in set_aside(files, ["patient1"])} == {"patient0", "patient2"}
+    with pytest.raises(PoanError, match="no volume of patient9; the subjects are patient0, pat"):
+        set_aside(files, ["patient0", "patient9"])
+
+
+def test_batches_made_ahead_are_those_of_the_sampler_in_any_order(scan_folder):
+    sampler = PatchSampler(pairs_of(scan_folder), 2, 8, 4, 5)
+    with Ahead(sampler) as ahead:
+        for step in (0, 1, 2, 7, 3):
+            for made, asked in zip(ahead.batch(step), sampler.batch(step), strict=True):
+                assert np.array_equal(made, asked)
+
+
+def test_patches_show_tissue_and_not_noisy_air(scan_folder):
+    """Air of a tenth of the tissue is no tissue: a column of tissue is found all the same."""
+    lr = np.full((2, 40, 80), 0.06, np.float32)
+    lr[:, :, 60:] = 0.6
+    hr = np.kron(lr, np.ones((2, 2), np.float32))
+    source = pairs_of(scan_folder)[0].source
+    pair = Pair(source=source, hr=hr, lr=lr, cutoff=(1, 1), tissue=0.6)
+    patches = np.concatenate([PatchSampler([pair], 2, 8, 50, 0).batch(i)[0] for i in range(4)])
+    shown = (patches > 0.3).mean(axis=(1, 2, 3)) >= 0.3
+    # a place in four has tissue, and eight tries miss it once in ten
+    assert shown.mean() > 0.8
+
+
 @pytest.mark.parametrize("scale", [2, 4])
 def test_lr_and_hr_of_a_patch_show_the_same_place_however_they_are_turned(scan_folder, scale):
     lr, hr = PatchSampler(pairs_of(scan_folder, scale), scale, 6, 64, 0).batch(0)
@@ -157,7 +212,7 @@ def test_on_the_k_space_grid_patches_are_never_flipped(scan_folder):
     ramp = np.add.outer(np.arange(16.0), 100 * np.arange(16.0)).astype(np.float32)
     pair = pairs_of(scan_folder)[0]
     pair = data.Pair(
-        source=pair.source, hr=np.kron(ramp, np.ones((2, 2)))[None], lr=ramp[None], cutoff=1
+        source=pair.source, hr=np.kron(ramp, np.ones((2, 2)))[None], lr=ramp[None], cutoff=(1, 1)
     )
     for grid, rising in (("kspace", True), ("centre", False)):
         lr, _ = PatchSampler([pair], 2, 8, 40, 0, grid=grid).batch(0)
@@ -183,5 +238,5 @@ def test_nothing_to_train_on_is_one_line():
 def test_scans_that_zero_fill_are_undone_before_they_count_as_hr(shared_data):
     path = shared_data / "val/T2_openms_patient04_study1.nii.gz"
     hr, cutoff = hr_slices(Source(path=path, contrast="T2", subject="patient04"))
-    assert cutoff == pytest.approx(0.71, abs=0.03)
-    assert hr.shape == (44, round(348 * cutoff), round(384 * cutoff))
+    assert cutoff == pytest.approx((0.71, 1.0), abs=0.03)
+    assert hr.shape == (44, round(348 * cutoff[0]), 384)

@@ -2,6 +2,7 @@ import itertools
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from poan_runtime.errors import PoanError
-from poan_train import checkpoint, cli, networks, train
+from poan_train import checkpoint, cli, log, networks, train
 from poan_train.checkpoint import load_network, read_checkpoint
 from poan_train.train import TrainConfig, learning_rate, load_matching
 
@@ -93,8 +94,7 @@ def test_resuming_continues_bit_for_bit(scan_folder, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "save_checkpoint", save_then_die)
-    with pytest.raises(KeyboardInterrupt):
-        run(*arguments, "--out", halves)
+    assert run(*arguments, "--out", halves) == 130
     monkeypatch.setattr(train, "save_checkpoint", save)
     assert read_checkpoint(halves)[2]["step"] == 4
     assert run(*arguments, "--out", halves, "--resume") == 0
@@ -133,18 +133,16 @@ def test_minutes_stop_a_run_and_anneal_it(scan_folder, tmp_path, monkeypatch):
 
 
 def test_processor_minutes_stop_a_run_that_waits_between_steps(scan_folder, tmp_path, monkeypatch):
-    """A tenth of a second of waiting per step does not count, so the run outlives its wall time."""
-    out, batch = tmp_path / "a.pt", train.PatchSampler.batch
-
-    def slow(self, step):
-        time.sleep(0.1)
-        return batch(self, step)
-
-    monkeypatch.setattr(train.PatchSampler, "batch", slow)
-    assert run("--data", scan_folder, "--out", out, *QUICK, "--cpu-minutes", 0.02) == 0
+    """On a clock of 0.25 s per step, of which the processor works 0.05 s."""
+    wall, cpu = itertools.count(step=0.25), itertools.count(step=0.05)
+    clock = SimpleNamespace(monotonic=lambda: next(wall), process_time=lambda: next(cpu))
+    monkeypatch.setattr(train, "time", clock)
+    out = tmp_path / "a.pt"
+    assert run("--data", scan_folder, "--out", out, *QUICK, "--cpu-minutes", 0.03) == 0
     training = load_network(out)[1].training
-    assert training["cpu_seconds"] >= 1.2
-    assert training["steps"] * 0.1 <= training["seconds"]
+    assert training["cpu_seconds"] == pytest.approx(0.03 * 60, abs=0.06)
+    assert training["seconds"] == pytest.approx(5 * training["cpu_seconds"])
+    assert training["steps"] == 35
     records = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
     assert min(r["lr"] for r in records if "lr" in r) < 1e-4
 
@@ -273,23 +271,201 @@ def test_bf16_autocast_trains_to_a_finite_loss(scan_folder, tmp_path):
     assert all(math.isfinite(r["loss"]) for r in records if "loss" in r)
 
 
-def test_two_processes_train_one_network(scan_folder, tmp_path):
-    """torchrun: both ranks end with the gradient of both batches, and one of them writes."""
+def test_resume_needs_a_checkpoint(scan_folder, tmp_path, capsys):
     out = tmp_path / "a.pt"
+    assert run("--data", scan_folder, "--out", out, *QUICK, "--steps", 2, "--resume") == 2
+    assert capsys.readouterr().err == f"poan-train: --resume: {out}: no such checkpoint\n"
+
+
+@pytest.fixture
+def begun(scan_folder, tmp_path):
+    """A training of two steps: its checkpoint and the arguments that go on with it."""
+    out = tmp_path / "a.pt"
+    arguments = ["--data", scan_folder, "--out", out, *QUICK, "--steps", 2, "--licence", "CC0"]
+    assert run(*arguments) == 0
+    return out, ["--out", out, *QUICK, "--steps", 3, "--resume"]
+
+
+def test_a_resume_that_is_another_training_is_refused_by_name(begun, scan_folder, tmp_path, capsys):
+    out, more = begun
+    before = out.read_bytes()
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in scan_folder.iterdir():  # T1 under the name of T2: other bytes
+        (other / path.name.replace("sub-1_T2w", "sub-4_T1w")).write_bytes(path.read_bytes())
+    (other / "sub-1_T2w.nii.gz").write_bytes((scan_folder / "sub-3_T1w.nii.gz").read_bytes())
+    for changed, said in [
+        (["--data", scan_folder, "--contrast", "T1"], "contrast T2, now T1"),
+        (["--data", other], "data without sub-1_T2w.nii.gz and with sub-1_T2w.nii.gz"),
+        (["--data", scan_folder, "--lr", 2e-4], "--lr 0.001, now 0.0002"),
+        (["--data", scan_folder, "--seed", 3], "--seed 0, now 3"),
+        (["--data", scan_folder, "--lr-model", "bicubic"], "LR model method scanner, now bicubic"),
+    ]:
+        assert run(*more, *changed) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert "--allow-changes" in error
+        assert error.count("\n") == 1
+        assert out.read_bytes() == before
+
+
+def test_data_are_the_same_wherever_they_lie_and_a_longer_run_is_the_same_training(
+    begun, scan_folder, tmp_path
+):
+    out, more = begun
+    moved = scan_folder.rename(tmp_path / "moved")
+    assert run(*more, "--data", moved) == 0
+    training = read_checkpoint(out)[0].training
+    assert (training["steps"], training["licence"]) == (3, "CC0")
+    assert "before" not in training
+
+
+def test_a_permitted_change_remembers_the_data_and_licence_of_before(begun, scan_folder):
+    out, more = begun
+    changed = ["--data", scan_folder, "--contrast", "T1", "--licence", "CC BY"]
+    assert run(*more, *changed, "--allow-changes") == 0
+    training = read_checkpoint(out)[0].training
+    assert (training["licence"], training["data"]) == ("CC BY", ["sub-3_T1w.nii.gz"])
+    (before,) = training["before"]
+    assert before["licence"] == "CC0"
+    assert before["contrast"] == "T2"
+    assert len(before["data"]) == 1
+    started = out.with_name("b.pt")
+    fresh = ["--data", scan_folder, "--out", started, *QUICK, "--steps", 1, "--init", out]
+    assert run(*fresh) == 0
+    licences = [b["licence"] for b in read_checkpoint(started)[0].training["before"]]
+    assert licences == ["CC0", "CC BY"]
+
+
+def test_a_checkpoint_from_before_hashes_is_compared_by_names(begun, scan_folder, capsys):
+    out, more = begun
+    facts, weights, state = read_checkpoint(out)
+    del facts.training["hashes"]
+    checkpoint.save_checkpoint(out, facts, weights, state)
+    assert run(*more, "--data", scan_folder) == 0
+    facts.training["data"] = ["sub-9_T2w.nii.gz"]
+    checkpoint.save_checkpoint(out, facts, weights, state)
+    assert run(*more, "--data", scan_folder) == 2
+    assert "data without sub-9_T2w.nii.gz and with sub-" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_step_that_was_reached_and_resuming_goes_on_bit_for_bit(
+    number, scan_folder, tmp_path, monkeypatch, capsys
+):
+    whole, cut = tmp_path / "whole.pt", tmp_path / "cut.pt"
+    arguments = ["--data", scan_folder, *QUICK, "--steps", 6]
+    assert run(*arguments, "--out", whole) == 0
+    update, before = train.Run.update_average, signal.getsignal(number)
+
+    def interrupted(self, decay):
+        update(self, decay)
+        if self.step == 3:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(train.Run, "update_average", interrupted)
+    capsys.readouterr()
+    assert run(*arguments, "--out", cut) == 130
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"poan-train: stopped at step 3; {cut} holds it, and --resume goes on"
+    assert signal.getsignal(number) is before
+    monkeypatch.setattr(train.Run, "update_average", update)
+    assert read_checkpoint(cut)[2]["step"] == 3
+    assert run(*arguments, "--out", cut, "--resume") == 0
+    left, right = (read_checkpoint(p)[1] for p in (whole, cut))
+    assert all(torch.equal(left[k], right[k]) for k in left)
+
+
+def test_without_a_terminal_progress_is_in_lines_by_the_budget(
+    scan_folder, tmp_path, monkeypatch, capsys
+):
+    ticks = itertools.count(step=20.0)
+    monkeypatch.setattr(log, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    arguments = ["--data", scan_folder, "--out", tmp_path / "a.pt", *QUICK, "--steps", 8]
+    assert run(*arguments) == 0
+    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("step ")]
+    # a record every 20 s and a line at most every 30: every second one, and the validation
+    assert [x.split(":")[0].split(",")[:2] for x in lines] == [
+        ["step 1", " 0.0 %"],
+        ["step 3", " 25.0 %"],
+        ["step 5", " 50.0 %"],
+        ["step 7", " 75.0 %"],
+        ["step 8", " 100.0 %"],
+    ]
+    # 25 % took 60 s of this clock
+    assert "3 min left" in lines[1]
+
+
+def test_the_split_is_printed_with_who_is_set_aside(scan_folder, tmp_path, capsys):
+    aside = tmp_path / "aside.txt"
+    aside.write_text("sub-2  # of another scanner\n\n")
+    arguments = ["--data", scan_folder, "--out", tmp_path / "a.pt", *QUICK, "--steps", 1]
+    assert run(*arguments, "--contrast", "MR", "--hold-out", aside, "--val-share", 0) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "trains on 2 volumes, subjects: sub-1, sub-3",
+        "validates on 0 volumes, subjects: none",
+        "set aside: sub-2",
+    ]
+    facts = read_checkpoint(tmp_path / "a.pt")[0]
+    assert facts.contrast == "MR"
+    assert facts.training["set_aside"] == ["sub-2"]
+    assert facts.degradation["acquisition"]["snr"] == [12.0, 100.0]
+
+
+def torchrun(tmp_path, port, patch, *arguments):
+    """Two processes that run ``patch`` and then poan-train."""
     script = tmp_path / "go.py"
     script.write_text(
-        "import sys\nfrom poan_train import cli, networks\n"
-        f"networks.LITE.update({SMALL!r})\nsys.exit(cli.main(sys.argv[1:]))\n"
+        "import os, sys\nfrom poan_train import cli, networks, train\n"
+        f"networks.LITE.update({SMALL!r})\n{patch}\nsys.exit(cli.main(sys.argv[1:]))\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-addr", "127.0.0.1", "--master-port", "29517", str(script)]
-    command += ["--data", str(scan_folder), "--out", str(out), *QUICK, "--steps", "3"]
+    command += ["--master-addr", "127.0.0.1", "--master-port", str(port), str(script)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [*command, *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    lines = out.with_suffix(".jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 3]
-    alone = tmp_path / "alone.pt"
-    assert run("--data", scan_folder, "--out", alone, *QUICK, "--steps", 3) == 0
-    together, single = (read_checkpoint(p)[1]["head.weight"] for p in (out, alone))
-    assert not torch.equal(together, single)
+
+
+def records(out):
+    return [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
+
+
+def test_two_processes_train_as_one_does_on_the_joined_batch(scan_folder, tmp_path, monkeypatch):
+    together, alone = tmp_path / "together.pt", tmp_path / "alone.pt"
+    arguments = ["--data", scan_folder, *QUICK, "--steps", 3, "--warmup", 0, "--ema", 0]
+    torchrun(tmp_path, 29517, "", *arguments, "--out", together)
+    assert [r["step"] for r in records(together)] == [1, 2, 3, 3]
+    batch = train.PatchSampler.batch
+
+    def joined(self, step):
+        parts = []
+        for self.rank in (0, 1):
+            parts.append(batch(self, step))
+        return tuple(np.concatenate(side) for side in zip(*parts, strict=True))
+
+    monkeypatch.setattr(train.PatchSampler, "batch", joined)
+    assert run(*arguments, "--out", alone) == 0
+    losses = [[r["loss"] for r in records(p) if "loss" in r] for p in (together, alone)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)  # fp32 sums in another order
+    left, right = (read_checkpoint(p)[1]["head.weight"] for p in (together, alone))
+    # Adam moves a weight by up to 1e-3 a step; the order of sums shifts that by a thousandth
+    assert (left - right).abs().max() < 1e-5
+
+
+def test_ranks_whose_clocks_differ_stop_at_one_step(scan_folder, tmp_path):
+    """The second rank's clock runs twice as fast: by itself it would stop at half of the steps."""
+    patch = (
+        "import itertools, time, types\n"
+        "ticks = itertools.count(step=0.05 * (1 + int(os.environ['RANK'])))\n"
+        "train.time = types.SimpleNamespace(\n"
+        "    monotonic=lambda: next(ticks), process_time=time.process_time)\n"
+    )
+    out = tmp_path / "a.pt"
+    torchrun(tmp_path, 29518, patch, "--data", scan_folder, "--out", out, *QUICK, "--minutes", 0.02)
+    assert records(out)[-1]["step"] == read_checkpoint(out)[2]["step"] == 23

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import openvino
-
 from poan_runtime.engines.backend import EngineOptions, OpenedBackend, check_shapes
 from poan_runtime.engines.cores import TileByTile, usable_cores
+from poan_runtime.engines.openvino.library import openvino
 from poan_runtime.engines.openvino.pieces import compile_chains
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Model

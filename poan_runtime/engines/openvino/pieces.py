@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
 
+from poan_runtime.engines.openvino.library import openvino
 from poan_runtime.errors import PoanError
 
 Tiles = NDArray[np.float32]
@@ -175,6 +175,21 @@ class Chain:
         return np.array(self._tensors[name].data)
 
 
+def settings(hint: str, threads: int) -> dict[str, Any]:
+    """How OpenVINO compiles for ``threads`` tiles at once, each on one thread.
+
+    The precision hint is always set: left alone, OpenVINO takes bf16 on CPUs that have it, which
+    would be outside of any parity verdict. Streams are not pinned to cores: each compiled piece
+    would have its own stream pinned to each core, and pieces of two tiles would meet on one.
+    """
+    return {
+        "INFERENCE_PRECISION_HINT": hint,
+        "NUM_STREAMS": threads,
+        "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
 def compile_chains(
     graph: Any,
     *,
@@ -185,10 +200,7 @@ def compile_chains(
 ) -> list[Callable[[Tiles], Tiles]]:
     """One chain per thread for a graph (N, 1, tile, tile), which takes one tile at a time.
 
-    The precision hint is always set: left alone, OpenVINO takes bf16 on CPUs that have it, which
-    would be outside of any parity verdict. Elementwise operations are fused only where shapes
-    are known, hence the fixed batch. Streams are not pinned to cores: each compiled piece would
-    have its own stream pinned to each core, and pieces of two tiles would meet on one of them.
+    Elementwise operations are fused only where shapes are known, hence the fixed batch.
     """
     graph.reshape([1, 1, tile, tile])
     core = openvino.Core()
@@ -197,11 +209,5 @@ def compile_chains(
     compiled = []
     for piece in pieces:
         hint = "f32" if piece.float32 or precision == "fp32" else precision
-        settings = {
-            "INFERENCE_PRECISION_HINT": hint,
-            "NUM_STREAMS": threads,
-            "INFERENCE_NUM_THREADS": threads,
-            "ENABLE_CPU_PINNING": False,
-        }
-        compiled.append(core.compile_model(piece.graph, "CPU", settings))
+        compiled.append(core.compile_model(piece.graph, "CPU", settings(hint, threads)))
     return [Chain(compiled, pieces) for _ in range(threads)]

@@ -6,20 +6,23 @@ capability; and, for tensorrt-rtx, the library itself calls the plan valid here.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from poan_runtime.engines.nvidia import fitting_extra
 from poan_runtime.engines.tensorrt.library import Library
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Model
 from poan_runtime.models.manifest import Engine
 
+if TYPE_CHECKING:  # cuda-python is an extra
+    from poan_runtime.engines.tensorrt.cuda import Gpu
+
 HEADER_BYTES = 64
-PIP_NAMES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx-cu13"}
 REMEDIES = {
     "VERSION_MISMATCH": "was built by another version of tensorrt-rtx; export it again",
     "UNSUPPORTED_CC": "was not built for this GPU; export it again with --sm",
     "OLD_CUDA_DRIVER": "needs a newer NVIDIA driver; update it",
-    "OLD_CUDA_RUNTIME": "needs a newer CUDA runtime; pip install -U tensorrt-rtx-cu13",
+    "OLD_CUDA_RUNTIME": "needs a newer CUDA runtime; update tensorrt-rtx",
     "INSUFFICIENT_GPU_MEMORY": "needs more GPU memory; export it again with --vram",
     "MALFORMED_ENGINE": "is not a tensorrt-rtx plan, or is damaged; export it again",
     "CUDA_ERROR": "cannot be checked: CUDA does not start; check the NVIDIA driver",
@@ -42,24 +45,47 @@ def check_version(model: Model, library: Library) -> None:
     if library.version != built:
         raise PoanError(
             f"{model.path}: built for {library.flavour} {built}, this is {library.version}; "
-            f"export it again, or pip install '{PIP_NAMES[library.flavour]}=={built}'"
+            f"export it again, or pip install '{fitting_extra(library.flavour)}=={built}'"
         )
 
 
-def check_compute_capability(model: Model, name: str, compute_capability: str) -> None:
-    """The plan must have been built for this GPU, ``name`` of ``compute_capability``, 8.6."""
+def check_gpu(model: Model, gpu: "Gpu") -> tuple[str, ...]:
+    """The plan must have been built for this GPU; notices of what differs and may be slower.
+
+    A plan of tensorrt-rtx serves every GPU of its compute capabilities. One of `tensorrt` is
+    tied to the GPU's model: its name, multiprocessors and memory.
+    """
     engine = engine_facts(model)
-    if compute_capability not in engine.compute_capabilities:
-        sm = compute_capability.replace(".", "")
+    if gpu.compute_capability not in engine.compute_capabilities:
+        sm = gpu.compute_capability.replace(".", "")
         remedy = f"--sm {sm}" if engine.flavour == "tensorrt-rtx" else "on this GPU"
         raise PoanError(
             f"{model.path}: built for compute capability "
-            f"{', '.join(engine.compute_capabilities)}, this GPU ({name}) has "
-            f"{compute_capability}; export it again {remedy}"
+            f"{', '.join(engine.compute_capabilities)}, this GPU ({gpu.name}) has "
+            f"{gpu.compute_capability}; export it again {remedy}"
         )
+    if engine.gpu is None:
+        return ()
+    for what in ("name", "sms"):
+        if (built := engine.gpu.get(what)) != (here := getattr(gpu, what)):
+            raise PoanError(
+                f"{model.path}: built on {built} ({what}), this GPU has {here}; "
+                f"poan-build {model.path.parent} builds one for it"
+            )
+    if gpu.memory_bytes < (needed := int(engine.gpu["memory_bytes"])):
+        raise PoanError(
+            f"{model.path}: built with {needed >> 20} MiB of memory, this GPU has "
+            f"{gpu.memory_bytes >> 20} MiB; poan-build {model.path.parent} builds one for it"
+        )
+    return tuple(
+        f"{model.path.name}: built with CUDA {engine.gpu.get(what)} ({what}), this is "
+        f"{getattr(gpu, what)}; poan-run --verify {model.path} judges it here"
+        for what in ("driver", "runtime")
+        if engine.gpu.get(what) != getattr(gpu, what)
+    )
 
 
-def check_header(model: Model, library: Library, *, gpu: bool) -> tuple[str, ...]:
+def check_header(model: Model, plan: bytes, library: Library, *, gpu: bool) -> tuple[str, ...]:
     """Ask tensorrt-rtx about the plan's header; notices, or PoanError with the remedy.
 
     Without a GPU the library cannot judge the device and calls every plan invalid; what it says
@@ -67,8 +93,7 @@ def check_header(model: Model, library: Library, *, gpu: bool) -> tuple[str, ...
     """
     if library.flavour != "tensorrt-rtx":
         return ()
-    with model.path.open("rb") as file:
-        header = file.read(HEADER_BYTES)
+    header = plan[:HEADER_BYTES]
     validity, bits = library.api.Runtime(library.logger).get_engine_validity(header)
     found = diagnostics(library.api, bits)
     if not gpu:

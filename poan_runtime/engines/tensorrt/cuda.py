@@ -1,14 +1,15 @@
 """Devices, streams, events, graphs and memory of CUDA, through cuda-python.
 
 Whatever context is current on the thread that opens an engine is the one that is worked in: the
-CUDA runtime adopts it. That covers a host program that holds a context made by pycuda, and
-`Home` makes the same context current in every other thread. This path was not run with pycuda
-on a GPU.
+CUDA runtime adopts it. That covers a host program that holds a context made by pycuda. `Home`
+pushes that context for our calls, in any thread, and pops it again. This path was not run with
+pycuda on a GPU.
 """
 
+import contextlib
 import ctypes
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,6 +22,7 @@ from poan_runtime.errors import PoanError
 
 H2D = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
 D2H = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
+NO_MEMORY = cudart.cudaError_t.cudaErrorMemoryAllocation
 OLD_DRIVER = cudart.cudaError_t.cudaErrorInsufficientDriver
 
 
@@ -32,14 +34,24 @@ class CudaError(RuntimeError):
     """A CUDA call failed where it should not: our bug, or a broken device."""
 
 
+class OutOfMemoryError(PoanError):
+    """The GPU has too little free memory; says how much was wanted and how much is free."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """The current device. ``compute_capability`` as in a manifest, ``8.6``."""
+    """A device. ``compute_capability`` as in a manifest, ``8.6``; ``sms`` are multiprocessors.
+
+    ``driver`` and ``runtime`` are the CUDA of the driver and of the library, ``13.4``.
+    """
 
     index: int
     name: str
     compute_capability: str
     memory_bytes: int
+    sms: int = 0
+    driver: str = ""
+    runtime: str = ""
 
 
 def call(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
@@ -50,8 +62,8 @@ def call(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
     return values[0] if len(values) == 1 else tuple(values)
 
 
-def find_gpu() -> Gpu:
-    """The current CUDA device; NoGpuError where there is none."""
+def find_gpu(index: int | None = None) -> Gpu:
+    """The CUDA device of that number, else the current one; NoGpuError where there is none."""
     error, count = cudart.cudaGetDeviceCount()
     if error == OLD_DRIVER:
         version = call(cudart.cudaDriverGetVersion)
@@ -64,13 +76,18 @@ def find_gpu() -> Gpu:
         )
     if int(error) != 0 or count == 0:
         raise NoGpuError(f"no GPU: CUDA finds none ({error.name})")
-    index = call(cudart.cudaGetDevice)
+    if index is not None and index >= count:
+        raise NoGpuError(f"no GPU cuda:{index}: CUDA finds {count}, numbered from 0")
+    index = call(cudart.cudaGetDevice) if index is None else index
     properties = call(cudart.cudaGetDeviceProperties, index)
     return Gpu(
         index=index,
         name=properties.name.decode() if isinstance(properties.name, bytes) else properties.name,
         compute_capability=f"{properties.major}.{properties.minor}",
         memory_bytes=int(properties.totalGlobalMem),
+        sms=int(properties.multiProcessorCount),
+        driver=_dotted(int(call(cudart.cudaDriverGetVersion))),
+        runtime=_dotted(int(call(cudart.cudaRuntimeGetVersion))),
     )
 
 
@@ -90,22 +107,62 @@ def memory_in_use() -> int:
 
 
 class Home:
-    """The context that was current where an engine was opened, for use in other threads."""
+    """The context in which an engine lives, for use in any thread.
+
+    The one that is current where it is made, if it is of that GPU; else the GPU's primary
+    context, which the CUDA runtime uses too.
+    """
 
     def __init__(self, gpu: Gpu) -> None:
-        call(cudart.cudaSetDevice, gpu.index) if self._none_current() else None
-        call(cudart.cudaFree, 0)  # the runtime creates or adopts the context here
-        self._context = call(driver.cuCtxGetCurrent)
-
-    @staticmethod
-    def _none_current() -> bool:
         call(driver.cuInit, 0)
-        return int(call(driver.cuCtxGetCurrent)) == 0
+        self._device: Any = call(driver.cuDeviceGet, gpu.index)
+        self._primary = False
+        self._context: Any = call(driver.cuCtxGetCurrent)
+        if int(self._context) == 0 or int(call(driver.cuCtxGetDevice)) != int(self._device):
+            self._context = call(driver.cuDevicePrimaryCtxRetain, self._device)
+            self._primary = True
 
-    def enter(self) -> None:
-        """Make it the context of the calling thread, if it is not."""
-        if int(call(driver.cuCtxGetCurrent)) != int(self._context):
-            call(driver.cuCtxSetCurrent, self._context)
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Work in it; the caller's own context is current again afterwards."""
+        call(driver.cuCtxPushCurrent, self._context)
+        try:
+            yield
+        finally:
+            call(driver.cuCtxPopCurrent)
+
+    def leave(self) -> None:
+        """Let go of the primary context, once nothing of ours is in it."""
+        if self._primary:
+            self._primary = False
+            call(driver.cuDevicePrimaryCtxRelease, self._device)
+
+
+def allocate(size: int, what: str) -> int:
+    """Device memory; OutOfMemoryError where that much is not free."""
+    error, address = cudart.cudaMalloc(size)
+    if error == NO_MEMORY:
+        cudart.cudaGetLastError()  # the runtime would hand it to the next call
+        free, total = call(cudart.cudaMemGetInfo)
+        raise OutOfMemoryError(
+            f"the GPU has too little memory: {what} need {_mib(size)}, "
+            f"{_mib(free)} of {_mib(total)} are free"
+        )
+    return int(call(lambda: (error, address)))
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB"
+
+
+class Memory:
+    """Device memory that goes with its owner's stack. A size of 0 takes none."""
+
+    def __init__(self, size: int, what: str, owner: ExitStack) -> None:
+        self.size = size
+        self.address = allocate(size, what) if size else 0
+        if size:
+            owner.callback(call, cudart.cudaFree, self.address)
 
 
 class Stream:
@@ -143,25 +200,21 @@ class Buffer:
     """A float32 array of pinned host memory and its twin on the device."""
 
     def __init__(self, shape: tuple[int, ...], owner: ExitStack) -> None:
-        self.bytes_per_row = 4 * int(np.prod(shape[1:]))
-        size = shape[0] * self.bytes_per_row
+        size = self._size = 4 * int(np.prod(shape))
         pinned = int(call(cudart.cudaHostAlloc, size, cudart.cudaHostAllocDefault))
         owner.callback(call, cudart.cudaFreeHost, pinned)
-        self.device = int(call(cudart.cudaMalloc, size))
-        owner.callback(call, cudart.cudaFree, self.device)
+        self.device = Memory(size, f"tiles of shape {shape}", owner).address
         memory = (ctypes.c_float * (size // 4)).from_address(pinned)
         self.host: NDArray[np.float32] = np.ctypeslib.as_array(memory).reshape(shape)
         self._pinned = pinned
 
-    def upload(self, rows: int, stream: Stream) -> None:
-        """Enqueue the copy of the first rows to the device."""
-        size = rows * self.bytes_per_row
-        call(cudart.cudaMemcpyAsync, self.device, self._pinned, size, H2D, stream.handle)
+    def upload(self, stream: Stream) -> None:
+        """Enqueue the copy to the device."""
+        call(cudart.cudaMemcpyAsync, self.device, self._pinned, self._size, H2D, stream.handle)
 
-    def download(self, rows: int, stream: Stream) -> None:
-        """Enqueue the copy of the first rows to the host."""
-        size = rows * self.bytes_per_row
-        call(cudart.cudaMemcpyAsync, self._pinned, self.device, size, D2H, stream.handle)
+    def download(self, stream: Stream) -> None:
+        """Enqueue the copy to the host."""
+        call(cudart.cudaMemcpyAsync, self._pinned, self.device, self._size, D2H, stream.handle)
 
 
 class Graph:
@@ -172,11 +225,18 @@ class Graph:
         call(cudart.cudaStreamBeginCapture, stream.handle, mode)
         try:
             enqueue()
-        finally:
-            graph = call(cudart.cudaStreamEndCapture, stream.handle)
+        except BaseException:  # what went wrong is the error, not that the capture is broken
+            _, unfinished = cudart.cudaStreamEndCapture(stream.handle)
+            if unfinished is not None and int(unfinished) != 0:
+                cudart.cudaGraphDestroy(unfinished)
+            cudart.cudaGetLastError()
+            raise
+        graph = call(cudart.cudaStreamEndCapture, stream.handle)
         self._stream = stream
-        self._executable = call(cudart.cudaGraphInstantiate, graph, 0)
-        call(cudart.cudaGraphDestroy, graph)
+        try:
+            self._executable = call(cudart.cudaGraphInstantiate, graph, 0)
+        finally:
+            call(cudart.cudaGraphDestroy, graph)
 
     def launch(self) -> None:
         call(cudart.cudaGraphLaunch, self._executable, self._stream.handle)

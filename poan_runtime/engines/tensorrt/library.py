@@ -4,10 +4,12 @@ A flavour is a value of the manifest, so the import stands in a function.
 """
 
 import dataclasses
+import functools
 import importlib
 from typing import Any, Literal
 
 from poan_runtime import extras
+from poan_runtime.engines.nvidia import fitting_extra
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 MODULES: dict[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -35,9 +37,13 @@ class Library:
         return errors[-1].splitlines()[0] if errors else ""
 
 
+@functools.cache
 def load_library(flavour: Flavour) -> Library:
-    """Import the library of a flavour; PoanError with the pip command where it is missing."""
-    with extras.needs(MODULES[flavour], flavour):
+    """Import the library of a flavour; PoanError with the pip command where it is missing.
+
+    Once per process: TensorRT keeps the first logger that it is given, and complains of others.
+    """
+    with extras.needs(MODULES[flavour], fitting_extra(flavour)):
         api: Any = importlib.import_module(MODULES[flavour])
     log: list[tuple[str, str]] = []
 

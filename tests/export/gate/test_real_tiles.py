@@ -6,13 +6,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from poan_export.gate.real_tiles import gate_cases, hr_tiles, scan_paths
+from poan_export.gate import real_tiles
+from poan_export.gate.real_tiles import Scans, hr_tiles, scan_paths
 from poan_runtime.errors import PoanError
 from poan_train.degrade import degrade
 
 
 def test_packaged_scans_give_real_tiles_and_every_hard_case() -> None:
-    cases = gate_cases(12, 3, "bicubic")
+    cases = Scans(None, 12, 3, {"method": "bicubic"}).gate_cases()
     by_name = {case.name: case for case in cases.items}
     assert [*by_name] == [
         "real 0",
@@ -61,7 +62,7 @@ def test_a_folder_of_scans_is_used_and_an_empty_one_refused(tmp_path: Path) -> N
         scan_paths(tmp_path / "absent.nii")
     random = np.random.default_rng(0).random((24, 24, 3))
     save(tmp_path / "scan.nii.gz", random)
-    cases = gate_cases(12, 2, "kspace", tmp_path)
+    cases = Scans(tmp_path, 12, 2, {"method": "kspace"}).gate_cases()
     assert cases.source == str(tmp_path)
     assert sum(case.hr is not None for case in cases.items) == 2
 
@@ -69,4 +70,25 @@ def test_a_folder_of_scans_is_used_and_an_empty_one_refused(tmp_path: Path) -> N
 def test_scans_without_signal_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "empty.nii.gz", np.zeros((16, 16, 3)))
     with pytest.raises(PoanError, match="no slice with signal"):
-        gate_cases(12, 2, "bicubic", tmp_path)
+        Scans(tmp_path, 12, 2, {"method": "bicubic"}).gate_cases()
+
+
+def test_each_scan_is_read_once_for_the_gate_and_for_calibration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(path: Path, size: int, count: int) -> list[np.ndarray]:
+        read.append(path.name)
+        return hr_tiles(path, size, count)
+
+    monkeypatch.setattr(real_tiles, "hr_tiles", counted)
+    for i in range(3):
+        random = np.random.default_rng(i).random((24, 24, 3))
+        save(tmp_path / f"{i}.nii.gz", random)
+    scans = Scans(tmp_path, 12, 2, {"method": "bicubic"})
+    gate = scans.gate_cases()
+    assert len(scans.truths) == 9  # three slices of three scans
+    assert scans.truths is scans.truths
+    assert read == ["0.nii.gz", "1.nii.gz", "2.nii.gz"]
+    np.testing.assert_array_equal(gate.items[1].lr, scans.truths[3].lr)  # the second scan's first

@@ -9,12 +9,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from poan_export.plans.build import BuiltPlan, build_plan, run_builder
-from poan_export.plans.build_log import read_build_log
+from poan_runtime.engines.tensorrt.build.log import read_build_log
+from poan_runtime.engines.tensorrt.build.plan import BuiltPlan, build_plan, run_builder
 from poan_runtime.engines.tensorrt.library import load_library
 from poan_runtime.errors import PoanError
 from poan_runtime.files import sha256_of
-from poan_runtime.models.manifest import BatchRange
+from poan_runtime.models.manifest import PENDING, BatchRange
 from tests.tiny.graphs import BATCH, CHANNELS, TILE, order_for
 
 pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")
@@ -44,15 +44,16 @@ def save(nodes: list, inputs: list, outputs: list, path: Path, opset: int = 20) 
 
 def test_a_plan_is_built_without_a_gpu_and_its_entry_says_how(built: BuiltPlan) -> None:
     entry = built.manifest_entry()
-    engine = entry["engine"]
-    assert entry["sha256"] == sha256_of(built.order.plan)
-    assert engine["source_onnx_sha256"] == sha256_of(built.order.onnx)
-    assert engine["version"] == load_library("tensorrt-rtx").version
-    assert engine["compute_capabilities"] == ["8.6", "8.9"]
-    assert engine["builder_flags"] == []  # TF32 is off, so that fp32 islands are fp32
-    assert engine["profile"] == {"min": 1, "opt": 2, "max": 4}
-    assert entry["parity"] == {"verdict": "pending", "checks": []}
-    assert built.order.plan.stat().st_size == engine["report"]["plan_bytes"]
+    engine = entry.engine
+    assert engine is not None
+    assert entry.sha256 == sha256_of(built.order.plan)
+    assert engine.source_onnx_sha256 == sha256_of(built.order.onnx)
+    assert engine.version == load_library("tensorrt-rtx").version
+    assert engine.compute_capabilities == ("8.6", "8.9")
+    assert engine.builder_flags == ()  # TF32 is off, so that fp32 islands are fp32
+    assert engine.profile == BatchRange(min=1, opt=2, max=4)
+    assert entry.parity == PENDING
+    assert built.order.plan.stat().st_size == engine.report["plan_bytes"]
     assert not built.order.plan.with_name("engine.plan.log").exists()
 
 

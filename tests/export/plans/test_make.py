@@ -13,6 +13,7 @@ from poan_export.plans import make as plans
 from poan_export.plans.make import EngineRequest, check_request
 from poan_export.precision.quantise import Loss, QuantisationRefusedError
 from poan_runtime.commands import run as run_cli
+from poan_runtime.engines.tensorrt.build.plan import full_batches
 from poan_runtime.errors import PoanError
 from poan_runtime.files import sha256_of
 from poan_runtime.models.manifest import read_manifest
@@ -75,7 +76,7 @@ def test_an_export_holds_plans_from_the_half_and_the_8_bit_graph(
         assert file.sha256 == sha256_of(exported / name)
         assert file.engine.source_onnx_sha256 == sha256_of(exported / onnx_name)
         assert file.engine.compute_capabilities == ("8.6",)
-        assert file.engine.profile == manifest.batch
+        assert file.engine.profile == full_batches(manifest.batch.opt)
         assert file.parity.verdict == "pending"
     fp16 = manifest.file("engine.plan")
     assert fp16 is not None
@@ -84,8 +85,9 @@ def test_an_export_holds_plans_from_the_half_and_the_8_bit_graph(
     assert int8 is not None
     assert int8.parity is not None
     (check,) = int8.parity.checks
-    assert (check["metric"], check["tolerance"]) == ("psnr_loss_db", 0.05)
-    assert check["value"] < 0.05
+    assert (check.metric, check.tolerance) == ("psnr_loss_db", 0.05)
+    assert check.value is not None
+    assert check.value < 0.05
 
 
 def test_the_plan_just_exported_runs_as_its_onnx_file_without_a_gpu(
@@ -160,7 +162,7 @@ def test_a_builder_that_dies_leaves_no_export_and_its_log_beside(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from poan_export.plans import build as engines
+    from poan_runtime.engines.tensorrt.build import plan as engines
 
     real = engines.run_builder
 

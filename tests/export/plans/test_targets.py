@@ -4,8 +4,9 @@ import importlib.util
 
 import pytest
 
-from poan_export.plans import build as engines
-from poan_export.plans.build import SMS, choose_flavour, plan_name, targets
+from poan_runtime import extras
+from poan_runtime.engines.tensorrt.build import plan as engines
+from poan_runtime.engines.tensorrt.build.plan import SMS, choose_flavour, plan_name, targets
 from poan_runtime.engines.tensorrt.library import load_library
 from poan_runtime.errors import PoanError
 
@@ -79,7 +80,7 @@ def test_auto_takes_tensorrt_with_a_gpu_else_rtx_else_nothing(
     machine("8.6")
     flavour, why = choose_flavour("auto")
     assert flavour is None
-    assert "pip install 'poan[tensorrt-rtx]'" in why
+    assert extras.command("tensorrt-rtx-cu13") in why
 
 
 def test_tensorrt_without_a_gpu_is_refused_and_rtx_is_named(
@@ -95,7 +96,7 @@ def test_a_library_that_is_not_installed_names_the_pip_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(PoanError, match=r"pip install 'poan\[tensorrt\]'"):
+    with pytest.raises(PoanError, match=r"pip install .*\[tensorrt-cu13\]'"):
         choose_flavour("tensorrt")
 
 

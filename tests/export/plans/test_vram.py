@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from poan_export.plans.build import build_plan
 from poan_export.plans.vram import CUDA_BYTES, MOST_BATCH, device_bytes, fit, parse_bytes
+from poan_runtime.engines.tensorrt.build.plan import build_plan
 from poan_runtime.errors import PoanError
 from poan_runtime.models.manifest import BatchRange
 from tests.tiny.graphs import SCALE, TILE, order_for, residual_graph
@@ -60,7 +60,7 @@ def test_the_largest_batch_of_the_largest_tile_that_fits_is_found(most: int) -> 
     assert found.device_bytes == needs(64, most)
 
 
-def test_a_byte_less_makes_the_batch_smaller_and_then_the_tile() -> None:
+def test_one_byte_less_memory_gives_a_smaller_batch_and_then_a_smaller_tile() -> None:
     assert fit(needs(64, 5) - 1, [32, 64, 96], 2, Builder()).batch.max == 4
     assert fit(needs(64, 1) - 1, [32, 64, 96], 2, Builder()).tile == 32
 

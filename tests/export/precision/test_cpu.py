@@ -10,7 +10,7 @@ import torch
 from poan_export.cli import main
 from poan_export.gate.parity import Gate, norm_error, root_of, run_torch
 from poan_export.gate.real_tiles import Case, Cases
-from poan_export.precision.cpu import CpuAnswers, cpu_precisions, root_parts, run_openvino
+from poan_export.precision.cpu import CpuAnswers, cpu_precision, root_parts, run_openvino
 from poan_export.precision.quantise import calibrate, quantise, residual_convolutions
 from poan_export.rewrite.network import rewrite, rules_for
 from poan_export.rewrite.root import Scheme
@@ -55,7 +55,7 @@ def file(gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_root_is_that_of_its_own_features_although_all_else_is_bf16(
+def test_z_is_the_exact_root_of_its_features_while_the_rest_runs_in_bf16(
     gate: Gate, file: Path
 ) -> None:
     if not cpu_has_bf16():
@@ -109,14 +109,14 @@ def test_an_int8_file_beside_float32_gets_a_verdict_for_cpus(
     arguments = ["--ckpt", str(tmp_path / "tiny.pt"), "--halo", "1", "--overlap", "2"]
     assert main([*arguments, "--tile", str(TILE), "--int8", "--engine", "none"]) == 0
     manifest = read_manifest(out)
-    assert manifest.attention == "flat"
+    assert manifest.attention.form == "flat"
     assert [entry.file for entry in manifest.cpu_precisions] == ["model.onnx", "model.int8.onnx"]
     (loss,) = [
         check
         for check in manifest.cpu_precisions[1].parity.checks
-        if check["metric"] == "psnr_loss_db"
+        if check.metric == "psnr_loss_db"
     ]
-    assert loss["tolerance"] == 0.05
+    assert loss.tolerance == 0.05
     opened = open_backend(find_model(out / "model.int8.onnx"), EngineOptions())
     assert (opened.name, opened.precision) == ("openvino", "bf16")
     before = manifest.cpu_precisions[1].parity.checks
@@ -128,7 +128,7 @@ def test_an_int8_file_beside_float32_gets_a_verdict_for_cpus(
     assert len(after) == len(before)
 
 
-def test_a_loss_beyond_the_bound_is_a_failing_verdict(gate: Gate) -> None:
+def test_a_loss_of_psnr_beyond_the_bound_fails_the_verdict(gate: Gate) -> None:
     truth = np.stack([case.hr for case in gate.cases.items if case.hr is not None])
     full = truth + np.float32(0.01)
     answers = {
@@ -141,8 +141,8 @@ def test_a_loss_beyond_the_bound_is_a_failing_verdict(gate: Gate) -> None:
         for loss in (0.005, 0.02)
     }
     for loss, verdict in ((0.005, "pass"), (0.02, "fail")):
-        (entry,) = cpu_precisions("model.onnx", answers[loss], gate, lambda line: None)
-        check = entry["parity"]["checks"][-1]
-        assert entry["parity"]["verdict"] == verdict
-        assert check["metric"] == "psnr_loss_db"
-        assert check["value"] == pytest.approx(loss, rel=1e-2)  # float32 images
+        entry = cpu_precision("model.onnx", answers[loss], gate, lambda line: None)
+        check = entry.parity.checks[-1]
+        assert entry.parity.verdict == verdict
+        assert check.metric == "psnr_loss_db"
+        assert check.value == pytest.approx(loss, rel=1e-2)  # float32 images

@@ -14,7 +14,8 @@ from torch import nn
 
 from poan_export.cli import main
 from poan_export.gate.parity import Gate, run_onnx
-from poan_export.precision.find_islands import find_islands, minimise
+from poan_export.precision import half_graph
+from poan_export.precision.find_islands import Found, find_islands, minimise
 from poan_export.precision.half_emulation import run_half
 from poan_export.precision.islands import default_islands, fixed_islands, in_half, widened
 from poan_export.rewrite.network import rewrite, rules_for
@@ -61,7 +62,9 @@ def test_the_emulation_agrees_with_true_half_arithmetic(
         assert np.abs(y - exact).max() <= 8 * 2.0**-11 * np.abs(exact).max(), stage
 
 
-def test_islands_alone_are_float32_in_the_file(half_twin: onnx.ModelProto) -> None:
+def test_the_file_holds_half_precision_weights_outside_of_the_islands(
+    half_twin: onnx.ModelProto,
+) -> None:
     sizes = {
         kind: sum(
             int(np.prod(t.dims))
@@ -111,16 +114,23 @@ def test_overflow_is_seen_and_its_module_named(gate: Gate) -> None:
     assert calm.headroom["body.0.body.0"] == pytest.approx(65504 / seen[0], rel=0.01)
 
 
-def test_the_smallest_set_of_islands_is_found_and_mends_the_overflow(gate: Gate) -> None:
+@pytest.fixture(scope="module")
+def found(gate: Gate) -> Found:
+    """The islands that the overflowing network needs."""
+    return find_islands(rewrite(overflowing(), RULES), gate, "fp16")
+
+
+def test_the_smallest_set_of_islands_is_found_and_mends_the_overflow(
+    gate: Gate, found: Found
+) -> None:
     exported = rewrite(overflowing(), RULES)
-    found = find_islands(exported, gate, "fp16")
     chosen = [island for island in found.islands if "body.0" in island]
     assert chosen == ["body.0.body"]
     islands = [*fixed_islands(exported), *found.islands]
 
     def passes(islands: list[str]) -> bool:
         run = run_half(in_half(exported, "fp16", islands), gate.cases.batch, torch.float16)
-        return all(c.passed for c in gate.check_half("m", run.stages, "fp16"))
+        return all(c.passed for c in gate.check_reduced("m", run.stages, "fp16"))
 
     assert passes(islands)
     for island in found.islands:  # with any one of them in half precision the gate fails
@@ -129,8 +139,12 @@ def test_the_smallest_set_of_islands_is_found_and_mends_the_overflow(gate: Gate)
 
 def test_the_command_refuses_the_overflow_and_find_islands_mends_it(
     checkpoint: Callable[[nn.Module], Path],
+    found: Found,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """The command's search is asked once, and answers what the same search found above."""
+    monkeypatch.setattr(half_graph, "find_islands", lambda network, gate, half: found)
     path = checkpoint(overflowing())
     arguments = ["--ckpt", str(path), "--tile", str(TILE), "--fp16", "--engine", "none"]
     assert main(arguments) == 3
@@ -143,7 +157,7 @@ def test_the_command_refuses_the_overflow_and_find_islands_mends_it(
     assert (path.with_suffix("") / "model.fp16.onnx").is_file()
 
 
-def test_minimise_leaves_nothing_out_and_nothing_over() -> None:
+def test_minimise_keeps_every_needed_island_and_no_other() -> None:
     need = {"a.1.x", "c"}
     tree = {"a": ["a.0", "a.1"], "a.1": ["a.1.x", "a.1.y"]}
 
@@ -155,7 +169,7 @@ def test_minimise_leaves_nothing_out_and_nothing_over() -> None:
     assert minimise(["a", "b"], ["a", "c"], passes, lambda name: []) == []
 
 
-def test_conversion_leaves_the_network_as_it_was(network: nn.Module) -> None:
+def test_in_half_does_not_change_the_network_that_it_converts(network: nn.Module) -> None:
     exported = rewrite(network, RULES)
     before = copy.deepcopy(exported.state_dict())
     in_half(exported, "bf16", fixed_islands(exported))

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from poan_export.gate.real_tiles import Case
-from poan_export.plans.build import build_plan
 from poan_export.precision import quantise as q
 from poan_export.precision.quantise import (
     QuantisationRefusedError,
@@ -26,6 +25,7 @@ from poan_export.precision.quantise import (
 )
 from poan_runtime.engines.backend import EngineOptions
 from poan_runtime.engines.onnxrt import _session
+from poan_runtime.engines.tensorrt.build.plan import build_plan
 from poan_runtime.errors import PoanError
 from tests.tiny.graphs import TILE, answer, order_for, residual_graph
 
@@ -129,7 +129,7 @@ def test_an_fp16_graph_gets_fp16_scales(kind: q.Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
-def test_what_costs_little_is_kept_and_runs_on_a_cpu(kind: q.Kind) -> None:
+def test_a_graph_that_loses_little_psnr_is_kept_and_runs_on_a_cpu(kind: q.Kind) -> None:
     twins, loss = quantise_or_refuse({"fp32": residual_graph()}, cases(6, noise=1.0), kind)
     assert loss.tiles == 3
     assert loss.mean_db < 0.05
@@ -162,7 +162,7 @@ def rounded(x: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
     return (x / np.float32(scale)).astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * scale
 
 
-def test_fp8_in_onnxruntime_is_what_fp8_is() -> None:
+def test_onnxruntime_rounds_fp8_as_ml_dtypes_does() -> None:
     """Conv(Q(ReLU(Conv(Q(x))))) by hand. With all of ONNX Runtime's optimisations on, the ReLU is
     lost; then this differs by a third of the answer."""
     model = residual_graph(blocks=1)
@@ -196,7 +196,7 @@ def test_fp8_in_onnxruntime_is_what_fp8_is() -> None:
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
-def test_what_costs_much_is_refused_with_the_number(kind: q.Kind) -> None:
+def test_a_graph_that_loses_too_much_psnr_is_refused_with_the_loss(kind: q.Kind) -> None:
     with pytest.raises(QuantisationRefusedError) as refusal:
         quantise_or_refuse({"fp32": residual_graph()}, cases(4, noise=1e-4), kind)
     message = str(refusal.value)

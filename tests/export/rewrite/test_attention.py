@@ -14,6 +14,7 @@ from poan_export.rewrite.attention import (
     overlap_add,
     shifted_copies,
 )
+from poan_train.networks.config import DENSE
 from poan_train.networks.poan import POAB
 from tests.tiny.networks import tiny_network
 
@@ -30,6 +31,10 @@ def features(h: int = 9, w: int = 7) -> torch.Tensor:
     return torch.randn(2, 8, h, w, generator=torch.Generator().manual_seed(3)).double()
 
 
+DENSE_COSINE = {**DENSE, "similarity": "cosine"}
+
+
+@pytest.mark.parametrize("size", [(9, 7), (6, 12), (4, 5)], ids=str)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     "changes",
@@ -38,11 +43,30 @@ def features(h: int = 9, w: int = 7) -> torch.Tensor:
         {"point_value": "full"},
         {"point": False, "pyramid": (0.8, 0.4), "patch_at_full_scale": True},
         {"pyramid": ()},
+        {"query_stride": 1, "fold": 4.0},
+        {"key_stride": 1},
+        {"similarity": "dot", "patch_at_full_scale": True},
+        DENSE,
+        DENSE | {"point_value": "full"},
+        DENSE_COSINE,
     ],
-    ids=["lite", "full values", "levels alone", "point alone"],
+    ids=[
+        "lite",
+        "full values",
+        "levels alone",
+        "point alone",
+        "every query",
+        "every key",
+        "dot",
+        "dense",
+        "dense, full values",
+        "dense, cosine",
+    ],
 )
-def test_the_merged_shares_are_the_trained_block(form: Form, changes: dict[str, object]) -> None:
-    block, x = block_of(**changes), features()
+def test_the_merged_shares_are_the_trained_block(
+    form: Form, changes: dict[str, object], size: tuple[int, int]
+) -> None:
+    block, x = block_of(**changes), features(*size)
     with torch.no_grad():
         expected = block.project(block.spatial(x))
         merged = MergedSpatial(block, form)(x)
@@ -77,7 +101,7 @@ def test_shifts_and_overlap_add_are_unfold_and_fold() -> None:
 
 
 def test_scores_divided_for_half_precision_are_the_same_attention() -> None:
-    block, x = block_of(), 1e3 * features()
+    block, x = block_of(similarity="dot"), 1e3 * features()
     merged = MergedSpatial(block.float(), "box")
     assert isinstance(merged.point, PointShare)
     share = copy.deepcopy(merged.point)

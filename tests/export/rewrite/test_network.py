@@ -6,14 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from poan_export.rewrite.network import (
-    PoolingRule,
-    RootRule,
-    SkipRule,
-    SpatialRule,
-    rewrite,
-    rules_for,
-)
+from poan_export.rewrite.network import PoolingRule, RootRule, SpatialRule, rewrite, rules_for
 from poan_export.rewrite.pooling import BlockedPooling
 from poan_export.rewrite.root import Scheme
 from poan_export.trace.onnx_export import export_twin
@@ -74,13 +67,6 @@ def test_an_unknown_branch_is_refused() -> None:
     network.get_submodule("body.1.spatial").branches[0] = nn.Identity()  # type: ignore[operator]
     with pytest.raises(PoanError, match=r"body\.1: no exported form of the branch Identity"):
         rewrite(network, [SpatialRule(form="box")])
-
-
-def test_unknown_parts_of_the_network_are_refused() -> None:
-    network = tiny_network()
-    network.add_module("extra", nn.ReLU())
-    with pytest.raises(PoanError, match=r"the network: unknown parts \['extra'\]"):
-        rewrite(network, [SkipRule()])
 
 
 class Whitening(nn.Module):

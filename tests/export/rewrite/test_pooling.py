@@ -1,5 +1,6 @@
 """The exported covariance pooling against the trained one."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,10 +8,6 @@ from hypothesis import strategies as st
 from poan_export.rewrite.pooling import BlockedPooling, blocked_covariance, tree_sum
 from poan_train import networks
 from poan_train.networks.covariance import CovariancePooling, covariance
-
-
-def config(channels: int = 8) -> object:
-    return networks.make_config("poan-lite", 2, channels=channels)
 
 
 @settings(max_examples=25, deadline=None)
@@ -36,7 +33,7 @@ def test_in_float32_a_dark_tile_keeps_its_root_where_a_plain_product_loses_it() 
     mix = torch.randn(32, 3, generator=g).double()
     x = torch.einsum("ck,bkhw->bchw", mix - mix.mean(0), borders)
     x = (1e-3 * x + torch.rand(1, 32, 1, 1, generator=g)).float()
-    pool = CovariancePooling(networks.make_config("poan-lite", 2, eps=1e-5))
+    pool = CovariancePooling(networks.make_config("poan-lite-dense", 2, eps=1e-5))
     exact = pool(x.double())
     roots = {
         "plain": pool.power(covariance(x, pool.eps, pool.floor).double()).mean(1),
@@ -49,7 +46,8 @@ def test_in_float32_a_dark_tile_keeps_its_root_where_a_plain_product_loses_it() 
     assert errors["plain"] > 3 * errors["blocked"]
 
 
-def test_pooling_is_the_trained_module_up_to_rounding() -> None:
-    pool = CovariancePooling(config())  # type: ignore[arg-type]
+@pytest.mark.parametrize("z_norm", ["trace", "none"])
+def test_pooling_is_the_trained_module_up_to_rounding(z_norm: str) -> None:
+    pool = CovariancePooling(networks.make_config("poan-lite", 2, channels=8, z_norm=z_norm))
     x = torch.randn(3, 8, 12, 12, generator=torch.Generator().manual_seed(0)).double()
     torch.testing.assert_close(BlockedPooling(pool)(x), pool(x), rtol=1e-10, atol=1e-12)

@@ -42,7 +42,7 @@ def test_both_iterations_reach_the_root_in_float32(
     assert error(scheme, spd(condition), torch.float32) < tolerance
 
 
-def test_five_newton_schulz_steps_are_no_root() -> None:
+def test_five_newton_schulz_steps_do_not_reach_the_root() -> None:
     assert error(Scheme(name="newton-schulz", iterations=5), spd(1e4), torch.float64) > 0.05
 
 
@@ -67,11 +67,18 @@ def test_a_matrix_with_one_large_eigenvalue_does_not_blow_the_iteration_up(name:
 
 def test_every_quintic_step_maps_the_unit_interval_into_itself() -> None:
     x = torch.linspace(0, 1, 20001).double()
-    for step in range(len(QUINTIC_STEPS) - 1):
+    for step in range(len(QUINTIC_STEPS)):
         a, b, c = quintic_step(step)
         y = a * x + b * x**3 + c * x**5
         assert float(y.max()) <= 1.0 + 2e-4  # four printed digits
         assert float(y[1:].min()) > 0
+
+
+def test_seven_quintic_steps_leave_no_constant_error() -> None:
+    # A last step whose numbers sum to 0.9999 leaves 1e-4 of every eigenvalue's root.
+    assert error(Scheme(name="quintic", iterations=7), spd(1e2), torch.float64) < 2e-5
+    assert sum(quintic_step(6)) == 1.0
+    assert quintic_step(6) == quintic_step(11) == (15 / 8, -5 / 4, 3 / 8)
 
 
 @settings(max_examples=20, deadline=None)

@@ -48,7 +48,7 @@ def test_shapes_are_fixed_but_for_the_batch(twin: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 32])
-def test_any_batch_gives_what_its_tiles_give_alone(twin: onnx.ModelProto, batch: int) -> None:
+def test_a_tile_has_the_same_answer_in_any_batch(twin: onnx.ModelProto, batch: int) -> None:
     session = onnxruntime.InferenceSession(without_stages(twin).SerializeToString())
     x = tiles(batch)
     (together,) = session.run(None, {"lr": x})
@@ -69,7 +69,7 @@ def test_the_shipped_graph_is_the_checked_twin_without_its_stages(twin: onnx.Mod
 
 def test_the_floor_of_the_covariance_survives_the_optimiser(network: nn.Module) -> None:
     # An addend below 1e-8 is taken for zero by the ONNX optimiser. Features that are constant
-    # have no covariance but the floor, so z = sqrt(floor) / C in every channel.
+    # have no covariance but the floor, so z is that of a unit matrix: 1 in every channel.
     class Pool(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -81,7 +81,7 @@ def test_the_floor_of_the_covariance_survives_the_optimiser(network: nn.Module) 
 
     model = export_twin(Pool().eval(), TILE)
     z = run_onnx(model, np.full((2, 1, TILE, TILE), 0.5, np.float32))[OUTPUT]
-    np.testing.assert_allclose(z, 1e-10**0.5 / 8, rtol=1e-3)
+    np.testing.assert_allclose(z, 1.0, rtol=1e-3)
 
 
 def test_no_path_of_this_machine_is_left_in_the_graph(

@@ -271,7 +271,7 @@ def test_report_and_preview_tell_what_was_done(
     assert re.fullmatch("[0-9a-f]{64}", part["input"]["sha256"]["scan.nii.gz"])
     assert document["model"]["sha256"] in (nearest_x2 / "manifest.json").read_text()
     stages = {"load_model", "open_and_unpack", "intensity", "read", "tile", "inference"}
-    assert stages | {"blend", "write", "scan_total"} == set(part["seconds"])
+    assert stages | {"blend", "measured", "write", "scan_total"} == set(part["seconds"])
     assert all(seconds >= 0 for seconds in part["seconds"].values())
     assert document["backend"]["reason"]
     picture = Image.open(preview)

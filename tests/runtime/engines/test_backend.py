@@ -75,7 +75,10 @@ def test_a_device_that_is_not_there_is_one_line(nearest_x2: Path) -> None:
         EngineOptions(backend="onnxruntime-tensorrt"),
         EngineOptions(device="cuda"),
     ):
-        with pytest.raises(PoanError, match=r"has no .*ExecutionProvider; run: pip uninstall"):
+        with pytest.raises(
+            PoanError,
+            match=r"has no .*ExecutionProvider; run: pip uninstall -y",
+        ):
             open_backend(model, options)
 
 

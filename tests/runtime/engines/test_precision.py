@@ -86,7 +86,7 @@ def test_verify_judges_bf16_here_and_writes_its_own_entry(make_model: Any) -> No
     old, new = read_manifest(folder).cpu_precisions
     assert (old.version, new.version) == ("2031.7.0", openvino.__version__)
     assert new.parity.verdict == "pass"
-    assert new.parity.checks[0]["tolerance"] == 8e-2
+    assert new.parity.checks[0].tolerance == 8e-2
     add_vectors(folder, tiles, 1 + tiles.repeat(2, 2).repeat(2, 3))
     assert main(["--verify", str(folder), "--precision", "bf16"]) == 3
     assert read_manifest(folder).cpu_precisions[1].parity.verdict == "fail"
@@ -106,7 +106,7 @@ def test_what_failed_when_exported_fails_still_after_verify(
     assert "psnr_loss_db 0.5 at output, when exported" in capsys.readouterr().out
     (found,) = read_manifest(folder).cpu_precisions
     assert found.parity.verdict == "fail"
-    assert [check["metric"] for check in found.parity.checks] == ["psnr_loss_db", "unit_error"]
+    assert [check.metric for check in found.parity.checks] == ["psnr_loss_db", "unit_error"]
 
 
 def add_vectors(folder: Path, tiles: Any, answers: Any) -> None:

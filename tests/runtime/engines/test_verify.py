@@ -11,8 +11,11 @@ import pytest
 from onnx import numpy_helper
 
 from poan_runtime.commands import run as cli
-from poan_runtime.engines.verify import read_vectors, relative_error
+from poan_runtime.engines.backend import Backend, OpenedBackend
+from poan_runtime.engines.verify import read_vectors, run_case, worst_error, write_gpu_verdict
+from poan_runtime.engines.verify import verify as judge
 from poan_runtime.errors import PoanError
+from poan_runtime.models.find import find_model
 from poan_runtime.models.manifest import read_manifest
 from tests.tiny.graphs import SCALE, TILE, residual_graph, sha256
 
@@ -124,17 +127,70 @@ def test_vectors_of_a_wrong_shape_are_refused_with_both_shapes(
         read_vectors(read_manifest(folder), folder)
 
 
-def test_relative_error_is_the_worst_tiles_and_none_where_not_finite() -> None:
+def test_the_worst_error_is_that_of_the_worst_tile_and_none_where_not_finite() -> None:
     reference = np.float32([[[[2.0]]], [[[10.0]]]])
     answer = np.float32([[[[2.5]]], [[[11.0]]]])
-    assert relative_error(answer, reference, 1e-6) == 0.25
-    assert relative_error(np.float32([[[[1e-3]]]]), np.zeros((1, 1, 1, 1), np.float32), 0.1) == (
+    assert worst_error(answer, reference, 1e-6) == 0.25
+    assert worst_error(np.float32([[[[1e-3]]]]), np.zeros((1, 1, 1, 1), np.float32), 0.1) == (
         pytest.approx(1e-2)  # against the floor; float32 rounding of 1e-3
     )
-    assert relative_error(np.float32([[[[np.nan]]]]), reference[:1], 1e-6) is None
+    assert worst_error(np.float32([[[[np.nan]]]]), reference[:1], 1e-6) is None
 
 
 def test_scans_beside_verify_are_a_usage_error(folder: Path) -> None:
     with pytest.raises(SystemExit) as usage:
         cli.main(["--verify", str(folder), "scan.nii"])
     assert usage.value.code == 2
+
+
+class Rows(Backend):
+    """Repeats voxels and adds to each row of a batch what it was told."""
+
+    def __init__(self, *added: float) -> None:
+        self.added = np.float32(added)
+        self.batches: list[int] = []
+
+    def run(self, batch: Any) -> Any:
+        self.batches.append(len(batch))
+        wrong = np.resize(self.added, len(batch))[:, None, None, None]
+        return batch.repeat(SCALE, 2).repeat(SCALE, 3) + wrong
+
+
+def test_a_plan_is_judged_in_the_batch_that_it_runs_in(folder: Path) -> None:
+    """A kernel for a batch of one is another kernel."""
+    rows = Rows(0.0)
+    judge(find_model(folder / "engine.plan"), rows)
+    assert rows.batches == [2, 2, 2]  # three tiles, each as a full batch of the profile
+
+
+def test_rows_of_equal_tiles_must_be_equal_and_the_worst_row_is_judged() -> None:
+    tiles = np.random.default_rng(0).random((2, 1, 4, 4), np.float32)
+    answers, spread = run_case(Rows(0.0, 0.0, 0.5), tiles, 3)
+    assert spread == pytest.approx(0.5, abs=1e-6)  # float32 rounding of a sum near 1
+    assert np.allclose(answers - tiles.repeat(SCALE, 2).repeat(SCALE, 3), 0.5, atol=1e-6)
+    assert run_case(Rows(0.0, np.nan), tiles, 2)[1] is None
+
+
+def test_a_difference_between_rows_fails_the_verdict(folder: Path) -> None:
+    found = judge(find_model(folder / "engine.plan"), Rows(0.0, 1e-7))
+    differs = [check for check in found.checks if check.metric == "row_difference"]
+    assert [check.tolerance for check in differs] == [0.0]
+    assert differs[0].value > 0
+    assert found.verdict == "fail"
+
+
+def test_verdicts_of_two_gpus_stand_side_by_side(folder: Path) -> None:
+    model = find_model(folder / "model.onnx")
+    for device, version in (("A", "1.2.3"), ("B", "1.2.3"), ("A", "1.2.9"), ("A", "1.3.0")):
+        opened = OpenedBackend(
+            backend=Rows(0.0),
+            name="onnxruntime",
+            device=f"cuda:0 ({device})",
+            version=version,
+            reason="",
+        )
+        write_gpu_verdict(model, opened, judge(model, opened.backend))
+    manifest = read_manifest(folder)
+    known = [(found.device, found.version) for found in manifest.device_verdicts]
+    assert known == [("B", "1.2.3"), ("A", "1.2.9"), ("A", "1.3.0")]
+    assert manifest.file("model.onnx").parity is None  # type: ignore[union-attr]

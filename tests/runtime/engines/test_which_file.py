@@ -1,5 +1,6 @@
 """poan-run with a plan: what runs where there is no GPU, and what is refused anywhere."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import Any
 import nibabel as nib
 import pytest
 
-from poan_export.plans.build import BuiltPlan
 from poan_runtime import extras
 from poan_runtime.commands import run as cli
 from poan_runtime.engines import which_file as choice
 from poan_runtime.engines.backend import EngineOptions
+from poan_runtime.engines.tensorrt.backend import read_plan
+from poan_runtime.engines.tensorrt.build.plan import TIES, BuiltPlan
 from poan_runtime.engines.tensorrt.check import (
-    check_compute_capability,
+    check_gpu,
     check_header,
     check_version,
 )
@@ -28,6 +30,25 @@ pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
 PLAN = 2
 """Index of the plan among the manifest's files."""
+
+
+def card(**changes: Any) -> Any:
+    """A GPU that the plan of conftest.py fits."""
+    cuda = pytest.importorskip("poan_runtime.engines.tensorrt.cuda", reason="needs cuda-python")
+    facts = {
+        "index": 0,
+        "name": "a card",
+        "compute_capability": "8.6",
+        "memory_bytes": 1 << 33,
+        "sms": 84,
+        "driver": "13.0",
+        "runtime": "13.4",
+    }
+    return cuda.Gpu(**(facts | changes))
+
+
+def sha256_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def refused(capsys: pytest.CaptureFixture[str], plan: Path, scan: Path, *more: str) -> str:
@@ -91,7 +112,7 @@ def test_a_missing_library_runs_the_onnx_file_and_names_the_pip_command(
     )
     model = find_runnable(folder / "engine.plan", EngineOptions())
     assert model.path.name == "model.onnx"
-    assert extras.missing("tensorrt_rtx", "tensorrt-rtx") in model.notices[0]
+    assert extras.missing("tensorrt_rtx", "tensorrt-rtx-cu13") in model.notices[0]
 
 
 @pytest.mark.parametrize("place", [0, 40, -1])
@@ -118,8 +139,7 @@ def test_a_plan_for_another_architecture_is_refused_with_the_remedy(
     folder: Path, scan: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cuda = pytest.importorskip("poan_runtime.engines.tensorrt.cuda", reason="needs cuda-python")
-    card = cuda.Gpu(index=0, name="a card", compute_capability="12.0", memory_bytes=1 << 33)
-    monkeypatch.setattr(cuda, "find_gpu", lambda: card)
+    monkeypatch.setattr(cuda, "find_gpu", lambda index=None: card(compute_capability="12.0"))
     line = refused(capsys, folder / "engine.plan", scan)
     assert "built for compute capability 8.6, 8.9, this GPU (a card) has 12.0" in line
     assert "export it again --sm 120" in line
@@ -127,9 +147,56 @@ def test_a_plan_for_another_architecture_is_refused_with_the_remedy(
 
 def test_a_plan_that_fits_the_gpu_passes_the_check(folder: Path) -> None:
     model = find_model(folder / "engine.plan")
-    check_compute_capability(model, "a card", "8.9")
+    assert check_gpu(model, card(compute_capability="8.9")) == ()
     with pytest.raises(PoanError, match="compute capability"):
-        check_compute_capability(model, "a card", "9.0")
+        check_gpu(model, card(compute_capability="9.0"))
+
+
+@pytest.mark.parametrize(
+    ("here", "refusal"),
+    [
+        ({"name": "another card"}, "built on a card (name), this GPU has another card; poan-build"),
+        ({"sms": 40}, "built on 84 (sms), this GPU has 40; poan-build"),
+        ({"memory_bytes": 1 << 32}, "built with 8192 MiB of memory, this GPU has 4096 MiB"),
+    ],
+)
+def test_a_plan_of_tensorrt_is_tied_to_the_gpus_model(
+    here: dict[str, Any], refusal: str, folder: Path, edit_manifest: Edit
+) -> None:
+    ties = {key: getattr(card(), key) for key in TIES}
+    edit_manifest(lambda m: m["files"][PLAN]["engine"].update(gpu=ties, flavour="tensorrt"))
+    model = find_model(folder / "engine.plan")
+    assert check_gpu(model, card()) == ()
+    with pytest.raises(PoanError) as refused:
+        check_gpu(model, card(**here))
+    assert refusal in str(refused.value)
+
+
+def test_another_driver_than_the_builders_is_a_notice(folder: Path, edit_manifest: Edit) -> None:
+    ties = {key: getattr(card(), key) for key in TIES}
+    edit_manifest(lambda m: m["files"][PLAN]["engine"].update(gpu=ties, flavour="tensorrt"))
+    (notice,) = check_gpu(find_model(folder / "engine.plan"), card(driver="13.1"))
+    assert "built with CUDA 13.0 (driver), this is 13.1; poan-run --verify" in notice
+
+
+def test_auto_never_takes_a_plan_in_eight_bits(
+    folder: Path, edit_manifest: Edit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = pytest.importorskip("poan_runtime.engines.tensorrt.cuda", reason="needs cuda-python")
+    monkeypatch.setattr(cuda, "find_gpu", lambda index=None: card())
+    edit_manifest(lambda m: m["files"][PLAN]["parity"].update(verdict="pass"))
+    assert find_runnable(folder, EngineOptions()).path.name == "engine.plan"
+    edit_manifest(lambda m: m["files"][PLAN].update(precision="int8"))
+    assert find_runnable(folder, EngineOptions()).path.name == "model.onnx"
+
+
+def test_the_bytes_that_were_hashed_are_those_that_are_loaded(folder: Path) -> None:
+    """The plan is swapped between the check of the folder and the opening."""
+    model = find_model(folder / "engine.plan")
+    assert sha256_bytes(read_plan(model)) == model.file.sha256
+    model.path.write_bytes(b"another")
+    with pytest.raises(PoanError, match="got another"):
+        read_plan(model)
 
 
 @pytest.mark.parametrize(
@@ -199,14 +266,14 @@ def test_a_file_that_is_no_plan_is_refused_by_the_library_without_a_gpu(
     library = load_library("tensorrt-rtx")
     edit_manifest(lambda m: m["files"][PLAN].update(sha256=sha256(plan)))
     with pytest.raises(PoanError, match="is not a tensorrt-rtx plan, or is damaged"):
-        check_header(find_model(plan), library, gpu=False)
+        check_header(find_model(plan), plan.read_bytes(), library, gpu=False)
 
 
 def test_a_good_plan_passes_version_and_header(folder: Path, built: BuiltPlan) -> None:
     library = load_library("tensorrt-rtx")
     model = find_model(folder / "engine.plan")
     check_version(model, library)
-    assert check_header(model, library, gpu=False) == ()
+    assert check_header(model, read_plan(model), library, gpu=False) == ()
 
 
 def test_a_gpu_that_the_library_cannot_ask_makes_the_plan_invalid(
@@ -215,7 +282,7 @@ def test_a_gpu_that_the_library_cannot_ask_makes_the_plan_invalid(
     """As if there were a GPU: the library finds none and says no more than invalid."""
     model = find_model(folder / "engine.plan")
     with pytest.raises(PoanError, match="calls it invalid on this GPU"):
-        check_header(model, load_library("tensorrt-rtx"), gpu=True)
+        check_header(model, read_plan(model), load_library("tensorrt-rtx"), gpu=True)
 
 
 def test_a_folder_runs_its_plan_only_where_it_fits_and_is_proven(
@@ -224,8 +291,8 @@ def test_a_folder_runs_its_plan_only_where_it_fits_and_is_proven(
     cuda = pytest.importorskip("poan_runtime.engines.tensorrt.cuda", reason="needs cuda-python")
 
     def runs(capability: str, **options: str) -> str:
-        card = cuda.Gpu(index=0, name="card", compute_capability=capability, memory_bytes=1)
-        monkeypatch.setattr(cuda, "find_gpu", lambda: card)
+        here = card(compute_capability=capability)
+        monkeypatch.setattr(cuda, "find_gpu", lambda index=None: here)
         return find_runnable(folder, EngineOptions(**options)).path.name
 
     assert runs("8.6") == "model.onnx"  # parity is pending

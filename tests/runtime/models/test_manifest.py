@@ -1,6 +1,7 @@
 """The manifest reader against its JSON Schema."""
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,14 @@ import pytest
 
 import poan_runtime.models.manifest
 from poan_runtime.errors import PoanError
-from poan_runtime.models.manifest import parse_manifest, read_manifest
+from poan_runtime.models.find import shipped_models
+from poan_runtime.models.manifest import (
+    PENDING,
+    MatrixRoot,
+    parse_manifest,
+    read_manifest,
+    schema_text,
+)
 
 SCHEMA = json.loads(
     Path(poan_runtime.models.manifest.__file__).with_name("manifest.schema.json").read_text()
@@ -43,6 +51,14 @@ ROOT = {
     "floor": 1e-10,
     "condition_seen": 1e6,
 }
+CPU = {
+    "engine": "openvino",
+    "version": "2026.2",
+    "precision": "bf16",
+    "file": "model.onnx",
+    "float32_parts": [["body.1.x", "body.1.z"]],
+    "parity": {"verdict": "pass", "checks": []},
+}
 REMOVED = object()
 
 GOOD: list[tuple[str, Any]] = [
@@ -56,10 +72,16 @@ GOOD: list[tuple[str, Any]] = [
     ("files.0.engine", ENGINE),
     ("files.0.parity", {"verdict": "pending", "checks": [CHECK]}),
     ("parity.checks", [CHECK]),
+    ("cpu_precisions", [CPU]),
     ("gmac_per_tile", 1.3),
     ("gmac_per_part", {"backbone": 1.0, "tail": 0.3}),
     ("intensity.percentile", 100),
     ("unheard_of", 1),
+    ("degradation", {"method": "scanner"}),
+    ("gains", {"truncation": 1.2, "bicubic": -0.3}),
+    ("keep_measured", "on"),
+    ("noise_floor_k", 2.5),
+    ("data_licence", "CC BY 4.0"),
 ]
 BAD: list[tuple[str, Any]] = [
     ("manifest_version", 2),
@@ -115,6 +137,13 @@ BAD: list[tuple[str, Any]] = [
     ("parity.checks", [{"file": "model.onnx"}]),
     ("training", None),
     ("created_by", "me"),
+    ("gains", {"truncation": "1.2 dB"}),
+    ("keep_measured", "auto"),
+    ("keep_measured", None),
+    ("noise_floor_k", -1),
+    ("data_licence", ""),
+    ("cpu_precisions", [CPU | {"float32_parts": [["a"]]}]),
+    ("cpu_precisions", [CPU | {"engine": "onnxruntime"}]),
 ]
 ONLY_THE_READER = [
     ("batch", {"min": 4, "opt": 2, "max": 8}),
@@ -145,6 +174,43 @@ def document(make_manifest: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     return make_manifest(HASH)
 
 
+def test_the_schema_file_is_the_one_that_the_dataclasses_give() -> None:
+    path = Path(poan_runtime.models.manifest.__file__).with_name("manifest.schema.json")
+    assert path.read_text() == schema_text(), "run: python -m poan_runtime.models.manifest > FILE"
+
+
+@pytest.mark.parametrize("folder", shipped_models(), ids=lambda folder: folder.name)
+def test_a_shipped_manifest_is_written_as_it_was_read(folder: Path) -> None:
+    text = (folder / "manifest.json").read_text()
+    assert schema_accepts(json.loads(text))
+    assert read_manifest(folder).text() == text
+
+
+@pytest.mark.parametrize("folder", shipped_models(), ids=lambda folder: folder.name)
+def test_the_reason_of_a_shipped_root_states_the_condition_that_was_seen(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    assert isinstance(manifest.square_root, MatrixRoot)
+    reasons = {c.reason for c in manifest.parity.checks if "covariance of condition" in c.reason}
+    (stated,) = (float(reason.split("condition ")[1].split()[0]) for reason in reasons)
+    # one digit is stated
+    assert manifest.square_root.condition_seen == pytest.approx(stated, rel=0.1)
+
+
+def test_what_this_version_does_not_know_is_kept_where_it_stood(document: dict[str, Any]) -> None:
+    known = changed(document, "files.0.engine", ENGINE)
+    newer = changed(changed(known, "files.0.engine.lanes", 2), "files.0.signed_by", "me")
+    manifest = parse_manifest(newer)
+    assert manifest.json() == newer
+    changed_file = dataclasses.replace(manifest.files[0], parity=PENDING)
+    assert manifest.with_file(changed_file).json()["files"][0]["engine"]["lanes"] == 2
+
+
+def test_optional_fields_that_are_absent_stay_absent(document: dict[str, Any]) -> None:
+    manifest = parse_manifest(document)
+    assert (manifest.keep_measured, manifest.noise_floor_k, manifest.gains) == (None, None, {})
+    assert manifest.json() == document
+
+
 def test_the_schema_is_a_schema() -> None:
     validator = jsonschema.Draft202012Validator
     assert list(validator(validator.META_SCHEMA).iter_errors(SCHEMA)) == []
@@ -154,7 +220,7 @@ def test_the_schema_is_a_schema() -> None:
 def test_reader_and_schema_accept(document: dict[str, Any], path: str, value: Any) -> None:
     candidate = changed(document, path, value)
     assert schema_accepts(candidate)
-    assert parse_manifest(candidate).raw is candidate
+    assert parse_manifest(candidate).json() == candidate
 
 
 @pytest.mark.parametrize(("path", "value"), BAD)

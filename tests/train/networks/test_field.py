@@ -73,8 +73,8 @@ def test_vdsr_has_twenty_layers_and_665_thousand_weights():
 
 
 @pytest.mark.parametrize("arch", [a for a in networks.ARCHITECTURES if a.endswith("-lite")])
-def test_the_lite_networks_have_poan_lites_parameter_count_within_2_percent(arch):
-    assert parameters(arch, 2) == pytest.approx(parameters("poan-lite", 2), rel=0.02)
+def test_the_lite_networks_have_poan_lites_parameter_count_within_3_percent(arch):
+    assert parameters(arch, 2) == pytest.approx(parameters("poan-lite", 2), rel=0.03)
 
 
 @pytest.mark.parametrize("arch", TINY)
@@ -84,7 +84,7 @@ def test_every_parameter_of_every_network_learns(arch):
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
-    assert any(p.grad.abs().max() > 0 for p in network.parameters())
+        assert parameter.grad.abs().max() > 0, name
 
 
 @pytest.mark.parametrize("arch", [a for a in TINY if a != "poan"])
@@ -291,7 +291,7 @@ def test_a_config_that_cannot_be_is_refused_in_one_line(arch, values, message):
 
 
 def test_an_ablation_of_another_network_is_refused():
-    with pytest.raises(PoanError, match="table2-A changes one of poan, poan-lite, not edsr"):
+    with pytest.raises(PoanError, match=r"table2-A changes one of poan, poan-lite, .*, not edsr"):
         changes("edsr", "table2-A")
     with pytest.raises(PoanError, match="no ablation 'table9-A'"):
         changes("poan", "table9-A")

@@ -5,9 +5,10 @@ does later; the engine's context is a stand-in that repeats voxels. What is test
 project's own order of calls; that TensorRT and CUDA take these calls, test_gpu.py shows.
 """
 
+import gc
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,17 @@ from numpy.typing import NDArray
 
 pytest.importorskip("cuda.bindings", reason="needs cuda-python")
 
-from poan_runtime.engines.tensorrt import backend as tensorrt_backend
+from poan_runtime.engines.backend import LANES
 from poan_runtime.engines.tensorrt import cuda
-from poan_runtime.engines.tensorrt.backend import Lane, Ports, TensorRTBackend
+from poan_runtime.engines.tensorrt.backend import TensorRTBackend
+from poan_runtime.engines.tensorrt.lanes import Lane, Ports
 from poan_runtime.errors import PoanError
 from tests.runtime.engines.conformance import check_backend
 
-TILE, MOST = 4, 3
+TILE, BATCH = 4, 3
+SCRATCH = 640
 PORTS = Ports(
-    input="lr", output="sr", most=MOST, row_in=(1, TILE, TILE), row_out=(1, 2 * TILE, 2 * TILE)
+    input="lr", output="sr", batch=BATCH, row_in=(1, TILE, TILE), row_out=(1, 2 * TILE, 2 * TILE)
 )
 Log = list[str]
 
@@ -51,6 +54,17 @@ class HostEvent:
         LOG.append("event released")
 
 
+class HostMemory:
+    """Counts what is taken; no more than `ROOM` lanes have room."""
+
+    def __init__(self, size: int, what: str, owner: ExitStack) -> None:
+        if LOG.count("memory taken") == ROOM[0]:
+            raise cuda.OutOfMemoryError(f"too little memory: {what} need {size}, 0 are free")
+        LOG.append("memory taken")
+        self.address = 99
+        owner.callback(LOG.append, "memory released")
+
+
 class HostBuffer:
     """Device memory is a second array; addresses are found again by `MEMORY`."""
 
@@ -61,15 +75,19 @@ class HostBuffer:
         MEMORY[self.device] = self.other
         owner.callback(LOG.append, "buffer released")
 
-    def upload(self, rows: int, stream: HostStream) -> None:
-        self.other[:rows] = self.host[:rows]
+    def upload(self, stream: HostStream) -> None:
+        self.other[:] = self.host
 
-    def download(self, rows: int, stream: HostStream) -> None:
-        self.host[:rows] = self.other[:rows]
+    def download(self, stream: HostStream) -> None:
+        self.host[:] = self.other
 
 
 class HostGraph:
+    fails = False
+
     def __init__(self, stream: HostStream, enqueue: Callable[[], None]) -> None:
+        if HostGraph.fails:
+            raise cuda.CudaError("cudaStreamEndCapture: cudaErrorStreamCaptureInvalidated")
         LOG.append("captured")
         self._enqueue = enqueue
 
@@ -94,19 +112,33 @@ class Repeats:
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        LOG.append(f"shape {shape[0]}")
         self.rows = shape[0]
         return self.takes and shape[1:] == PORTS.row_in
 
+    def update_device_memory_size_for_shapes(self) -> int:
+        return SCRATCH * self.rows
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        LOG.append(f"scratch {size} at {memory}")
+
     def execute_async_v3(self, stream: int) -> bool:
         source, target = (MEMORY[self.addresses[name]] for name in ("lr", "sr"))
-        target[: self.rows] = source[: self.rows].repeat(2, 2).repeat(2, 3)
+        SEEN.append(source.copy())
+        target[:] = source.repeat(2, 2).repeat(2, 3)
         return True
 
 
 class Home:
-    def enter(self) -> None:
-        LOG.append("home")
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        LOG.append("pushed")
+        try:
+            yield
+        finally:
+            LOG.append("popped")
+
+    def leave(self) -> None:
+        LOG.append("left")
 
 
 class Contexts:
@@ -122,7 +154,9 @@ class Contexts:
 
 
 LOG: Log = []
+SEEN: list[NDArray[np.float32]] = []
 MEMORY: dict[int, NDArray[np.float32]] = {}
+ROOM = [LANES]
 
 
 @pytest.fixture
@@ -130,11 +164,14 @@ def host(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, stand_in in (
         ("Stream", HostStream),
         ("Buffer", HostBuffer),
+        ("Memory", HostMemory),
         ("Graph", HostGraph),
     ):
         monkeypatch.setattr(cuda, name, stand_in)
-    LOG.clear()
-    MEMORY.clear()
+    monkeypatch.setattr(HostGraph, "fails", False)
+    ROOM[0] = LANES
+    for kept in (LOG, SEEN, MEMORY):
+        kept.clear()
 
 
 def backend(*, graphs: bool = False) -> TensorRTBackend:
@@ -152,10 +189,18 @@ def fine(batch: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("graphs", [False, True])
-@pytest.mark.parametrize("count", [1, MOST, MOST + 1, 5 * MOST + 2])
+@pytest.mark.parametrize("count", [1, BATCH, BATCH + 1, 5 * BATCH + 2])
 def test_any_number_of_tiles_is_answered_in_order(graphs: bool, count: int, host: None) -> None:
     batch = tiles(count)
     assert np.array_equal(backend(graphs=graphs).run(batch), fine(batch))
+
+
+def test_the_engine_sees_full_batches_alone(host: None) -> None:
+    """One shape: one set of kernels, one graph. What is missing repeats the last tile."""
+    batch = tiles(BATCH + 1)
+    backend().run(batch)
+    assert [len(seen) for seen in SEEN] == [BATCH, BATCH]
+    assert np.array_equal(SEEN[1], batch[-1:].repeat(BATCH, axis=0))
 
 
 def test_two_batches_under_way_keep_their_answers(host: None) -> None:
@@ -166,34 +211,77 @@ def test_two_batches_under_way_keep_their_answers(host: None) -> None:
     assert np.array_equal(waits[1](), fine(second))
 
 
+def test_more_batches_than_lanes_are_started_and_none_is_lost(host: None) -> None:
+    engine = backend()
+    batches = [tiles(2, seed) for seed in range(3 * LANES)]
+    waits = [engine.start(batch) for batch in batches]
+    for wait, batch in reversed([*zip(waits, batches, strict=True)]):
+        assert np.array_equal(wait(), fine(batch))
+        assert np.array_equal(wait(), fine(batch))
+
+
 def test_it_keeps_the_contract_of_an_engine(host: None) -> None:
     check_backend(backend(), tile=TILE, scale=2)
 
 
-def test_a_graph_is_captured_once_per_shape_and_dropped_with_it(host: None) -> None:
+def test_a_graph_is_captured_once_after_a_first_run(host: None) -> None:
+    """A context may allocate in its first run, which a capture does not allow."""
     lane = Lane(Repeats(), PORTS, graphs=True)
-    for count in (2, 2, 2, 3, 3):
+    LOG.clear()
+    for count in (2, 2, 3, 1):
         batch = tiles(count, seed=count)
         lane.enqueue(batch)
         assert np.array_equal(lane.result(), fine(batch))
-    kept = [entry for entry in LOG if entry not in ("wait", "home")]
-    first = ["shape 2", "captured", "launched", "launched"]
-    assert kept == [*first, "graph released", "shape 3", "captured", "launched"]
+    assert [entry for entry in LOG if entry != "wait"] == ["captured", *["launched"] * 3]
+    assert LOG[:2] == ["wait", "captured"]
 
 
-def test_the_first_batch_of_a_shape_runs_before_the_capture(host: None) -> None:
-    """A context may allocate in its first run, which a capture does not allow."""
-    lane = Lane(Repeats(), PORTS, graphs=True)
-    lane.enqueue(tiles(1))
-    assert LOG == ["shape 1", "wait", "captured"]
+def test_a_failed_capture_goes_on_without_a_graph_and_says_so_once(
+    host: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HostGraph, "fails", True)
+    engine = backend(graphs=True)
+    engine.warm_up()
+    for seed in range(4):
+        assert np.array_equal(engine.run(tiles(2, seed)), fine(tiles(2, seed)))
+    (notice,) = engine.notices
+    assert "cudaErrorStreamCaptureInvalidated" in notice
+    assert "launched" not in LOG
 
 
-def test_a_lane_waits_before_it_overwrites_what_nobody_asked_for(host: None) -> None:
+def test_a_lane_gives_the_context_memory_for_its_batch_and_no_more(host: None) -> None:
     lane = Lane(Repeats(), PORTS, graphs=False)
-    lane.enqueue(tiles(1))
-    LOG.clear()
-    lane.enqueue(tiles(1, seed=1))
-    assert LOG == ["wait"]
+    assert ["memory taken", f"scratch {SCRATCH * BATCH} at 99"] == LOG
+    lane.release()
+    assert LOG[-4:] == [
+        "memory released",
+        "buffer released",
+        "buffer released",
+        "stream released",
+    ]
+
+
+def test_where_two_lanes_do_not_fit_one_goes_on(host: None) -> None:
+    ROOM[0] = 1
+    engine = backend()
+    engine.warm_up()
+    (notice,) = engine.notices
+    assert notice.startswith("one batch at a time: too little memory: activations of a batch of 3")
+    batches = [tiles(2, seed) for seed in range(4)]
+    waits = [engine.start(batch) for batch in batches]
+    assert all(np.array_equal(w(), fine(b)) for w, b in zip(waits, batches, strict=True))
+    engine.close()
+    assert LOG.count("buffer released") == 4  # the lane's, and those of the one that failed
+    assert LOG.count("stream released") == 2
+
+
+def test_no_room_at_all_is_one_line_and_nothing_leaks(host: None) -> None:
+    ROOM[0] = 0
+    with pytest.raises(PoanError, match="need 1920, 0 are free"):
+        backend().run(tiles(1))
+    assert LOG.count("buffer released") == 2
+    assert LOG.count("stream released") == 1
+    assert LOG.count("pushed") == LOG.count("popped")
 
 
 def test_stages_are_timed_and_the_events_released(host: None) -> None:
@@ -205,7 +293,7 @@ def test_stages_are_timed_and_the_events_released(host: None) -> None:
     assert LOG.count("event released") == 4
 
 
-def test_each_thread_has_lanes_of_its_own(host: None) -> None:
+def test_threads_share_the_lanes(host: None) -> None:
     engine = backend()
     answers: dict[int, bool] = {}
 
@@ -217,35 +305,47 @@ def test_each_thread_has_lanes_of_its_own(host: None) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(timeout=60)
     assert answers == dict.fromkeys(range(4), True)
-    assert len(MEMORY) == 4 * tensorrt_backend.LANES * 2  # in and out of each lane
+    assert len(MEMORY) == 2 * LANES  # in and out of each lane
 
 
-def test_lanes_of_a_thread_that_ended_are_released(host: None) -> None:
-    engine = backend()
-    thread = threading.Thread(target=lambda: engine.run(tiles(1)))
-    thread.start()
-    thread.join()
-    assert LOG.count("buffer released") == 2 * tensorrt_backend.LANES
-    assert np.array_equal(engine.run(tiles(1)), fine(tiles(1)))
+def test_the_callers_context_is_current_again_after_every_call(host: None) -> None:
+    engine = backend(graphs=True)
+    engine.run(tiles(BATCH + 1))
+    engine.timed(tiles(1))
+    engine.close()
+    depth = 0
+    for entry in LOG:
+        depth += {"pushed": 1, "popped": -1}.get(entry, 0)
+        assert entry not in ("captured", "launched", "buffer released") or depth > 0
+    assert depth == 0
+    assert LOG[-1] == "left"
 
 
 def test_closing_saves_kernels_first_then_releases_and_no_batch_runs_after(host: None) -> None:
     engine = backend()
-    engine.run(tiles(1))
+    engine.warm_up()
     LOG.clear()
     engine.close()
-    assert LOG[0] == "saved"
-    assert LOG.count("stream released") == tensorrt_backend.LANES
-    assert LOG.count("buffer released") == 2 * tensorrt_backend.LANES
+    assert LOG[:2] == ["pushed", "saved"]
+    assert LOG.count("stream released") == LANES
+    assert LOG.count("buffer released") == 2 * LANES
     engine.close()
     assert LOG.count("saved") == 1
     with pytest.raises(ValueError, match="this engine is closed"):
         engine.run(tiles(1))
 
 
+def test_an_engine_that_nobody_holds_frees_its_memory(host: None) -> None:
+    engine = backend()
+    engine.run(tiles(1))
+    del engine
+    gc.collect()
+    assert LOG.count("stream released") == 1
+
+
 def test_a_shape_that_the_engine_does_not_take_is_named(host: None) -> None:
-    lane = Lane(Repeats(takes=False), PORTS, graphs=False)
-    with pytest.raises(PoanError, match=r"the engine takes no batch of shape \(2, 1, 4, 4\)"):
-        lane.enqueue(tiles(2))
+    with pytest.raises(PoanError, match=r"the engine takes no batch of shape \(3, 1, 4, 4\)"):
+        Lane(Repeats(takes=False), PORTS, graphs=False)
+    assert LOG.count("stream released") == 1

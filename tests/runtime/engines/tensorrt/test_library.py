@@ -1,14 +1,23 @@
 """What the backend asks of TensorRT, against the real tensorrt-rtx: names, enums, signatures."""
 
+import dataclasses
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
-from poan_export.plans.build import BuiltPlan
 from poan_runtime import extras
 from poan_runtime.engines.tensorrt import library as tensorrt_library
+from poan_runtime.engines.tensorrt.build.plan import BuiltPlan
 from poan_runtime.engines.tensorrt.check import HEADER_BYTES, REMEDIES, diagnostics
 from poan_runtime.engines.tensorrt.library import load_library
 from poan_runtime.errors import PoanError
+from poan_runtime.files import cache_folder
+
+pytest.importorskip("cuda.bindings", reason="needs cuda-python")
+from poan_runtime.engines.tensorrt import cuda
+from poan_runtime.engines.tensorrt.kernels import KernelCache
 
 trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")
 
@@ -30,10 +39,26 @@ trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")
                 "get_tensor_profile_shape",
             ],
         ),
-        ("IExecutionContext", ["set_input_shape", "set_tensor_address", "execute_async_v3"]),
+        (
+            "IExecutionContext",
+            [
+                "set_input_shape",
+                "set_tensor_address",
+                "execute_async_v3",
+                "update_device_memory_size_for_shapes",
+                "set_device_memory",
+                "nvtx_verbosity",
+            ],
+        ),
         (
             "IRuntimeConfig",
-            ["cuda_graph_strategy", "create_runtime_cache", "set_runtime_cache"],
+            [
+                "cuda_graph_strategy",
+                "create_runtime_cache",
+                "set_runtime_cache",
+                "dynamic_shapes_kernel_specialization_strategy",
+                "set_execution_context_allocation_strategy",
+            ],
         ),
         ("IRuntimeCache", ["serialize", "deserialize"]),
         (
@@ -117,5 +142,83 @@ def test_a_library_that_is_missing_names_the_pip_command(monkeypatch: pytest.Mon
     monkeypatch.setitem(tensorrt_library.MODULES, "tensorrt", "tensorrt_that_is_not_there")
     with pytest.raises(PoanError) as refusal:
         load_library("tensorrt")
-    command = extras.command("tensorrt")
+    command = extras.command("tensorrt-cu13")
     assert str(refusal.value) == f"tensorrt_that_is_not_there is missing; run: {command}"
+
+
+def test_one_library_and_one_logger_per_process() -> None:
+    """TensorRT keeps the first logger that it is given."""
+    assert load_library("tensorrt-rtx") is load_library("tensorrt-rtx")
+
+
+class Settings:
+    """A runtime configuration that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, object] = {}
+
+    def create_runtime_cache(self) -> None:
+        return None
+
+    def set_runtime_cache(self, kernels: object) -> None:
+        self.told["cache"] = kernels
+
+    def set_execution_context_allocation_strategy(self, strategy: object) -> None:
+        self.told["memory"] = strategy
+
+
+class Engine:
+    def __init__(self) -> None:
+        self.settings = Settings()
+        self.made_with: object = None
+
+    def create_runtime_config(self) -> Settings:
+        return self.settings
+
+    def create_execution_context(self, how: object) -> "Engine":
+        self.made_with = how
+        return self
+
+
+def gpu() -> cuda.Gpu:
+    return cuda.Gpu(index=0, name="a card", compute_capability="8.6", memory_bytes=1)
+
+
+def test_tensorrt_rtx_runs_its_final_kernels_from_the_first_batch() -> None:
+    """With the default, fallback kernels answer first: what is verified is not what runs."""
+    engine = Engine()
+    context = KernelCache(load_library("tensorrt-rtx"), gpu(), "0" * 64).context(engine)
+    settings: Any = engine.settings
+    eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    assert settings.dynamic_shapes_kernel_specialization_strategy == eager
+    assert settings.told["memory"] == trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    assert engine.made_with is settings
+    assert context.nvtx_verbosity == trt.ProfilingVerbosity.NONE
+
+
+def test_tensorrt_leaves_the_memory_of_a_context_to_us() -> None:
+    engine = Engine()
+    rtx = load_library("tensorrt-rtx")
+    library = dataclasses.replace(rtx, flavour="tensorrt")  # the two have the same classes
+    KernelCache(library, gpu(), "0" * 64).context(engine)
+    assert engine.made_with == trt.ExecutionContextAllocationStrategy.USER_MANAGED
+
+
+def test_a_home_that_cannot_be_written_costs_time_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").write_text("a file where the cache folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    cache = KernelCache(load_library("tensorrt-rtx"), gpu(), "0" * 64)
+    cache.context(Engine())
+    assert cache.path.parent.is_dir()
+    assert tmp_path not in cache.path.parents
+
+
+def test_the_cache_folder_is_its_owners_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels are code that is loaded again; a folder of an earlier version is closed too."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "poan").mkdir(mode=0o755)
+    assert cache_folder().stat().st_mode & 0o777 == 0o700

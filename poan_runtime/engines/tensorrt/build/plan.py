@@ -11,14 +11,25 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from poan_export.plans.build_log import read_build_log
 from poan_runtime import extras
+from poan_runtime.engines.nvidia import fitting_extra
+from poan_runtime.engines.tensorrt.build.log import read_build_log
 from poan_runtime.engines.tensorrt.library import MODULES, Flavour
 from poan_runtime.errors import PoanError
 from poan_runtime.files import cache_folder, sha256_of
-from poan_runtime.models.manifest import BatchRange
+from poan_runtime.models.fields import Json
+from poan_runtime.models.manifest import (
+    PENDING,
+    BatchRange,
+    Engine,
+    ModelFile,
+    Precision,
+)
+
+if TYPE_CHECKING:  # cuda-python is an extra
+    from poan_runtime.engines.tensorrt.cuda import Gpu
 
 SMS = ("75", "80", "86", "89", "120", "121")
 """Targets of tensorrt-rtx 1.7. There is no SM90: data-centre Hopper runs `tensorrt`."""
@@ -33,7 +44,12 @@ SMS_FOR = {
 ALONE = "75"
 """Built only when asked for, in a plan of its own: for SM75 tensorrt-rtx 1.7 has no fp32 matrix
 product, so that a graph with one (any fp32 POAN, and the fp32 root in an fp16 one) is refused."""
+PREFERRED = ("fp16", "bf16", "fp32")
+"""Which ONNX file plans are built from: the first of these that there is."""
+EIGHT_BIT = ("int8", "fp8")
 MOST_SECONDS = 3600.0
+TIES = ("name", "sms", "memory_bytes", "driver", "runtime")
+"""What of a GPU a plan of `tensorrt` is tied to."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +59,7 @@ class Order:
     onnx: Path
     plan: Path
     flavour: Flavour
-    precision: str
+    precision: Precision
     islands: tuple[str, ...]
     batch: BatchRange
     sms: tuple[str, ...] = ()
@@ -59,28 +75,31 @@ class BuiltPlan:
     version: str
     compute_capabilities: tuple[str, ...]
     builder_flags: tuple[str, ...]
+    gpu: Json | None
+    """What ties a plan of `tensorrt` to the GPU that it was built on."""
     report: Mapping[str, Any]
 
-    def manifest_entry(self, parity: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The entry for ``files``; parity is pending unless it was run."""
+    def manifest_entry(self) -> ModelFile:
+        """The entry for ``files``; its parity is pending."""
         order = self.order
-        return {
-            "name": order.plan.name,
-            "kind": "plan",
-            "precision": order.precision,
-            "islands": list(order.islands),
-            "sha256": sha256_of(order.plan),
-            "engine": {
-                "flavour": order.flavour,
-                "version": self.version,
-                "compute_capabilities": list(self.compute_capabilities),
-                "builder_flags": list(self.builder_flags),
-                "source_onnx_sha256": sha256_of(order.onnx),
-                "profile": dataclasses.asdict(order.batch),
-                "report": dict(self.report),
-            },
-            "parity": dict(parity or {"verdict": "pending", "checks": []}),
-        }
+        return ModelFile(
+            name=order.plan.name,
+            kind="plan",
+            precision=order.precision,
+            islands=order.islands,
+            sha256=sha256_of(order.plan),
+            engine=Engine(
+                flavour=order.flavour,
+                version=self.version,
+                compute_capabilities=self.compute_capabilities,
+                builder_flags=self.builder_flags,
+                source_onnx_sha256=sha256_of(order.onnx),
+                profile=order.batch,
+                report=self.report,
+                gpu=self.gpu,
+            ),
+            parity=PENDING,
+        )
 
 
 def targets(precision: str, asked: str | None = None) -> list[tuple[str, ...]]:
@@ -107,13 +126,61 @@ def targets(precision: str, asked: str | None = None) -> list[tuple[str, ...]]:
     return [group for group in (together, (ALONE,) if ALONE in chosen else ()) if group]
 
 
-def plan_name(sms: Sequence[str]) -> str:
-    """File name of the plan for a group of targets.
+def plan_name(sms: Sequence[str], precision: str = "", gpu: str = "") -> str:
+    """File name of the plan for a group of targets, or for one model of GPU.
 
-    >>> plan_name(("80", "86")), plan_name(("75",))
-    ('engine.plan', 'engine.sm75.plan')
+    >>> plan_name(("80", "86")), plan_name(("75",)), plan_name(("86",), "int8")
+    ('engine.plan', 'engine.sm75.plan', 'engine.int8.plan')
+    >>> plan_name((), gpu="NVIDIA A100-SXM4-80GB")
+    'engine.nvidia-a100-sxm4-80gb.plan'
     """
-    return f"engine.sm{ALONE}.plan" if tuple(sms) == (ALONE,) else "engine.plan"
+    parts = [
+        "engine",
+        precision if precision in EIGHT_BIT else "",
+        f"sm{ALONE}" if tuple(sms) == (ALONE,) else "",
+        slug(gpu),
+        "plan",
+    ]
+    return ".".join(part for part in parts if part)
+
+
+def source_of_plans(files: Sequence[ModelFile]) -> ModelFile:
+    """The ONNX file that plans are built from: the one in half precision where there is one."""
+    return min(
+        (file for file in files if file.kind == "onnx" and file.precision in PREFERRED),
+        key=lambda file: PREFERRED.index(file.precision),
+    )
+
+
+def order_from(
+    folder: Path,
+    source: ModelFile,
+    name: str,
+    flavour: Flavour,
+    sms: tuple[str, ...],
+    batch: int,
+    log: Path | None = None,
+) -> Order:
+    """An order for the plan ``name`` beside its ONNX file, for full batches."""
+    return Order(
+        onnx=folder / source.name,
+        plan=folder / name,
+        flavour=flavour,
+        precision=source.precision,
+        islands=source.islands,
+        batch=full_batches(batch),
+        sms=sms,
+        log=log,
+    )
+
+
+def slug(name: str) -> str:
+    """A GPU's name in a file's name.
+
+    >>> slug("NVIDIA RTX A6000/Ada")
+    'nvidia-rtx-a6000-ada'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def compute_capability(sm: str) -> str:
@@ -125,8 +192,17 @@ def compute_capability(sm: str) -> str:
     return f"{sm[:-1]}.{sm[-1]}"
 
 
-def gpu_here() -> tuple[str | None, str]:
-    """Compute capability of the GPU at hand, or None, and what was found."""
+def full_batches(count: int) -> BatchRange:
+    """The profile of a plan: every batch is full, so that one size is all that it is built for.
+
+    >>> full_batches(8)
+    BatchRange(min=8, opt=8, max=8)
+    """
+    return BatchRange(min=count, opt=count, max=count)
+
+
+def find_gpu_here() -> "tuple[Gpu | None, str]":
+    """The GPU at hand, or None, and what was found."""
     if importlib.util.find_spec("cuda") is None:
         return None, "cuda-python is not installed"
     from poan_runtime.engines.tensorrt import cuda
@@ -135,13 +211,19 @@ def gpu_here() -> tuple[str | None, str]:
         gpu = cuda.find_gpu()
     except cuda.NoGpuError as error:
         return None, str(error)
-    return gpu.compute_capability, gpu.name
+    return gpu, gpu.name
+
+
+def gpu_here() -> tuple[str | None, str]:
+    """Compute capability of the GPU at hand, or None, and what was found."""
+    gpu, found = find_gpu_here()
+    return None if gpu is None else gpu.compute_capability, found
 
 
 def choose_flavour(asked: str) -> tuple[Flavour | None, str]:
     """The flavour that ``--engine`` means on this machine, and why; None where auto finds none."""
     if asked in MODULES:
-        with extras.needs(MODULES[asked], asked):
+        with extras.needs(MODULES[asked], fitting_extra(asked)):
             if importlib.util.find_spec(MODULES[asked]) is None:
                 raise ModuleNotFoundError(name=MODULES[asked])
         here, found = gpu_here()
@@ -158,42 +240,62 @@ def choose_flavour(asked: str) -> tuple[Flavour | None, str]:
         return "tensorrt", f"tensorrt is installed and there is a GPU ({found})"
     if importlib.util.find_spec("tensorrt_rtx") is not None:
         return "tensorrt-rtx", f"tensorrt-rtx builds ahead of time ({found})"
-    return None, "no TensorRT here, so no plan; for one: pip install 'poan[tensorrt-rtx]'"
+    return None, (
+        f"no TensorRT here, so no plan; for one: {extras.command(fitting_extra('tensorrt-rtx'))}"
+    )
 
 
 def build_plan(order: Order) -> BuiltPlan:
     """Build one plan. Whatever becomes of the builder, this process lives to tell of it."""
-    capability, found = gpu_here() if order.flavour == "tensorrt" else (None, "")
+    gpu = find_gpu_here()[0] if order.flavour == "tensorrt" else None
     with tempfile.TemporaryDirectory() as scratch:
         files = {name: Path(scratch) / name for name in ("order.json", "facts.json", "error.txt")}
         timings = None
-        if capability is not None:
-            gpu = found.replace(" ", "-").replace("/", "-")
-            timings = str(cache_folder() / f"timings-{gpu}-{capability}.cache")
+        if gpu is not None:
+            name = f"timings-{slug(gpu.name)}-{gpu.compute_capability}.cache"
+            timings = str(cache_folder() / name)
         document = {
             "onnx": str(order.onnx),
             "plan": str(order.plan),
             "flavour": order.flavour,
             "sms": list(order.sms),
-            "batch": dataclasses.asdict(order.batch),
+            "batch": order.batch.json(),
             "timing_cache": timings,
             "facts": str(files["facts.json"]),
             "error": str(files["error.txt"]),
         }
         files["order.json"].write_text(json.dumps(document), "utf-8")
-        command = [sys.executable, "-m", "poan_export.plans.builder", str(files["order.json"])]
+        command = [
+            sys.executable,
+            "-m",
+            "poan_runtime.engines.tensorrt.build.builder",
+            str(files["order.json"]),
+        ]
         kept = order.log or order.plan.with_name(f"{order.plan.name}.log")
         log, seconds = run_builder(command, order.plan, files["error.txt"], kept)
         facts = json.loads(files["facts.json"].read_text("utf-8"))
     report = read_build_log(log)
     report |= {"build_s": round(seconds, 3), "plan_bytes": order.plan.stat().st_size}
-    capabilities = (capability,) if capability else map(compute_capability, order.sms)
+    capabilities = (gpu.compute_capability,) if gpu else map(compute_capability, order.sms)
     return BuiltPlan(
         order=order,
         version=facts["version"],
         compute_capabilities=tuple(capabilities),
         builder_flags=tuple(facts["builder_flags"]),
+        gpu=None if gpu is None else {key: getattr(gpu, key) for key in TIES},
         report=report,
+    )
+
+
+def describe(name: str, capabilities: Sequence[str], report: Mapping[str, Any]) -> str:
+    """One line about a plan, from its build report."""
+    memory = report["activation_bytes"]
+    shown = "" if memory is None else f", {memory / 2**20:.0f} MiB of activations"
+    fused = len(report["fused_attention"])
+    return (
+        f"{name}: {report['plan_bytes'] / 2**20:.1f} MiB for {', '.join(capabilities)}, "
+        f"{report['layers']} layers, {fused} fused attention, built in "
+        f"{report['build_s']:.1f} s{shown}"
     )
 
 

@@ -1,10 +1,11 @@
-"""The builder, run as a process of its own: ``python -m poan_export.plans.builder ORDER.json``.
+"""The builder, run as a process of its own with the path of an order (JSON) as its argument.
 
 A builder may end with a segmentation fault; as a process of its own it takes nobody with it.
 The order says what to build (see `engines.Order`). The library's whole log goes to standard
 output, one line per message, flushed at once, so that its end survives a crash.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -55,7 +56,8 @@ def build(order: dict[str, Any]) -> None:
     facts = {"version": library.version, "builder_flags": _flags(trt, config)}
     Path(order["facts"]).write_text(json.dumps(facts), "utf-8")
     if timings is not None:
-        _write(order["timing_cache"], config.get_timing_cache().serialize())
+        with contextlib.suppress(PoanError):  # the next build is slower, and nothing else is lost
+            _write(order["timing_cache"], config.get_timing_cache().serialize())
 
 
 def _write(path: str, memory: Any) -> None:

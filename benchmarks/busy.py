@@ -1,0 +1,147 @@
+"""Share of the time in which a GPU would be busy: the run loop against a slow stand-in.
+
+    python -m benchmarks.busy [--ms 4] [--scans 5] [--json OUT.json]
+
+The stand-in takes batches in order, as a device does, and is busy for so many milliseconds with
+each; meanwhile it holds neither a core nor Python's lock. What is measured is everything else:
+reading, tiling, blending, writing, and what lies between slabs and between scans.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from poan_runtime.commands import run_scans
+from poan_runtime.commands.run import parser
+from poan_runtime.engines.backend import Backend, EngineOptions, OpenedBackend, Tiles
+from poan_runtime.models.find import Model, find_model
+from poan_runtime.network import Network
+
+SHAPE = (240, 240, 48)
+TILE, BATCH = 60, 8
+
+
+class SlowDevice(Backend):
+    """Busy for ``ms`` with each batch, one after the other; remembers when."""
+
+    def __init__(self, ms: float, scale: int) -> None:
+        self.ms = ms
+        self.spans: list[tuple[float, float]] = []
+        self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
+        self._answer = np.zeros((BATCH, 1, scale * TILE, scale * TILE), np.float32)
+        self._lock = threading.Lock()
+
+    def start(self, batch: Tiles) -> Callable[[], Tiles]:
+        """See `Backend.start`."""
+        running = self._device.submit(self._work)
+
+        def wait() -> Tiles:
+            running.result()
+            return self._answer[: len(batch)].copy()
+
+        return wait
+
+    def run(self, batch: Tiles) -> Tiles:
+        """See `Backend.run`."""
+        return self.start(batch)()
+
+    def busy_share(self) -> float:
+        """Of the time from the first batch's start to the last one's end."""
+        wall = self.spans[-1][1] - self.spans[0][0]
+        return len(self.spans) * self.ms / 1e3 / wall
+
+    def _work(self) -> None:
+        start = time.perf_counter()
+        time.sleep(self.ms / 1e3)
+        self.spans.append((start, time.perf_counter()))
+
+
+def stand_in(ms: float) -> tuple[Network, SlowDevice]:
+    """A shipped model's facts at `TILE`, and the device in the engine's place."""
+    model = find_model("t2_x2")
+    manifest = dataclasses.replace(
+        model.manifest,
+        tile=TILE,
+        batch=dataclasses.replace(model.manifest.batch, min=1, opt=BATCH, max=BATCH),
+    )
+    device = SlowDevice(ms, manifest.scale)
+    opened = OpenedBackend(backend=device, name="stand-in", device="none", version="0", reason="")
+    faked: Model = dataclasses.replace(model, manifest=manifest)
+    return Network(model=faked, opened=opened, load_s=0.0), device
+
+
+def measure(ms: float, scans: int, suffix: str) -> dict[str, Any]:
+    """poan-run on so many scans; the share, and the whole command's seconds."""
+    network, device = stand_in(ms)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        paths = [folder / f"scan{index}{suffix}" for index in range(scans)]
+        for index, path in enumerate(paths):
+            voxels = np.random.default_rng(index).integers(1, 1000, SHAPE).astype(np.int16)
+            nib.save(nib.Nifti1Image(voxels, np.diag([1.0, 1.0, 3.0, 1.0])), path)
+        (folder / "out").mkdir()
+        arguments = ["t2_x2", *map(str, paths), "-o", str(folder / "out")]
+        start = time.perf_counter()
+        with loaded(network):
+            run_scans.run(parser().parse_args(arguments))
+        seconds = time.perf_counter() - start
+    busy_s = len(device.spans) * ms / 1e3
+    return {
+        "scans": scans,
+        "format": suffix,
+        "batches": len(device.spans),
+        "busy_share": device.busy_share(),
+        "busy_share_start_included": busy_s / seconds,
+        "seconds": seconds,
+    }
+
+
+@contextlib.contextmanager
+def loaded(network: Network) -> Any:
+    """Let poan-run load the stand-in."""
+    real = run_scans.load_network
+
+    def load(name: str, options: EngineOptions, trust: Any) -> Network:
+        return network
+
+    run_scans.load_network = load  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        run_scans.load_network = real
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    p.add_argument("--ms", type=float, default=4.0, help="a batch's time on the device")
+    p.add_argument("--scans", type=int, default=5)
+    p.add_argument("--json", type=Path)
+    args = p.parse_args()
+    found = [
+        measure(args.ms, args.scans, ".nii"),
+        measure(args.ms, args.scans, ".nii.gz"),
+        measure(args.ms, 1, ".nii"),
+    ]
+    for row in found:
+        print(
+            f"{row['scans']} x {row['format']:7} {row['batches']:5} batches  "
+            f"busy {row['busy_share']:.1%}, with the start {row['busy_share_start_included']:.1%}, "
+            f"{row['seconds']:.2f} s"
+        )
+    if args.json is not None:
+        args.json.write_text(json.dumps({"ms": args.ms, "shape": SHAPE, "runs": found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""What the scanner measured: the native matrix before the network, the measured band after it.
+
+A scanner that zero-fills hands over more voxels than it measured. The network was trained on
+measured ones, so it gets the spectrum cropped to the native matrix. After it, the part of SR that
+lies in the measured band is compared with LR: how far the network moved it is the figure of
+faithfulness, and where it is wanted LR's band is put back.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poan_runtime.geometry import Affine, in_plane_axes, slice_axis, spatial_shape
+from poan_runtime.images.source import Slab, Source
+from poan_runtime.models.manifest import Manifest
+from poan_runtime.network import Settings
+from poan_runtime.signal.kspace import not_below_zero, resampled_affine, to_native
+from poan_runtime.signal.measured import Change, difference, up
+from poan_runtime.signal.native import Native, find_native, sampled
+from poan_runtime.signal.noise import Noise, noise_level
+
+SCANNER_LIKE = ("scanner", "truncated")
+"""LR models whose LR is the centre of k-space: such a network belongs on the native matrix."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was found of a scan: its native matrix and its noise, in the scan's own unit."""
+
+    native: Native
+    noise: Noise
+
+
+class NativeSource:
+    """A `Source` whose slices have the spectrum cropped to the matrix that was measured.
+
+    The field of view stays: the voxels are larger by matrix / native along each axis. Where the
+    stored slices have no negative values these have none. Slices across another axis than
+    ``axis`` are cut from the whole volume, which is then in memory.
+    """
+
+    def __init__(self, source: Source, axis: int, native: Native) -> None:
+        self._source, self._axis, self._native = source, axis, native
+        before, after = native.matrix, native.native
+        self.affine: Affine = resampled_affine(source.affine, before, after, axis)
+        self.to_stored: Affine = resampled_affine(np.eye(4), before, after, axis)
+        extents = dict(zip(in_plane_axes(axis), after, strict=True))
+        self.shape = tuple(extents.get(i, n) for i, n in enumerate(source.shape))
+
+    @property
+    def path(self) -> Path | None:
+        """That of the scan."""
+        return self._source.path
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """That of the scan."""
+        return self._source.dtype
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Those of the scan."""
+        return self._source.warnings
+
+    def read_slices(self, axis: int, start: int, stop: int, volume: int = 0) -> Slab:
+        """See `Source.read_slices`. Values that are not finite count as zero."""
+        if axis != self._axis:
+            whole = self.read_slices(self._axis, 0, spatial_shape(self.shape)[self._axis], volume)
+            ordered = np.moveaxis(whole, 0, self._axis)  # (x, y, z)
+            return np.array(np.moveaxis(ordered, axis, 0)[start:stop], order="C")
+        stored = self._source.read_slices(axis, start, stop, volume)
+        finite = np.nan_to_num(stored, posinf=0.0, neginf=0.0)
+        return np.asarray(not_below_zero(to_native(finite, self._native.native), finite))
+
+    def sha256(self) -> dict[str, str]:
+        """That of the scan."""
+        return self._source.sha256()
+
+    def close(self) -> None:
+        """The scan is closed by who opened it."""
+
+
+def measured_of(source: Source, axis: int) -> Measured:
+    """Native matrix and noise of the first volume, from some slices across ``axis``."""
+    count = spatial_shape(source.shape)[axis]
+    slices = np.concatenate([source.read_slices(axis, k, k + 1) for k in sampled(count)])
+    native = find_native(iter(slices))
+    finite = np.nan_to_num(slices, posinf=0.0, neginf=0.0)
+    return Measured(native=native, noise=noise_level(to_native(finite, native.native)))
+
+
+def network_sees(
+    source: Source, manifest: Manifest, settings: Settings
+) -> tuple[Source, Affine | None, Measured | None]:
+    """The source that the network gets, its map to stored voxels, and what was found.
+
+    ``native="auto"`` crops for a model that was trained on scanner-like LR; one trained on
+    bicubic LR does better on the matrix as it comes. The last is None on the ``kspace`` grid,
+    where measured and native band have no rule here.
+    """
+    if manifest.grid != "centre":
+        return source, None, None
+    axis = slice_axis(source.affine, source.shape, settings.axis)
+    found = measured_of(source, axis)
+    if not (found.native.is_zero_filled and wants_native(manifest, settings)):
+        return source, None, found
+    cropped = NativeSource(source, axis, found.native)
+    return cropped, cropped.to_stored, found
+
+
+def wants_native(manifest: Manifest, settings: Settings) -> bool:
+    """Whether a zero-filled scan is cropped for this model."""
+    if settings.native == "auto":
+        return (manifest.degradation or {}).get("method") in SCANNER_LIKE
+    return settings.native == "on"
+
+
+def keeps_measured(manifest: Manifest, settings: Settings) -> bool:
+    """Whether LR's band is put back: ``auto`` takes what validation found for the model."""
+    if settings.keep_measured == "auto":
+        return manifest.keep_measured == "on"
+    return settings.keep_measured == "on"
+
+
+@dataclasses.dataclass
+class MeasuredBand:
+    """Compares SR's measured band with LR, slab by slab, and puts LR's back where ``keep``."""
+
+    scale: int
+    keep: bool
+    change: Change = dataclasses.field(default_factory=Change)
+
+    def __call__(self, lr: Slab, sr: Slab) -> tuple[Slab, Slab]:
+        """(sr to be written, LR - down(SR) of what the network made), for lr (n, h, w)."""
+        finite = np.nan_to_num(lr, posinf=0.0, neginf=0.0)
+        changed = difference(finite, sr, self.scale)
+        self.change.add(finite, changed)
+        return (sr + up(changed, self.scale) if self.keep else sr), changed

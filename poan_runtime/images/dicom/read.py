@@ -1,0 +1,281 @@
+"""A stack of DICOM frames as a `Source`: unpacked once, then read slice by slice.
+
+Opening decodes every frame into a nameless temporary file, so that a broken one is found before
+any work is done, compressed frames are decoded once, and memory holds one frame.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import warnings
+from collections import defaultdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.encaps import generate_frames
+from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+from poan_runtime.errors import PoanError
+from poan_runtime.files import temporary_file, writing
+from poan_runtime.images.dicom.as_nifti import nifti_header
+from poan_runtime.images.dicom.files import (
+    LONGEST_VALUE,
+    ClampedFile,
+    codestream_size,
+    read_header,
+    reading,
+)
+from poan_runtime.images.dicom.frames import Frame
+from poan_runtime.images.dicom.series import choose, find_series
+from poan_runtime.images.dicom.stack import Stack
+from poan_runtime.images.nifti.header import ScanHeader
+from poan_runtime.intensity import as_float32
+
+PLUGINS = {
+    JPEG2000: "pylibjpeg",
+    JPEG2000Lossless: "pylibjpeg",
+    JPEGLSLossless: "pyjpegls",
+    JPEGLSNearLossless: "pyjpegls",
+    RLELossless: "pydicom",
+}
+"""Which of pydicom's plug-ins decodes; any that is installed for the other syntaxes.
+
+RLE has no size of its own, and pydicom's own decoder alone says when a frame is longer than its
+header says; pylibjpeg-rle panics on broken ones.
+"""
+PACKAGES = {
+    JPEG2000: "pylibjpeg-openjpeg",
+    JPEG2000Lossless: "pylibjpeg-openjpeg",
+    JPEGLSLossless: "pyjpegls",
+    JPEGLSNearLossless: "pyjpegls",
+}
+
+
+class DicomSource:
+    """An open stack; a context manager.
+
+    Real values are ``stored * slope + inter``, slope and intercept rounded to float32 as NIfTI
+    holds them. ``dtype`` is what dcm2niix would store: int16 where the values fit, float32 where
+    each slice has a scale of its own.
+    """
+
+    def __init__(self, stack: Stack, path: Path, scratch: Path | None = None) -> None:
+        self.path = path
+        self.stack = stack
+        self.shape = stack.shape
+        self.affine = stack.affine
+        frames = [frame for volume in stack.frames for frame in volume]
+        self._scales = np.array([(frame.slope, frame.inter) for frame in frames], np.float32)
+        self._shared_scale = bool((self._scales == self._scales[0]).all())
+        self._file = temporary_file(scratch)
+        self._stored = np.dtype("<i2" if stack.first.signed else "<u2")
+        try:
+            largest = self._unpack(frames, scratch)
+        except BaseException:
+            self._file.close()
+            raise
+        fits = stack.first.signed or largest <= np.iinfo(np.int16).max
+        whole = np.dtype(np.int16 if fits else np.uint16)
+        self.dtype = whole if self._shared_scale else np.dtype(np.float32)
+        self.warnings = (*stack.warnings, *self._remarks())
+
+    @property
+    def slope(self) -> float:
+        """Real values per stored unit; 1 where each slice has its own."""
+        return float(self._scales[0, 0]) if self._shared_scale else 1.0
+
+    @property
+    def inter(self) -> float:
+        """Real value of stored 0."""
+        return float(self._scales[0, 1]) if self._shared_scale else 0.0
+
+    @property
+    def header(self) -> ScanHeader:
+        """What a NIfTI file of the same voxels would say."""
+        made = nifti_header(self.shape, self.dtype, self.affine, (self.slope, self.inter))
+        return dataclasses.replace(made, affine=self.affine, warnings=self.warnings)
+
+    def sha256(self) -> dict[str, str]:
+        """One digest over the files that hold the frames, by no name of theirs."""
+        paths = sorted({frame.path for volume in self.stack.frames for frame in volume})
+        total = hashlib.sha256()
+        for path in paths:
+            with reading(path), path.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+        return {f"{len(paths)} DICOM files": total.hexdigest()}
+
+    @property
+    def native_matrix(self) -> tuple[int, int] | None:
+        """(rows, columns) that were acquired over this field of view, if the header says."""
+        return self.stack.first.native
+
+    @property
+    def native_shape(self) -> tuple[int, int, int] | None:
+        """The same as extents along the three array axes."""
+        if self.native_matrix is None:
+            return None
+        rows, columns = self.native_matrix
+        acquired = (columns, rows, self.stack.extents[2])
+        x, y, z = (acquired[axis] for axis in self.stack.turn.axes)
+        return x, y, z
+
+    def __enter__(self) -> "DicomSource":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back the temporary file."""
+        self._file.close()
+
+    def read_slices(self, axis: int, start: int, stop: int, volume: int = 0) -> NDArray[np.float32]:
+        """Slices ``start`` to ``stop`` across ``axis``, (stop - start, h, w), real values.
+
+        Rows run along the first in-plane axis, columns along the second.
+        """
+        turn, extents = self.stack.turn, self.stack.extents
+        across = turn.axes[axis]
+        if turn.flips[axis]:
+            start, stop = extents[across] - stop, extents[across] - start
+        part = self._block(across, start, stop, volume)  # (columns, rows up, slices)
+        return np.ascontiguousarray(np.moveaxis(turn.to_array(part), axis, 0))
+
+    def _block(self, across: int, start: int, stop: int, volume: int) -> NDArray[np.float32]:
+        """What lies between two slices across a stack axis, in stack order."""
+        x, y, z = self.stack.extents
+        if across == 2:
+            return np.stack([self._plane(volume, k).T for k in range(start, stop)], axis=2)
+        shape = (stop - start, y, z) if across == 0 else (x, stop - start, z)
+        block = np.empty(shape, np.float32)
+        for k in range(z):
+            plane = self._plane(volume, k).T  # (x, y)
+            block[:, :, k] = plane[start:stop] if across == 0 else plane[:, start:stop]
+        return block
+
+    def _plane(self, volume: int, k: int) -> NDArray[np.float32]:
+        """Real values of one plane, (y, x)."""
+        x, y, z = self.stack.extents
+        index = volume * z + k
+        with writing(None):
+            self._file.seek(index * x * y * self._stored.itemsize)
+            data = self._file.read(x * y * self._stored.itemsize)
+        stored = np.frombuffer(data, self._stored).reshape(y, x)
+        slope, inter = (float(value) for value in self._scales[index])
+        if (slope, inter) == (1.0, 0.0):
+            return as_float32(stored)
+        return as_float32(stored * slope + inter)
+
+    def _unpack(self, frames: list[Frame], scratch: Path | None) -> int:
+        """Decode every frame to its place in the file, rows flipped; the largest stored value."""
+        places: dict[Path, dict[int, int]] = defaultdict(dict)
+        for place, frame in enumerate(frames):
+            places[frame.path][frame.index] = place
+        largest = 0
+        for path, wanted in places.items():
+            planes = decode(path, sorted(wanted), self.stack.first)
+            for index, plane in zip(sorted(wanted), planes, strict=True):
+                largest = max(largest, int(plane.max()))
+                with writing(scratch):
+                    self._file.seek(wanted[index] * plane.size * self._stored.itemsize)
+                    self._file.write(plane[::-1].astype(self._stored).tobytes())
+        return largest
+
+    def _remarks(self) -> list[str]:
+        first, remarks = self.stack.first, []
+        if first.component != "magnitude":
+            remarks.append(f"{first.component} image: the networks were trained on magnitudes")
+        if first.inverted:
+            remarks.append("MONOCHROME1: small values are bright; they are taken as stored")
+        if not self._shared_scale:
+            remarks.append("slices have scales of their own; values are real ones")
+        return remarks
+
+
+def decode(path: Path, indices: list[int], like: Frame) -> Any:
+    """The stored integers of some frames of a file, each (rows, columns), one at a time."""
+    header = read_header(path)
+    with reading(path):
+        syntax = UID(str(header.file_meta.get("TransferSyntaxUID", "")))
+    if not syntax.is_transfer_syntax:
+        raise PoanError(f"{path}: does not say how its pixels are coded")
+    if syntax.is_encapsulated:
+        _check_codestreams(path, like)
+    with reading(path), contextlib.ExitStack() as stack:
+        warnings.filterwarnings("error", message=".*padding.*")  # a frame longer than it says
+        file: Any = stack.enter_context(ClampedFile(path))
+        if syntax == DeflatedExplicitVRLittleEndian:  # in memory: files.py has measured it
+            file = pydicom.dcmread(file)
+        try:
+            planes = iter_pixels(
+                file, raw=True, indices=indices, decoding_plugin=PLUGINS.get(syntax, "")
+            )
+            stack.callback(planes.close)  # type: ignore[attr-defined]
+            for _ in indices:
+                plane = next(planes)
+                if plane.shape != (like.rows, like.columns):
+                    raise PoanError(f"{path}: a frame is {plane.shape}, its header says otherwise")
+                yield plane
+        except StopIteration:
+            raise PoanError(f"{path}: holds fewer frames than it says") from None
+        except RuntimeError as error:
+            if "missing dependencies" not in str(error):
+                raise
+            name = PACKAGES.get(syntax, "python-gdcm")
+            raise PoanError(f"{path}: {syntax.name}: pip install {name}") from None
+
+
+def _check_codestreams(path: Path, like: Frame) -> None:
+    """What a compressed frame says of its own size must be what the header says."""
+    header = read_header(path)
+    with reading(path), ClampedFile(path) as file:
+        file.seek(_pixel_offset(path))
+        count = int(header.get("NumberOfFrames") or 1)
+        for data in generate_frames(file, number_of_frames=count):
+            size = codestream_size(data[: 1 << 16])
+            if size is not None and size != (like.rows, like.columns):
+                raise PoanError(
+                    f"{path}: a frame is coded as {size[0]} rows of {size[1]}, the header says "
+                    f"{like.rows} of {like.columns}"
+                )
+
+
+def _pixel_offset(path: Path) -> int:
+    """Where the value of the pixel data begins in a file of explicit VR."""
+    with ClampedFile(path) as file:
+        pydicom.dcmread(file, stop_before_pixels=True, defer_size=LONGEST_VALUE)
+        return file.tell() + 12
+
+
+def open_dicom(
+    path: str | Path, series: str | None = None, scratch: Path | None = None
+) -> DicomSource:
+    """Open one series of a DICOM file or folder as a `DicomSource`."""
+    path = Path(path)
+    if not path.exists():
+        raise PoanError(f"{path}: no such file")
+    found, refused = find_series(path)
+    chosen = choose(found, series, path)
+    others = [other.key for other in found if other is not chosen]
+    source = DicomSource(chosen.stack(), path, scratch)
+    left = [f"series {', '.join(others)}: not asked for"] if others and series is None else []
+    source.warnings = (*refused, *left, *source.warnings)
+    return source

@@ -1,0 +1,1 @@
+"""A DICOM application entity: what arrives is on the disk and queued before it is answered."""

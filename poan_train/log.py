@@ -1,0 +1,81 @@
+"""What a training says while it runs: a bar or lines, a JSON line and TensorBoard scalars."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+EVERY_SECONDS = 30.0
+"""Least time between two lines where standard error is no terminal."""
+
+
+class Log:
+    """Records of a run, as ``out`` with the suffix .jsonl and a TensorBoard folder beside it.
+
+    The bar counts per cent of the budget, be it steps or minutes. Without a terminal there is a
+    line at most every EVERY_SECONDS, and at each validation. ``quiet`` writes nothing.
+    """
+
+    def __init__(self, out: Path, *, quiet: bool, start: int) -> None:
+        self.quiet = quiet
+        if quiet:
+            return
+        out.parent.mkdir(parents=True, exist_ok=True)
+        self.lines = out.with_suffix(".jsonl").open("a" if start else "w")
+        self.board = SummaryWriter(str(out.with_suffix("")) + "_tensorboard", purge_step=start)
+        form = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
+        self.bar = tqdm(total=100, unit="%", dynamic_ncols=True, disable=None, bar_format=form)
+        self.began, self.first, self.said = time.monotonic(), 0.0, float("-inf")
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.quiet:
+            self.bar.close()
+            self.board.close()
+            self.lines.close()
+
+    def write(self, step: int, seconds: float, progress: float, **values: float) -> None:
+        """One record at ``step``, with ``progress`` in [0, 1] of the run behind it."""
+        if self.quiet:
+            return
+        record = {"step": step, "seconds": round(seconds, 1), **values, "progress": progress}
+        self.lines.write(json.dumps(record) + "\n")
+        self.lines.flush()
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+        if self.bar.disable:
+            self._line(step, progress, values)
+        else:
+            self.bar.set_postfix({"step": step, **{k: f"{v:.4g}" for k, v in values.items()}})
+            self.bar.update(100 * min(progress, 1) - self.bar.n)
+
+    def _line(self, step: int, progress: float, values: dict[str, float]) -> None:
+        now = time.monotonic()
+        if self.said == float("-inf"):
+            self.first = progress
+        if now - self.said < EVERY_SECONDS and "tile_psnr" not in values:
+            return
+        self.said, done = now, progress - self.first
+        left = (now - self.began) * (1 - progress) / done if done > 0 else None
+        rest = f", {duration(left)} left" if left is not None and progress < 1 else ""
+        said = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        line = f"step {step}, {100 * min(progress, 1):.1f} %{rest}: {said}\n"
+        sys.stderr.write(line)
+        sys.stderr.flush()
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words of at most two units.
+
+    >>> duration(42), duration(125), duration(7260)
+    ('42 s', '2 min', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

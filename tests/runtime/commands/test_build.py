@@ -1,0 +1,97 @@
+"""poan-build: from the ONNX files of a finished export to plans in its manifest, with no torch."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poan_runtime.commands import build as cli
+from poan_runtime.engines.tensorrt.build.plan import full_batches
+from poan_runtime.models.find import find_model
+from poan_runtime.models.manifest import read_manifest
+from tests.tiny.graphs import sha256
+
+pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")
+Edit = Callable[[Callable[[dict[str, Any]], None]], None]
+RTX = ("--engine", "tensorrt-rtx")
+
+
+def build(folder: Path, *more: str) -> int:
+    return cli.main([str(folder), *RTX, *more])
+
+
+def test_a_plan_is_built_listed_and_waits_for_its_gpu(
+    folder: Path, no_gpu: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "engine.plan").unlink()
+    before = read_manifest(folder)
+    assert build(folder, "--sm", "89") == 0
+    model = find_model(folder / "engine.plan")
+    assert model.file.sha256 == sha256(folder / "engine.plan")
+    assert model.file.engine is not None
+    assert model.file.engine.compute_capabilities == ("8.9",)
+    assert model.file.engine.profile == full_batches(before.batch.opt)
+    assert model.file.engine.source_onnx_sha256 == sha256(folder / "model.fp16.onnx")
+    assert len(model.manifest.files) == len(before.files)  # it takes the old one's place
+    assert "on the target: poan-run --verify" in capsys.readouterr().out
+
+
+def test_each_group_of_gpus_has_a_plan_of_its_own_name(folder: Path, no_gpu: None) -> None:
+    """The fp16 graph of this network has no fp32 product, so that SM75 can have one."""
+    assert build(folder, "--sm", "75,86", "--batch", "3") == 0
+    manifest = read_manifest(folder)
+    plans = {file.name: file for file in manifest.files if file.kind == "plan"}
+    assert sorted(plans) == ["engine.plan", "engine.sm75.plan"]
+    assert [file.engine.profile.max for file in plans.values() if file.engine] == [3, 3]
+
+
+def test_an_onnx_file_that_is_not_the_manifests_is_not_built(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "model.fp16.onnx").write_bytes(b"another")
+    before = (folder / "manifest.json").read_bytes()
+    assert build(folder) == 2
+    assert "expected sha256" in capsys.readouterr().err
+    assert (folder / "manifest.json").read_bytes() == before
+
+
+def test_a_plan_is_not_built_from_a_plan(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert build(folder, "--source", "engine.plan") == 2
+    assert "expected an ONNX file to build from" in capsys.readouterr().err
+
+
+def test_what_was_known_of_a_plan_is_forgotten_when_it_is_built_anew(
+    folder: Path, edit_manifest: Edit, no_gpu: None
+) -> None:
+    verdict = {
+        "engine": "tensorrt-rtx",
+        "device": "a card",
+        "version": "1.7.1.116",
+        "parity": {"verdict": "pass", "checks": []},
+    }
+    names = ("engine.plan", "model.onnx")
+    entries = [{**verdict, "file": name} for name in names]
+    edit_manifest(lambda m: m.update(device_verdicts=entries))
+    assert build(folder, "--sm", "86") == 0
+    assert [v.file for v in read_manifest(folder).device_verdicts] == ["model.onnx"]
+
+
+def test_tensorrt_without_a_gpu_is_one_line(
+    folder: Path, no_gpu: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([str(folder), "--engine", "tensorrt"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_building_loads_neither_torch_nor_onnx(folder: Path, no_gpu: None) -> None:
+    code = (
+        "import sys; from poan_runtime.commands import build\n"
+        f"assert build.main([{str(folder)!r}, *{RTX!r}, '--sm', '86']) == 0\n"
+        "print('LOADED', *sorted(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.split("LOADED")[1].split()
+    assert not {"torch", "onnx", "nibabel", "poan_export"} & set(loaded)

@@ -1,0 +1,78 @@
+"""poan-run on DICOM: what it writes, what it says, what it never says."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+
+from poan_runtime.commands.run import main
+from poan_runtime.images.dicom.read import open_dicom
+from tests.runtime.images.dicom.made import ROOT, converted, image, write
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A made series of 5 slices, 24x20."""
+    random = np.random.default_rng(3)
+    for k in range(5):
+        ds = image(k + 1, (-10.0, -20.0, 4.0 * k), random.integers(1, 1000, (24, 20)))
+        write(ds, tmp_path / f"series/{k}.dcm")
+    return tmp_path / "series"
+
+
+def test_a_folder_becomes_a_derived_series_by_default(nearest_x2: Path, folder: Path) -> None:
+    assert main([str(nearest_x2), str(folder)]) == 0
+    with open_dicom(folder) as coarse, open_dicom(folder.with_name("series_desc-sr")) as fine:
+        expected = coarse.read_slices(2, 0, 5).repeat(2, axis=1).repeat(2, axis=2)
+        assert np.array_equal(fine.read_slices(2, 0, 5), expected)
+
+
+def test_nifti_output_equals_that_of_the_converted_series(
+    nearest_x2: Path, folder: Path, tmp_path: Path
+) -> None:
+    reference = converted(folder, tmp_path / "nii", "-p", "n")[0]
+    assert main([str(nearest_x2), str(folder), "-o", str(tmp_path / "a.nii.gz")]) == 0
+    assert main([str(nearest_x2), str(reference), "-o", str(tmp_path / "b.nii.gz")]) == 0
+    ours, theirs = nib.load(tmp_path / "a.nii.gz"), nib.load(tmp_path / "b.nii.gz")
+    assert np.array_equal(ours.dataobj.get_unscaled(), theirs.dataobj.get_unscaled())
+    np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-5)  # NIfTI holds float32
+
+
+def test_the_report_and_the_lines_hold_no_patient_data(
+    nearest_x2: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "report.json"
+    out = str(tmp_path / "out")
+    assert main([str(nearest_x2), str(folder), "-o", out, "--report", str(report)]) == 0
+    said = "".join(capsys.readouterr()) + report.read_text()
+    for secret in ("Secret", "SECRETID", "19700101", ROOT):
+        assert secret not in said
+    assert [*json.loads(report.read_text())["scans"][0]["input"]["sha256"]] == ["5 DICOM files"]
+
+
+def test_list_series_shows_what_series_takes(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--list-series", str(folder)]) == 0
+    assert capsys.readouterr().out.split()[:2] == ["7", "20x24x5"]
+
+
+def test_an_unknown_series_is_one_line_and_writes_nothing(
+    nearest_x2: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(nearest_x2), str(folder), "--series", "9"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not folder.with_name("series_desc-sr").exists()
+
+
+def test_seeded_uids_repeat_from_run_to_run(nearest_x2: Path, folder: Path, tmp_path: Path) -> None:
+    runs = []
+    for name in "ab":
+        out = tmp_path / name
+        assert main([str(nearest_x2), str(folder), "-o", str(out), "--uid-seed", "1"]) == 0
+        runs.append([pydicom.dcmread(file).SOPInstanceUID for file in sorted(out.iterdir())])
+    assert runs[0] == runs[1]
+    assert len(set(runs[0])) == 5

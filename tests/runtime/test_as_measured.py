@@ -1,0 +1,151 @@
+"""Zero-filled scans from their native matrix; the measured band compared, and put back."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import poan_runtime
+from poan_runtime import geometry
+from poan_runtime.as_measured import NativeSource, measured_of
+from poan_runtime.commands.run import main
+from poan_runtime.images.source import ArraySource
+from poan_runtime.signal.kspace import not_below_zero, to_native, zero_fill
+from poan_runtime.signal.measured import difference, down
+from tests.runtime.images.conformance import check_source
+
+AFFINE = np.array([[0.6, 0.1, 0, -30], [-0.1, 0.6, 0, 5], [0, 0, 4.0, 7], [0, 0, 0, 1]])
+NATIVE, FILLED, SLICES = (64, 80), (96, 80), 5
+SCANNER = {"method": "scanner"}
+
+
+@pytest.fixture(scope="module")
+def filled() -> np.ndarray:
+    """White noise measured on 64x80, zero-filled to 96x80 along rows: (96, 80, 5), positive."""
+    measured = 500 + np.random.default_rng(3).normal(0, 20, (SLICES, *NATIVE))
+    return np.moveaxis(zero_fill(measured.astype(np.float32), FILLED), 0, 2)
+
+
+@pytest.fixture
+def scan(make_scan: Callable[..., Path], filled: np.ndarray) -> Path:
+    return make_scan("scan.nii", dtype="<f4", affine=AFFINE, data=filled)
+
+
+@pytest.fixture
+def scanner_model(make_model: Callable[..., Path]) -> Path:
+    return make_model(degradation=SCANNER)
+
+
+def settings(**changes: Any) -> poan_runtime.Settings:
+    return poan_runtime.Settings(axis=2, **changes)
+
+
+def test_a_native_source_is_a_source_of_the_cropped_slices(filled: np.ndarray) -> None:
+    stored = ArraySource(filled, AFFINE)
+    native = measured_of(stored, 2).native
+    assert native.native == NATIVE
+    cropped = not_below_zero(to_native(np.moveaxis(filled, 2, 0), NATIVE), filled)
+    source = NativeSource(stored, 2, native)
+    check_source(source, np.moveaxis(cropped, 0, 2))
+    # The field of view stays: corners in mm; float64 rounding of sums of tens.
+    expected = geometry.corners(AFFINE, filled.shape)
+    np.testing.assert_allclose(geometry.corners(source.affine, source.shape), expected, atol=1e-9)
+
+
+def test_a_model_for_scanners_starts_from_the_native_matrix(
+    scanner_model: Path, scan: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.nii"
+    outcome = poan_runtime.upscale_file(scan, out, scanner_model, settings())
+    assert outcome.native_used
+    assert outcome.geometry.fine_shape == (128, 160, SLICES)
+    fine = nib.load(out)
+    assert fine.shape == (128, 160, SLICES)
+    # Headers hold float32: 1e-5 mm at tens of mm. The issue asks for 1e-3.
+    np.testing.assert_allclose(
+        geometry.corners(fine.affine, fine.shape), geometry.corners(AFFINE, (*FILLED, SLICES)),
+        atol=2e-5,
+    )  # fmt: skip
+    stored = np.asarray(nib.load(scan).dataobj)
+    native = to_native(np.moveaxis(stored, 2, 0), NATIVE)
+    repeated = np.moveaxis(native.repeat(2, 1).repeat(2, 2), 0, 2)
+    # The network repeats voxels; float32 rounding of 500 through a division and a product.
+    np.testing.assert_allclose(np.asarray(fine.dataobj), repeated, rtol=0, atol=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "asked", "rows"),
+    [("bicubic", "auto", 192), ("bicubic", "on", 128), ("scanner", "off", 192)],
+)
+def test_the_matrix_stays_for_a_model_of_bicubic_lr_and_where_told(
+    make_model: Callable[..., Path], scan: Path, trained_on: str, asked: Any, rows: int
+) -> None:
+    model = make_model(degradation={"method": trained_on})
+    assert poan_runtime.upscale(scan, model, settings(native=asked)).data.shape[0] == rows
+
+
+def test_a_full_spectrum_and_a_model_on_the_kspace_grid_are_left_alone(
+    make_model: Callable[..., Path], scan: Path, make_scan: Callable[..., Path]
+) -> None:
+    full = make_scan("full.nii", shape=(64, 64, 3), dtype="<f4")
+    model = make_model(degradation=SCANNER)
+    assert poan_runtime.upscale(full, model).data.shape == (128, 128, 3)
+    kspace = make_model(grid="kspace", degradation=SCANNER)
+    assert poan_runtime.upscale(scan, kspace, settings(native="on")).data.shape[0] == 192
+
+
+def test_the_measured_band_is_put_back(scanner_model: Path, scan: Path) -> None:
+    kept = poan_runtime.upscale(scan, scanner_model, settings(keep_measured="on")).data
+    free = poan_runtime.upscale(scan, scanner_model, settings(keep_measured="off")).data
+    lr = to_native(np.moveaxis(np.asarray(nib.load(scan).dataobj), 2, 0), NATIVE)
+    # Float32 through two resamplings of values of 500: 1e-6 of them, with room for sums of 128.
+    np.testing.assert_allclose(down(np.moveaxis(kept, 2, 0), 2), lr, rtol=0, atol=5e-3)
+    assert np.abs(down(np.moveaxis(free, 2, 0), 2) - lr).max() > 1
+
+
+@pytest.mark.parametrize(("wish", "kept"), [("on", True), ("off", False), (None, False)])
+def test_auto_keeps_the_band_where_the_manifest_says_so(
+    make_model: Callable[..., Path], scan: Path, tmp_path: Path, wish: str | None, kept: bool
+) -> None:
+    model = make_model(degradation=SCANNER, **({"keep_measured": wish} if wish else {}))
+    outcome = poan_runtime.upscale_file(scan, tmp_path / "out.nii", model, settings())
+    assert outcome.measured_kept is kept
+
+
+def test_the_figure_of_faithfulness_is_that_of_the_voxels(
+    scanner_model: Path, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, report, changed = (tmp_path / name for name in ("out.nii", "r.json", "changed.nii"))
+    options = ["-o", str(out), "--report", str(report), "--changed-map", str(changed)]
+    assert main([str(scanner_model), str(scan), *options, "--axis", "2"]) == 0
+    lr = to_native(np.moveaxis(np.asarray(nib.load(scan).dataobj), 2, 0), NATIVE)
+    sr = np.moveaxis(np.asarray(nib.load(out).dataobj), 2, 0)
+    expected = difference(lr, sr, 2)
+    relative = np.linalg.norm(expected) / np.linalg.norm(lr)
+    part = json.loads(report.read_text())["scans"][0]
+    # The output is float32: the same figures up to its rounding.
+    assert part["faithfulness"]["changed_relative"] == pytest.approx(relative, rel=1e-4)
+    assert part["native"]["native"] == list(NATIVE)
+    found = np.moveaxis(np.asarray(nib.load(changed).dataobj), 2, 0)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
+    said = capsys.readouterr().out
+    assert f"the network changed {relative:.2%} of what was measured" in said
+    assert "native 64x80 (rows: zero-filled beyond 0.67 of Nyquist; columns: full)" in said
+
+
+def test_no_figure_is_given_where_no_rule_tells(
+    make_model: Callable[..., Path], scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report, changed = tmp_path / "r.json", tmp_path / "changed.nii"
+    model = str(make_model(grid="kspace"))
+    assert main([model, str(scan), "-o", str(tmp_path / "o.nii"), "--report", str(report)]) == 0
+    part = json.loads(report.read_text())["scans"][0]
+    assert {"faithfulness", "native"}.isdisjoint(part)
+    assert "what was measured" not in capsys.readouterr().out
+    options = ["-o", str(tmp_path / "p.nii"), "--changed-map", str(changed)]
+    assert main([model, str(scan), *options]) == 2
+    assert not changed.exists()

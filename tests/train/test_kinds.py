@@ -1,0 +1,163 @@
+"""The five fixed kinds of LR: what is measured, where, and against what."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from poan_runtime.intensity import intensity_unit
+from poan_train import evaluate, networks
+from poan_train.acquire import KINDS
+from poan_train.checkpoint import Facts, save_checkpoint
+from poan_train.data import cached_pair, default_cache, find_sources
+from poan_train.degrade import degrade
+from poan_train.kinds import case_of, head, score, summaries
+from poan_train.metrics import psnr_within, ssim, ssim_within
+
+
+@pytest.fixture
+def pair(scan_folder):
+    (source,) = find_sources(scan_folder, "T1")
+    return cached_pair(source, 2, "truncated", None, default_cache())
+
+
+def write_checkpoint(path, method, contrast="T2"):
+    """A poan-lite whose tail is zero: it is bicubic interpolation, tile by tile."""
+    config = networks.make_config("poan-lite", 2, channels=4, blocks=1, poab_after=1, embedding=2)
+    network = networks.build("poan-lite", config)
+    for parameter in network.tail[-1].parameters():
+        torch.nn.init.zeros_(parameter)
+    facts = Facts(
+        arch="poan-lite",
+        network=networks.config_to_json(config),
+        contrast=contrast,
+        degradation={"method": method, "scale": 2},
+        intensity={},
+    )
+    save_checkpoint(path, facts, network.state_dict())
+    return path
+
+
+def evaluated(tmp_path, scan_folder, checkpoint, *extra):
+    out = tmp_path / "e.json"
+    base = ["--ckpt", checkpoint, "--data", scan_folder, "--tile", 0, "--json", out]
+    assert evaluate.main([*map(str, base), *extra]) == 0
+    return json.loads(out.read_text())
+
+
+def test_a_bicubic_network_gains_what_bicubic_has_over_the_better_of_bicubic_and_sinc(
+    tmp_path, scan_folder, capsys
+):
+    checkpoint = write_checkpoint(tmp_path / "b.pt", "bicubic")
+    picture = ["--png", str(tmp_path / "e.png")]
+    content = evaluated(tmp_path, scan_folder, checkpoint, "--lr-model", "all", *picture)
+    assert content["kinds"] == list(KINDS)
+    assert [(r["kind"], r["volume"][:5]) for r in content["volumes"]] == [
+        (kind, name) for kind in KINDS for name in ("sub-1", "sub-2")
+    ]
+    for row in content["volumes"]:
+        # whole slices: the network's own interpolation in fp32
+        assert row["sr"]["psnr"] == pytest.approx(row["bicubic"]["psnr"], abs=1e-3)
+        best = max(row["bicubic"]["psnr"], row["sinc"]["psnr"])
+        assert row["gain_psnr"] == pytest.approx(row["sr"]["psnr"] - best, abs=1e-12)
+    assert [m["kind"] for m in content["means"]] == list(KINDS)
+    assert capsys.readouterr().out.count("\n") == 1 + 10 + 5
+    with Image.open(tmp_path / "e.png") as sheet:
+        assert sheet.size == (6 * 320, 10 * 336)
+
+
+def test_a_network_for_scanners_is_measured_on_every_kind_and_one_for_bicubic_the_papers_way(
+    tmp_path, scan_folder
+):
+    scanner = write_checkpoint(tmp_path / "s.pt", "scanner", contrast="MR")
+    content = evaluated(tmp_path, scan_folder, scanner)
+    assert content["kinds"] == list(KINDS)
+    assert {r["contrast"] for r in content["volumes"]} == {"T1", "T2"}
+    plain = evaluated(tmp_path, scan_folder, write_checkpoint(tmp_path / "b.pt", "bicubic"))
+    assert "psnr_volume_peak" in plain["mean"]["sr"]
+    some = evaluated(tmp_path, scan_folder, scanner, "--lr-model", "snr15", "truncated")
+    assert some["kinds"] == ["snr15", "truncated"]
+
+
+def test_a_network_on_the_k_space_grid_has_no_kinds(tmp_path, scan_folder, capsys):
+    checkpoint = write_checkpoint(tmp_path / "k.pt", "kspace")
+    base = ["--ckpt", str(checkpoint), "--data", str(scan_folder)]
+    assert evaluate.main([*base, "--lr-model", "all"]) == 2
+    assert "the kinds lie on the centre grid" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_is_the_same_every_time_and_in_units_of_its_own_intensity_unit(pair, kind):
+    first, again = case_of(pair, 2, kind), case_of(pair, 2, kind)
+    assert np.array_equal(first.lr, again.lr)
+    assert intensity_unit(first.lr) == pytest.approx(1, rel=1e-6)
+    # HR over LR is what it was: one factor for both
+    unit = float(pair.hr.max() / first.hr.max())
+    assert np.abs(first.hr * unit - pair.hr).max() < 1e-5
+    if kind == "bicubic":
+        assert np.abs(first.lr * unit - degrade(np.asarray(pair.hr), 2, "bicubic")).max() < 1e-5
+    if kind == "truncated":
+        assert np.abs(first.lr * unit - np.abs(pair.lr)).max() < 1e-5
+
+
+def test_every_nth_slice_is_taken(pair):
+    some, all_of_them = case_of(pair, 2, "truncated", every=2), case_of(pair, 2, "truncated")
+    assert len(some.lr) == -(-len(all_of_them.lr) // 2)
+    ratio = some.hr[1] / np.where(all_of_them.hr[2] == 0, 1, all_of_them.hr[2])
+    assert np.ptp(ratio[all_of_them.hr[2] > 0]) < 1e-5
+
+
+def disc(noise):
+    """A ring of tissue about a dark middle, in noisy air."""
+    y, x = np.mgrid[:96, :96] - 47.5
+    radius = np.hypot(y, x)
+    clean = np.where((radius < 36) & (radius > 12), 0.6, 0.02)
+    rng = np.random.default_rng(0)
+    image = np.abs(clean + noise * (rng.normal(size=(96, 96)) + 1j * rng.normal(size=(96, 96))))
+    return image[None].astype(np.float32), radius
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_the_head_holds_tissue_and_what_it_encloses_and_no_air(noise):
+    hr, radius = disc(noise)
+    mask = head(hr)[0]
+    assert mask[radius < 35].all()
+    assert not mask[radius > 41].any()  # the smoothing's two sigma and a voxel
+
+
+def test_an_error_outside_of_the_mask_counts_for_nothing():
+    rng = np.random.default_rng(0)
+    truth = rng.random((2, 32, 32))
+    mask = np.zeros(truth.shape, bool)
+    mask[:, 8:24, 8:24] = True
+    estimate = truth + 0.1
+    spoiled = np.where(mask, estimate, 9.0)
+    expected = 10 * np.log10(truth[mask].max() ** 2 / 0.1**2)
+    assert psnr_within(truth, estimate, mask) == pytest.approx(expected, abs=1e-9)
+    assert psnr_within(truth, spoiled, mask) == pytest.approx(expected, abs=1e-9)
+    assert psnr_within(truth, truth, mask) == float("inf")
+    assert np.isnan(psnr_within(truth, truth, mask & False))
+
+
+def test_ssim_within_a_full_mask_is_ssim():
+    rng = np.random.default_rng(0)
+    truth = rng.random((2, 32, 32))
+    estimate = truth + rng.normal(0, 0.1, truth.shape)
+    full = np.ones(truth.shape, bool)
+    assert ssim_within(truth, estimate, full) == pytest.approx(ssim(truth, estimate), abs=1e-12)
+    half = full.copy()
+    half[:, :, 16:] = False
+    spoiled = np.where(np.arange(32) < 24, estimate, 9.0)  # the window reaches five voxels
+    assert ssim_within(truth, spoiled, half) == ssim_within(truth, estimate, half)
+
+
+def test_the_gain_is_over_the_better_and_a_summary_names_the_lowest(pair):
+    case = case_of(pair, 2, "truncated")
+    off = {"bicubic": case.hr + 0.2, "sinc": case.hr + 0.1, "sr": case.hr + 0.05}
+    row = {"volume": "a", **score(case, off)}
+    assert row["gain_psnr"] == pytest.approx(20 * np.log10(2), abs=1e-4)
+    (mean,) = summaries([row, {**row, "gain_psnr": -1.0}])
+    assert mean["lowest_gain_psnr"] == -1.0
+    assert mean["gain_psnr"] == pytest.approx((row["gain_psnr"] - 1) / 2)
