@@ -144,7 +144,6 @@ def remove_remains(target: Path) -> None:
 
 def _write(path: Path, text: str) -> None:
     """Write a text file unless it says that already."""
-    remove_remains(path)
     if not path.is_file() or path.read_text("utf-8") != text:
         with WholeFile(path) as file:
             file.write(text.encode())
