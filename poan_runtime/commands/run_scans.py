@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from poan_runtime.commands.progress import Progress
+from poan_runtime.commands.server_options import access_of
 from poan_runtime.engines.backend import EngineOptions, open_backend
 from poan_runtime.errors import PoanError
 from poan_runtime.images.dicom.recognise import is_dicom
@@ -190,6 +191,7 @@ def _load(args: argparse.Namespace) -> Network:
         device=args.device,
         threads=args.threads,
         precision=args.precision,
+        access=access_of(args),
     )
     return load_network(args.model, options, trust)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from poan_runtime.engines.backend import LANES, Backend
+from poan_runtime.engines.backend import Backend
 from poan_runtime.errors import PoanError
 from poan_runtime.tiles.layout import Layout
 
@@ -279,7 +279,7 @@ class Feed:
         return self._ready.popleft()
 
     def _top_up(self) -> None:
-        while len(self._started) < LANES and self._start_one():
+        while len(self._started) < self._runner.backend.in_flight and self._start_one():
             pass
 
     def _start_one(self) -> bool:
