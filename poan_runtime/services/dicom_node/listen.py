@@ -60,6 +60,13 @@ class GuardedSocket(AssociationSocket):
             wanted -= len(part)
         return stream
 
+    def _shutdown_socket(self) -> None:
+        """Close it, also when the other side has hung up first."""
+        connection = cast(socket.socket, self.socket)
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
+
 
 class GuardedHandler(RequestHandler):
     """Makes associations over guarded sockets."""

@@ -1,5 +1,6 @@
 """A node's parts, a peer, a configuration."""
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,9 +9,16 @@ import pytest
 from poan_runtime.services.dicom_node.database import Database
 from poan_runtime.services.dicom_node.outbox import Outbox
 from poan_runtime.services.dicom_node.queue import Queue
-from tests.runtime.services.dicom_node.peer import Archive
+from tests.runtime.services.dicom_node.peer import Archive, Running
 
 WriteConfig = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """pynetdicom leaves sockets to the garbage collector: their warnings are this test's."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
@@ -74,3 +82,17 @@ targets = ["pacs"]
         return path
 
     return write
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[[Path], Running]]:
+    """Start a node; it ends with the test."""
+    started: list[Running] = []
+
+    def start(config: Path) -> Running:
+        started.append(Running(config))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.node.close(5.0)

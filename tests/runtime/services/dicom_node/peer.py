@@ -1,9 +1,13 @@
 """A sender, and a peer that keeps what it gets."""
 
 import collections
+import io
+import json
+import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +22,9 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Verification,
 )
 
+from poan_runtime.services.dicom_node.config import read_config
+from poan_runtime.services.dicom_node.log import Log
+from poan_runtime.services.dicom_node.node import Node
 from tests.runtime.images.dicom.made import ROOT, image
 
 HERE = "127.0.0.1"
@@ -146,3 +153,31 @@ def until(holds: Callable[[], bool], patience_s: float = 30.0) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+class Running:
+    """A node that is stepped by the test; what it logs is in ``lines``."""
+
+    def __init__(self, config: Path) -> None:
+        self._log = io.StringIO()
+        self.node = Node(read_config(config), Log(self._log))
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._log.getvalue().splitlines()]
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line["event"] == event]
+
+    def until(self, holds: Callable[[], bool], patience_s: float = 60.0) -> bool:
+        def stepped() -> bool:
+            self.node.step()
+            return holds()
+
+        return until(stepped, patience_s)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server((HERE, 0)) as server:
+        return int(server.getsockname()[1])
