@@ -84,6 +84,11 @@ class Network:
         manifest = self.model.manifest
         return SelfEnsemble(self.opened.backend, manifest.scale, manifest.grid)
 
+    def _full_batch(self) -> int | None:
+        """The batch that a plan was built for: it fills what is not full. None where any does."""
+        engine = self.model.file.engine
+        return engine.profile.opt if engine is not None else None
+
     def layout(self, geometry: Geometry, settings: Settings) -> Layout:
         """The tiles of the geometry's slices; settings that do not fit the model are refused."""
         manifest = self.model.manifest
@@ -106,7 +111,7 @@ class Network:
             scale=manifest.scale,
             halo=halo,
             overlap=overlap,
-            batch=settings.batch,
+            batch=settings.batch or self._full_batch(),
             best_batch=accepted.opt,
             most_batch=accepted.max,
             least_overlap=settings.overlap,

@@ -148,6 +148,14 @@ BACKENDS = {
         devices=("cuda",),
         automatic=False,
     ),
+    "tensorrt-pycuda": BackendKind(
+        module="poan_runtime.engines.tensorrt.with_pycuda",
+        kinds=("plan",),
+        needs="pycuda",
+        extra="pycuda",
+        devices=("cuda",),
+        automatic=False,
+    ),
     "tensorrt-rtx": BackendKind(
         module="poan_runtime.engines.tensorrt.backend",
         kinds=("plan",),
@@ -227,7 +235,7 @@ def _open(name: str, model: Model, options: EngineOptions) -> OpenedBackend:
         raise PoanError(
             f"--device: {name} runs on {' and '.join(kind.devices)}, not on {options.device}"
         )
-    extra = fitting_extra(kind.extra) if "plan" in kind.kinds else kind.extra
+    extra = fitting_extra(kind.extra) if kind.extra.startswith("tensorrt") else kind.extra
     with extras.needs(kind.needs, extra), extras.needs("cuda", extra):
         module: Any = importlib.import_module(kind.module)
     opened: OpenedBackend = module.open_backend(model, options)
