@@ -1,4 +1,4 @@
-"""Images made finer one by one, as they come: one intensity unit for a series, its geometry kept."""
+"""Images made finer as they come: one intensity unit for a series, its geometry kept."""
 
 import dataclasses
 import time
@@ -77,7 +77,7 @@ class Stream:
     def _finer(self, image: Image, unit: float) -> Image:
         start = time.perf_counter()
         planes = image.data.reshape(-1, *image.data.shape[2:])  # (channels * z, y, x)
-        fine = self._super_resolved(np.asarray(planes, np.float32), unit)
+        fine = self.super_resolved(np.asarray(planes, np.float32), unit)
         stored, _ = to_stored(fine, image.data.dtype, 1.0, 0.0)
         made = Image(
             head=self._head(image.head),
@@ -91,7 +91,8 @@ class Stream:
     def _scale(self) -> int:
         return self._network.model.manifest.scale
 
-    def _super_resolved(self, planes: NDArray[np.float32], unit: float) -> NDArray[np.float32]:
+    def super_resolved(self, planes: NDArray[np.float32], unit: float) -> NDArray[np.float32]:
+        """Planes (n, y, x) to (n, s*y, s*x), real values."""
         manifest, settings = self._network.model.manifest, self._way.settings
         fine = self._runner(planes.shape[1], planes.shape[2]).run(planes, unit)
         if manifest.grid != "centre" or not keeps_measured(manifest, settings):

@@ -1,4 +1,4 @@
-"""A server for the scanner's reconstruction: one connection a measurement, images in, images out."""
+"""A server for the scanner's reconstruction: a connection is a measurement."""
 
 import contextlib
 import socket
@@ -115,7 +115,7 @@ def warm_up(network: Network, way: Way) -> None:
     """Run one image, so that the first of a measurement does not wait for the engine."""
     tile = network.model.manifest.tile
     noise = np.random.default_rng(0).random((1, tile, tile), np.float32)
-    Stream(network, way)._super_resolved(noise, 1.0)
+    Stream(network, way).super_resolved(noise, 1.0)
 
 
 def summary(stream: Stream) -> list[str]:
