@@ -9,6 +9,7 @@ not tell: poan-run gets --native off.
 """
 
 import argparse
+import contextlib
 import json
 import threading
 import time
@@ -71,8 +72,10 @@ def main() -> None:
     args = p.parse_args()
     settings = Settings(native="off")
     found: dict[str, Any] = {"machine": machine(), "model": args.model}
-    with load_network(args.model, EngineOptions()) as network:
-        source = open_source(args.scan)
+    with (
+        load_network(args.model, EngineOptions()) as network,
+        contextlib.closing(open_source(args.scan)) as source,
+    ):
         run = SuperResolution(source, network, settings)
         pairs = [*run.slabs()]
         planes = np.concatenate([pair.lr for pair in pairs])
