@@ -7,6 +7,7 @@ from pathlib import Path
 
 from poan_runtime.commands.arguments import Parser, positive
 from poan_runtime.commands.run import terminated_as_exit
+from poan_runtime.commands.server_options import add_server_options
 from poan_runtime.errors import PoanError
 
 EPILOG = """\
@@ -43,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--dry-run", action="store_true", help="list what would be made; make nothing")
     _add_how(p)
     _add_slurm(p)
+    add_server_options(p)
     return p
 
 

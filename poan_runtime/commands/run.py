@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from poan_runtime.commands.arguments import Parser, device, positive
+from poan_runtime.commands.server_options import add_server_options
 from poan_runtime.errors import PoanError
 
 EPILOG = """\
@@ -36,7 +37,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument(
-        "model", nargs="?", help="a shipped model, a folder with manifest.json, or a model file"
+        "model",
+        nargs="?",
+        help="a shipped model, a folder with manifest.json, a model file, or kserve://HOST/MODEL",
     )
     p.add_argument(
         "scans", nargs="*", metavar="scan", help="NIfTI or Analyze files, or DICOM folders"
@@ -65,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run_options(p)
     _add_dicom_options(p)
     _add_trust_options(p)
+    add_server_options(p)
     return p
 
 

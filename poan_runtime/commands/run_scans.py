@@ -2,14 +2,18 @@
 
 import argparse
 import contextlib
+import functools
 import os
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TextIO
 
 from poan_runtime.commands.progress import Progress
+from poan_runtime.commands.server_options import access_of
 from poan_runtime.engines.backend import EngineOptions, open_backend
 from poan_runtime.errors import PoanError
 from poan_runtime.images.dicom.recognise import is_dicom
@@ -47,6 +51,8 @@ def verify(args: argparse.Namespace) -> int:
     ONNX file.
     """
     from poan_runtime.engines import verify as parity
+    from poan_runtime.engines.nvidia import device_index
+    from poan_runtime.engines.tensorrt.build.judge import inside_of
 
     model = find_model(args.model, judged=False)
     device = "cuda" if model.file.kind == "plan" and args.device == "auto" else args.device
@@ -57,7 +63,8 @@ def verify(args: argparse.Namespace) -> int:
     _say(f"{opened.name} {opened.version} on {opened.device}: {opened.reason}")
     if args.precision == "bf16" and opened.precision != "bf16":
         raise PoanError(f"--precision bf16: {'; '.join(opened.notices)}")
-    found = parity.verify(model, opened.backend, opened.precision)
+    inside = inside_of(model, device_index(device))
+    found = parity.verify(model, opened.backend, opened.precision, inside)
     for line in parity.check_lines(found):
         _say(line)
     if opened.device.startswith("cuda"):
@@ -89,9 +96,11 @@ def run(args: argparse.Namespace) -> int:
     with _load(args) as network:
         opened = network.opened
         _say(f"{opened.name} {opened.version} on {opened.device}: {opened.reason}")
-        for scan, output, preview, changed in zip(scans, outputs, previews, maps, strict=True):
+        work = zip(scans, outputs, previews, maps, strict=True)
+        jobs = [functools.partial(_run_one, args, network, *one) for one in work]
+        for job in _overlapped(jobs) if opened.device.startswith("cuda") else jobs:
             try:
-                reports.append(_run_one(args, network, scan, output, preview, changed))
+                reports.append(job())
             except PoanError as error:
                 _say(f"poan-run: {error}", sys.stderr)
                 failed = True
@@ -136,6 +145,35 @@ def _target(
     return derived_series(args, source, output, network, _settings(args), scratch)
 
 
+class _Turns:
+    """The engine's lock, and whether all is to stop."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.stopped = threading.Event()
+
+    def check(self, *_: object) -> None:
+        """End a run at its next slab, as an exception does, once the command was told to stop."""
+        if self.stopped.is_set():
+            raise PoanError("stopped")
+
+
+Job = Callable[..., dict[str, Any]]
+
+
+def _overlapped(jobs: Sequence[Job]) -> Iterator[Job]:
+    """The jobs, of which the next is read and the last written while one is on the GPU."""
+    turns = _Turns()
+    pool = ThreadPoolExecutor(2, thread_name_prefix="poan-scan")
+    try:
+        started = [pool.submit(job, turns) for job in jobs]
+        for one in started:
+            yield one.result
+    finally:
+        turns.stopped.set()
+        pool.shutdown(cancel_futures=True)
+
+
 def _load(args: argparse.Namespace) -> Network:
     trust = None
     if not args.trust and (args.scale or args.tile):
@@ -153,6 +191,7 @@ def _load(args: argparse.Namespace) -> Network:
         device=args.device,
         threads=args.threads,
         precision=args.precision,
+        access=access_of(args),
     )
     return load_network(args.model, options, trust)
 
@@ -198,6 +237,7 @@ def _run_one(
     output: Path,
     preview: Path | None,
     changed: Path | None,
+    turns: _Turns | None = None,
 ) -> dict[str, Any]:
     """Super-resolve one scan, say so, and return its part of the report."""
     start = time.perf_counter()
@@ -219,7 +259,13 @@ def _run_one(
                 settings,
                 dtype=args.dtype,
                 scratch=scratch,
-                consumers=[progress, picture, *([changes] if changes else [])],
+                consumers=[
+                    progress,
+                    picture,
+                    *([changes] if changes else []),
+                    *([turns.check] if turns else []),
+                ],
+                turn=turns.lock if turns else None,
             )
         finally:
             progress.end()

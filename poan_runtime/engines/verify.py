@@ -6,7 +6,7 @@ them. An engine is proven on the machine that runs it: nothing is run in its pla
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,6 +42,7 @@ TOLERANCES = {
 """Metric, bound and its reason, where the exporter's gate states no bound for the case."""
 
 
+TINY = float(np.finfo(np.float32).tiny)
 UNIT = 1.0
 """Floor of `unit_error`: the intensity unit."""
 
@@ -53,6 +54,8 @@ class Case:
     name: str
     tiles: NDArray[np.float32]
     reference: NDArray[np.float32]
+    stages: Mapping[str, NDArray[np.float32]] = dataclasses.field(default_factory=dict)
+    """Inner tensors by stage, where they were stored: z and the attention."""
 
 
 def read_vectors(manifest: Manifest, folder: Path) -> list[Case]:
@@ -86,11 +89,19 @@ def read_vectors(manifest: Manifest, folder: Path) -> list[Case]:
                     name=name,
                     tiles=tiles.astype(np.float32),
                     reference=reference.astype(np.float32),
+                    stages=_stages_of(arrays, name),
                 )
             )
     if not cases:
         raise PoanError(f"{path}: expected arrays input_<case>, got {arrays.files}")
     return cases
+
+
+def _stages_of(arrays: Any, case: str) -> dict[str, NDArray[np.float32]]:
+    """Arrays ``stage_<case>:<stage>``."""
+    start = f"stage_{case}:"
+    names = [key for key in arrays.files if key.startswith(start)]
+    return {key.removeprefix(start): arrays[key].astype(np.float32) for key in names}
 
 
 def relative_error(answer: NDArray[Any], reference: NDArray[Any], floor: float) -> float:
@@ -116,8 +127,14 @@ def worst_error(
     return worst if math.isfinite(worst) else None
 
 
-def verify(model: Model, backend: Backend, precision: str | None = None) -> Parity:
-    """The verdict on a model file, from its stored vectors.
+Inside = Callable[[Mapping[str, NDArray[np.float32]], Sequence[str]], Mapping[str, Any]]
+"""(tiles by case, stages) to answers by case and stage."""
+
+
+def verify(
+    model: Model, backend: Backend, precision: str | None = None, inside: Inside | None = None
+) -> Parity:
+    """The verdict on a model file, from its stored vectors; ``inside`` looks into the engine.
 
     ``precision`` is what the backend computes in where that is not the file's own; beside
     convolutions in eight bits it changes nothing.
@@ -127,7 +144,10 @@ def verify(model: Model, backend: Backend, precision: str | None = None) -> Pari
         judged = dataclasses.replace(judged, precision=cast(Precision, precision))
     checks: list[Check] = []
     batch = production_batch(model) if backend.fills_batches else 1
-    for case in read_vectors(model.manifest, model.path.parent):
+    cases = read_vectors(model.manifest, model.path.parent)
+    if inside is not None:
+        checks += stage_checks(model, judged.precision, cases, inside)
+    for case in cases:
         answer, spread = run_case(backend, case.tiles, batch)
         if batch > 1:
             checks.append(row_check(model.file.name, case.name, spread))
@@ -146,6 +166,46 @@ def verify(model: Model, backend: Backend, precision: str | None = None) -> Pari
             )
         )
     return Parity.of(checks)
+
+
+STAGE_BOUNDS = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 2e-1, "int8": 5e-1, "fp8": 5e-1}
+"""Relative error of a stage's norm: far above rounding, far below a root that went wrong."""
+
+
+def stage_checks(
+    model: Model, precision: str, cases: Sequence[Case], inside: Inside
+) -> list[Check]:
+    """z and the attention of each case, inside the engine, against PyTorch in float64."""
+    stages = sorted({stage for case in cases for stage in case.stages})
+    if not stages:
+        return []
+    found = inside({case.name: case.tiles for case in cases if case.stages}, stages)
+    return [
+        Check(
+            file=model.file.name,
+            stage=stage,
+            case=case.name,
+            metric="relative_norm_error",
+            value=norm_error(found[case.name][stage], reference),
+            tolerance=STAGE_BOUNDS[precision],
+            reason="a wrong matrix root does not show at the output",
+        )
+        for case in cases
+        for stage, reference in case.stages.items()
+    ]
+
+
+def norm_error(answer: NDArray[Any], reference: NDArray[Any]) -> float | None:
+    """||y - ref|| / ||ref|| over all tiles; None where y is not finite.
+
+    >>> norm_error(np.array([3.0, 4.5]), np.array([3.0, 4.0]))
+    0.1
+    """
+    if not np.isfinite(answer).all():
+        return None
+    difference = np.subtract(answer, reference, dtype=np.float64)
+    scale = max(float(np.linalg.norm(reference.astype(np.float64))), TINY)
+    return float(np.linalg.norm(difference)) / scale
 
 
 def _beside(earlier: Sequence[Check], found: Parity) -> Parity:
