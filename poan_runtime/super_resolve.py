@@ -8,6 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from poan_runtime.as_measured import Measured, MeasuredBand, keeps_measured, network_sees
 from poan_runtime.geometry import Geometry, spatial_shape
 from poan_runtime.images.formats import open_sink, open_source
@@ -43,6 +45,25 @@ Consumer = Callable[[Geometry, Pair], None]
 """Who looks at each slab as it is written: a progress bar, a preview, a figure."""
 
 
+@dataclasses.dataclass(kw_only=True)
+class BelowZero:
+    """Voxels that the network put below zero in volumes that have none, and that became 0."""
+
+    count: int = 0
+    lowest: float = 0.0
+
+    def clamp(self, sr: Slab) -> Slab:
+        """The slab without them."""
+        below = sr < 0
+        count = int(np.count_nonzero(below))
+        if not count:
+            return sr
+        self.count += count
+        self.lowest = min(self.lowest, float(sr.min()))
+        sr[below] = 0
+        return sr
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What a run did; `upscale_file` returns it.
@@ -68,6 +89,8 @@ class Outcome:
     """How much of what was measured the network changed; None likewise."""
     native_used: bool = False
     measured_kept: bool = False
+    below_zero: BelowZero = dataclasses.field(default_factory=BelowZero)
+    """Ringing of the network that was cut off at 0."""
 
     @property
     def faithfulness(self) -> str | None:
@@ -116,6 +139,8 @@ class SuperResolution:
             self.band = MeasuredBand(scale=manifest.scale, keep=keep)
         self.source = source
         """What the network sees."""
+        self.below_zero = BelowZero()
+        self._keep_negative = settings.keep_negative
         self._percentile = manifest.percentile
         self._steps = steps
         self._units: list[StreamedUnit] = []
@@ -132,7 +157,9 @@ class SuperResolution:
             with self.timings.time("intensity"):
                 found = self.intensity(volume)
             self._units.append(found)
-            yield from self._slabs_of(volume, found.unit)
+            clamp = found.negative == 0 and not self._keep_negative
+            for pair in self._slabs_of(volume, found.unit):
+                yield pair._replace(sr=self.below_zero.clamp(pair.sr)) if clamp else pair
 
     def intensity(self, volume: int) -> StreamedUnit:
         """What a volume's intensities are divided by, from one pass over it."""
@@ -143,6 +170,8 @@ class SuperResolution:
         """What was done, once all slabs were taken; ``warnings`` are others', put after ours."""
         not_finite = sum(found.not_finite for found in self._units)
         ours = [f"{not_finite} voxels are not finite; taken as 0"] if not_finite else []
+        if cut := self.timings.too_large:
+            ours.append(f"{cut} voxels of the result are beyond float32; cut to its ends")
         return Outcome(
             geometry=self.geometry,
             layout=self.layout,
@@ -153,6 +182,7 @@ class SuperResolution:
             change=self.band.change if self.band else None,
             native_used=self.native_used,
             measured_kept=self.band is not None and self.band.keep,
+            below_zero=self.below_zero,
         )
 
     def _slabs_of(self, volume: int, unit: float) -> Generator[Pair, None, None]:
@@ -219,6 +249,7 @@ def upscale_file(
     settings: Settings | None = None,
     *,
     dtype: str | None = None,
+    saturate: bool = False,
     scratch: Path | None = None,
     consumers: Sequence[Consumer] = (),
     steps: Sequence[Step] = (),
@@ -228,8 +259,9 @@ def upscale_file(
     ``source`` is a path or an open `Source` (which the caller closes), ``target`` a path or a
     fresh `Sink`, ``model`` as for `load_network` or a `Network` (which the caller closes).
     Voxels keep their type unless ``dtype`` (``int16``, ``float32``, ...) names another for a
-    path. ``scratch`` is the folder for temporary files. Each consumer is called with every
-    `Pair` in order. Raises PoanError on what the caller can mend; then nothing is written.
+    path, which is refused if over 1 % of the voxels do not fit into it, unless ``saturate`` cuts
+    them to its ends. ``scratch`` is the folder for temporary files. Each consumer is called with
+    every `Pair` in order. Raises PoanError on what the caller can mend; then nothing is written.
 
     Example (runs if a model is shipped)::
 
@@ -248,6 +280,7 @@ def upscale_file(
                 source,
                 note=f"poan {model.model.manifest.name}",
                 dtype=dtype,
+                saturate=saturate,
                 scratch=scratch,
                 threads=settings.threads,
             )

@@ -15,6 +15,8 @@ from poan_runtime.images.nifti.write import NiftiSink
 from poan_runtime.images.source import Sink, Source
 
 NIFTI_NAMES = (".nii", ".nii.gz")
+SCAN_NAMES = NIFTI_NAMES
+"""Endings of files that are taken for scans where a folder is named."""
 
 
 @runtime_checkable
@@ -49,12 +51,14 @@ def open_sink(
     *,
     note: str,
     dtype: str | None = None,
+    saturate: bool = True,
     scratch: Path | None = None,
     threads: int | None = None,
 ) -> Sink:
     """What writes ``target``, told by its name. ``note`` names the model in the output.
 
-    ``dtype`` names the voxels' type, the source's if None; ``threads`` compress.
+    ``dtype`` names the voxels' type, the source's if None; ``saturate`` false refuses one that
+    does not hold the voxels. ``threads`` compress.
     """
     target = Path(target)
     if not target.name.endswith(NIFTI_NAMES):
@@ -64,4 +68,12 @@ def open_sink(
         header = source.header
     else:
         header = plain_header(source.shape, source.dtype, source.affine)
-    return NiftiSink(target, header, note=note, dtype=dtype, scratch=scratch, threads=threads)
+    return NiftiSink(
+        target,
+        header,
+        note=note,
+        dtype=dtype,
+        saturate=saturate,
+        scratch=scratch,
+        threads=threads,
+    )
