@@ -158,7 +158,7 @@ class MeasuredBand:
         """(sr to be written, LR - down(SR) of what the network made), for lr (n, h, w)."""
         finite, unit = in_range(lr)
         changed = difference(finite, sr if unit == 1 else sr / np.float64(unit), self.scale)
-        with np.errstate(over="ignore"):
-            real, changed = finite * np.float32(unit), changed * np.float32(unit)
-            self.change.add(real, changed)
-            return (sr + up(changed, self.scale) if self.keep else sr), changed
+        if unit != 1:
+            finite, changed = (as_float32(x * np.float64(unit)) for x in (finite, changed))
+        self.change.add(finite, changed)
+        return (as_float32(sr + up(changed, self.scale)) if self.keep else sr), changed

@@ -4,9 +4,14 @@ The vectors are a few tiles and what PyTorch, with an eigen-decomposition in flo
 them. An engine is proven on the machine that runs it: nothing is run in its place.
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,6 +47,10 @@ TOLERANCES = {
 """Metric, bound and its reason, where the exporter's gate states no bound for the case."""
 
 
+DAMAGE: tuple[type[Exception], ...] = (zipfile.BadZipFile, zlib.error, struct.error, EOFError)
+DAMAGE += (tokenize.TokenError, SyntaxError, OSError, RuntimeError, MemoryError)
+DAMAGE += (ValueError, KeyError, TypeError, AttributeError)
+"""What zipfile and numpy raise on a damaged .npz file."""
 UNIT = 1.0
 """Floor of `unit_error`: the intensity unit."""
 
@@ -69,7 +78,12 @@ def read_vectors(manifest: Manifest, folder: Path) -> list[Case]:
         )
     tile, fine = manifest.tile, manifest.tile * manifest.scale
     cases = []
-    with np.load(path, allow_pickle=False) as arrays:
+    # the file is opened here: np.load leaves it open where the zip in it is damaged
+    with (
+        _undamaged(path),
+        path.open("rb") as file,
+        np.load(file, allow_pickle=False) as arrays,
+    ):
         for key in sorted(arrays.files):
             if not key.startswith("input_"):
                 continue
@@ -91,6 +105,17 @@ def read_vectors(manifest: Manifest, folder: Path) -> list[Case]:
     if not cases:
         raise PoanError(f"{path}: expected arrays input_<case>, got {arrays.files}")
     return cases
+
+
+@contextlib.contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    """Turn what zip and numpy say of a damaged .npz file into one line."""
+    try:
+        yield
+    except PoanError:
+        raise
+    except DAMAGE as error:
+        raise PoanError(f"{path}: damaged test vectors ({error}); export it again") from None
 
 
 def relative_error(answer: NDArray[Any], reference: NDArray[Any], floor: float) -> float:
