@@ -15,7 +15,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +32,27 @@ TILE, BATCH = 60, 8
 
 
 class SlowDevice(Backend):
-    """Busy for ``ms`` with each batch, one after the other; remembers when."""
+    """Busy for ``ms`` with each batch, one after the other; remembers when.
+
+    A batch begins when it is given or when the one before ends, and ends ``ms`` later, whatever
+    the host does: like a device, it needs no core and no lock of Python's for that.
+    """
 
     def __init__(self, ms: float, scale: int) -> None:
         self.ms = ms
         self.spans: list[tuple[float, float]] = []
-        self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
         self._answer = np.zeros((BATCH, 1, scale * TILE, scale * TILE), np.float32)
         self._lock = threading.Lock()
 
     def start(self, batch: Tiles) -> Callable[[], Tiles]:
         """See `Backend.start`."""
-        running = self._device.submit(self._work)
+        with self._lock:
+            begin = max(time.perf_counter(), self.spans[-1][1] if self.spans else 0.0)
+            end = begin + self.ms / 1e3
+            self.spans.append((begin, end))
 
         def wait() -> Tiles:
-            running.result()
+            time.sleep(max(0.0, end - time.perf_counter()))
             return self._answer[: len(batch)].copy()
 
         return wait
@@ -56,15 +61,13 @@ class SlowDevice(Backend):
         """See `Backend.run`."""
         return self.start(batch)()
 
+    def busy_s(self) -> float:
+        """Seconds in which it works."""
+        return len(self.spans) * self.ms / 1e3
+
     def busy_share(self) -> float:
         """Of the time from the first batch's start to the last one's end."""
-        wall = self.spans[-1][1] - self.spans[0][0]
-        return len(self.spans) * self.ms / 1e3 / wall
-
-    def _work(self) -> None:
-        start = time.perf_counter()
-        time.sleep(self.ms / 1e3)
-        self.spans.append((start, time.perf_counter()))
+        return self.busy_s() / (self.spans[-1][1] - self.spans[0][0])
 
 
 def stand_in(ms: float) -> tuple[Network, SlowDevice]:
@@ -76,7 +79,9 @@ def stand_in(ms: float) -> tuple[Network, SlowDevice]:
         batch=dataclasses.replace(model.manifest.batch, min=1, opt=BATCH, max=BATCH),
     )
     device = SlowDevice(ms, manifest.scale)
-    opened = OpenedBackend(backend=device, name="stand-in", device="none", version="0", reason="")
+    opened = OpenedBackend(
+        backend=device, name="stand-in", device="cuda:0 (stand-in)", version="0", reason=""
+    )
     faked: Model = dataclasses.replace(model, manifest=manifest)
     return Network(model=faked, opened=opened, load_s=0.0), device
 
@@ -96,13 +101,12 @@ def measure(ms: float, scans: int, suffix: str) -> dict[str, Any]:
         with loaded(network):
             run_scans.run(parser().parse_args(arguments))
         seconds = time.perf_counter() - start
-    busy_s = len(device.spans) * ms / 1e3
     return {
         "scans": scans,
         "format": suffix,
         "batches": len(device.spans),
         "busy_share": device.busy_share(),
-        "busy_share_start_included": busy_s / seconds,
+        "busy_share_start_included": device.busy_s() / seconds,
         "seconds": seconds,
     }
 

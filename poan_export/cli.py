@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from poan_export.triton import add_triton_options, serve
 from poan_runtime.commands.arguments import Parser, natural, positive
 from poan_runtime.commands.guard import guarded
 from poan_runtime.errors import PoanError
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         "the exported model is not within tolerance (then nothing is written), or an engine or an "
         "8-bit model is not (then the rest is written).",
     )
-    p.add_argument("--ckpt", type=Path, required=True, help="checkpoint of poan-train")
+    p.add_argument("--ckpt", type=Path, help="checkpoint of poan-train")
     p.add_argument("--out", type=Path, help="folder to write (default: the checkpoint's stem)")
     half = p.add_mutually_exclusive_group()
     half.add_argument("--fp16", action="store_const", dest="half", const="fp16")
@@ -64,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--parity-data", type=Path, help="NIfTI file or folder for the gate's tiles")
     add_engine_options(p)
+    add_triton_options(p)
     return p
 
 
@@ -117,9 +119,23 @@ def default_form(half: str | None, engine: "EngineRequest") -> "Form":
     return "flat" if for_cpu and importlib.util.find_spec("openvino") else "box"
 
 
+def serve_export(args: argparse.Namespace) -> int:
+    """Add an earlier export to a Triton repository; torch is not loaded for it."""
+    try:
+        serve(args, args.export)
+    except PoanError as error:
+        print(f"poan-export: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     p = parser()
     args = p.parse_args(argv)
+    if args.export is not None and args.triton is not None and args.ckpt is None:
+        return serve_export(args)
+    if args.ckpt is None:
+        p.error("expected --ckpt (or --export and --triton)")
     reuse_freed_memory()
     return guarded(p.prog, lambda: run(args))
 
@@ -135,6 +151,8 @@ def run(args: argparse.Namespace) -> int:
         request = request_of(args)
         folder = export(request, to_stderr)
         good = finish(folder, request.engine, to_stderr)
+        if args.triton is not None:
+            serve(args, folder)
     except ParityFailure as failure:
         to_stderr(str(failure))
         return 3

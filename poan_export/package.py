@@ -102,14 +102,27 @@ def write_model(
     )
 
 
+def is_stored(stage: str) -> bool:
+    """Whether a stage is stored for engines to be judged by.
+
+    >>> is_stored("body.8.z"), is_stored("body.8.attention"), is_stored("body.8.attention.point")
+    (True, True, False)
+    """
+    return stage.endswith((".z", ".attention"))
+
+
 def write_vectors(folder: Path, gate: Gate) -> Vectors:
-    """Write the stored test vectors: inputs and the float64 reference's outputs, as float32."""
+    """Write the stored test vectors as float32: inputs, and what the float64 reference has at the
+    output, at each z and behind each attention."""
     arrays: dict[str, Any] = {}
     for i, case in gate.names():
         if case in VECTOR_CASES:
             key = case.replace(" ", "_")
             arrays[f"input_{key}"] = gate.cases.items[i].lr[None].astype(np.float32)
             arrays[f"output_{key}"] = gate.reference[OUTPUT][i : i + 1].astype(np.float32)
+            for stage in filter(is_stored, gate.reference):
+                stored = gate.reference[stage][i : i + 1].astype(np.float32)
+                arrays[f"stage_{key}:{stage}"] = stored
     np.savez_compressed(folder / VECTORS_NAME, **arrays)
     return Vectors(name=VECTORS_NAME, sha256=sha256_of(folder / VECTORS_NAME))
 

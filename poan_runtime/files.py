@@ -1,13 +1,13 @@
 """Files that appear whole or not at all, scratch files, hashes, the cache folder."""
 
 import contextlib
-import fcntl
 import functools
 import glob
 import hashlib
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,8 +98,10 @@ class WholeFile:
 def hold(handle: int) -> bool:
     """Mark an open file or folder as in use while its handle is open; whether that was possible."""
     try:
+        import fcntl
+
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # in use, or a file system without locks
+    except (ImportError, OSError):  # Windows; in use; a file system without locks
         return False
     return True
 
@@ -121,7 +123,12 @@ def remove_abandoned(folder: Path, pattern: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in ``folder`` are on the disk."""
+    """Wait until the names in ``folder`` are on the disk, where a folder can be waited for.
+
+    Windows opens no folder as a file; it writes names down by itself.
+    """
+    if sys.platform == "win32":
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Literal
 
 from poan_runtime.engines.backend import Backend, EngineOptions, OpenedBackend, open_backend
+from poan_runtime.engines.kserve.address import is_address
 from poan_runtime.engines.which_file import find_runnable
 from poan_runtime.errors import PoanError
 from poan_runtime.geometry import Geometry
@@ -86,6 +87,11 @@ class Network:
         manifest = self.model.manifest
         return SelfEnsemble(self.opened.backend, manifest.scale, manifest.grid)
 
+    def _full_batch(self) -> int | None:
+        """The batch that a plan was built for: it fills what is not full. None where any does."""
+        engine = self.model.file.engine
+        return engine.profile.opt if engine is not None else None
+
     def layout(self, geometry: Geometry, settings: Settings) -> Layout:
         """The tiles of the geometry's slices; settings that do not fit the model are refused."""
         manifest = self.model.manifest
@@ -108,7 +114,7 @@ class Network:
             scale=manifest.scale,
             halo=halo,
             overlap=overlap,
-            batch=settings.batch,
+            batch=settings.batch or self._full_batch(),
             best_batch=accepted.opt,
             most_batch=accepted.max,
             least_overlap=settings.overlap,
@@ -120,9 +126,10 @@ def load_network(
 ) -> Network:
     """Find, verify and load a model.
 
-    ``name`` is a shipped model, a folder with a manifest, or a model file (.onnx, .plan);
-    ``trust`` vouches for a bare .onnx. Raises PoanError where there is no such model, where its
-    hash is not the manifest's, and where no engine runs it here.
+    ``name`` is a shipped model, a folder with a manifest, a model file (.onnx, .plan), or the
+    address of a served one (``kserve://host:port/MODEL``); ``trust`` vouches for a bare .onnx.
+    Raises PoanError where there is no such model, where its hash is not the manifest's, and
+    where no engine runs it here.
 
     Example (runs if a model is shipped and an engine is installed)::
 
@@ -131,6 +138,11 @@ def load_network(
     """
     start = time.perf_counter()
     options = options or EngineOptions()
-    model = find_runnable(name, options, trust)
-    opened = open_backend(model, options)
+    if is_address(name):
+        from poan_runtime.engines.kserve.backend import connect
+
+        model, opened = connect(str(name), options)
+    else:
+        model = find_runnable(name, options, trust)
+        opened = open_backend(model, options)
     return Network(model=model, opened=opened, load_s=time.perf_counter() - start)

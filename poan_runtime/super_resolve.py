@@ -41,6 +41,8 @@ class Pair(NamedTuple):
 
 Step = Callable[[Slab, Slab], Slab]
 """What is done to each slab after the network: (lr, sr) to the sr that is written."""
+Turn = contextlib.AbstractContextManager[object]
+"""What may be entered by one run at a time, a lock."""
 Consumer = Callable[[Geometry, Pair], None]
 """Who looks at each slab as it is written: a progress bar, a preview, a figure."""
 
@@ -109,7 +111,9 @@ class SuperResolution:
 
     Everything derived is derived here, once: ``geometry``, ``layout``. ``steps`` are done to
     each slab after the network, in order, before the measured band is looked at. A scan that its
-    scanner zero-filled is seen at its native matrix (`poan_runtime.as_measured`).
+    scanner zero-filled is seen at its native matrix (`poan_runtime.as_measured`). ``turn`` is held
+    while the network runs, not while the source is read for its intensity unit, nor while the sink
+    is finished: with a lock of theirs, several runs share an engine without a pause between them.
     """
 
     def __init__(
@@ -119,6 +123,7 @@ class SuperResolution:
         settings: Settings,
         *,
         steps: Sequence[Step] = (),
+        turn: Turn | None = None,
     ) -> None:
         manifest = network.model.manifest
         source, lr_to_stored, self.measured = network_sees(source, manifest, settings)
@@ -143,6 +148,7 @@ class SuperResolution:
         self._keep_negative = settings.keep_negative
         self._percentile = manifest.percentile
         self._steps = steps
+        self._turn = contextlib.nullcontext() if turn is None else turn
         self._units: list[StreamedUnit] = []
         self._runner = SliceRunner(
             backend=network.backend(settings),
@@ -158,8 +164,9 @@ class SuperResolution:
                 found = self.intensity(volume)
             self._units.append(found)
             clamp = found.negative == 0 and not self._keep_negative
-            for pair in self._slabs_of(volume, found.unit):
-                yield pair._replace(sr=self.below_zero.clamp(pair.sr)) if clamp else pair
+            with self._turn:
+                for pair in self._slabs_of(volume, found.unit):
+                    yield pair._replace(sr=self.below_zero.clamp(pair.sr)) if clamp else pair
 
     def intensity(self, volume: int) -> StreamedUnit:
         """What a volume's intensities are divided by, from one pass over it."""
@@ -253,6 +260,7 @@ def upscale_file(
     scratch: Path | None = None,
     consumers: Sequence[Consumer] = (),
     steps: Sequence[Step] = (),
+    turn: Turn | None = None,
 ) -> Outcome:
     """Super-resolve in bounded memory; the output appears whole or not at all.
 
@@ -261,7 +269,8 @@ def upscale_file(
     Voxels keep their type unless ``dtype`` (``int16``, ``float32``, ...) names another for a
     path, which is refused if over 1 % of the voxels do not fit into it, unless ``saturate`` cuts
     them to its ends. ``scratch`` is the folder for temporary files. Each consumer is called with
-    every `Pair` in order. Raises PoanError on what the caller can mend; then nothing is written.
+    every `Pair` in order. ``turn`` as for `SuperResolution`. Raises PoanError on what the caller
+    can mend; then nothing is written.
 
     Example (runs if a model is shipped)::
 
@@ -285,7 +294,7 @@ def upscale_file(
                 threads=settings.threads,
             )
         stack.enter_context(contextlib.closing(target))
-        run = SuperResolution(source, model, settings, steps=steps)
+        run = SuperResolution(source, model, settings, steps=steps, turn=turn)
         slabs = stack.enter_context(contextlib.closing(write_slabs(run, target)))
         for pair in slabs:
             for consume in consumers:

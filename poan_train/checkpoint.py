@@ -4,7 +4,7 @@ import json
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from poan_runtime.files import WholeFile
 from poan_train import networks
 
 FORMAT = 1
-READ_ERRORS = (pickle.UnpicklingError, EOFError, OSError, RuntimeError)
+READ_ERRORS: tuple[type[Exception], ...] = (pickle.UnpicklingError, EOFError, OSError, RuntimeError)
 READ_ERRORS += (KeyError, TypeError, ValueError, AttributeError, IndexError)
 """What torch raises on a file that is no checkpoint, or a damaged one."""
 
@@ -48,7 +48,7 @@ def save_checkpoint(
     content = {"facts": json.dumps(vars(facts)), "weights": weights, "state": state}
     path.parent.mkdir(parents=True, exist_ok=True)
     with WholeFile(path) as stream:
-        torch.save(content, stream)
+        torch.save(content, cast(IO[bytes], stream))
 
 
 def read_checkpoint(path: Path) -> tuple[Facts, dict[str, torch.Tensor], dict[str, Any] | None]:

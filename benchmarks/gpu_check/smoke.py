@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from poan_runtime.engines.tensorrt import cuda
 from poan_runtime.engines.tensorrt.backend import TensorRTBackend
-from poan_runtime.engines.tensorrt.lanes import Ports
+from poan_runtime.engines.tensorrt.ports import Ports
 
 TILE, BATCH, SCALE = 64, 8, 2
 PORTS = Ports(

@@ -30,9 +30,9 @@ GPU_FIELDS = (
     "temperature.gpu",
     "power.draw",
     "memory.used",
-    "clocks_throttle_reasons.active",
 )
-"""What nvidia-smi is asked. The last is a bit mask: 0 is full speed, 1 is idle."""
+SLOWED_BY = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
+"""A bit mask, 0 at full speed and 1 when idle: its name today, and that of drivers before R535."""
 CPUS = Path("/sys/devices/system/cpu")
 
 
@@ -52,12 +52,17 @@ def describe_machine() -> dict[str, Any]:
 def snapshot() -> dict[str, Any]:
     """What may change during a run, taken before and after; None where it cannot be known."""
     return {
-        "load_average": list(os.getloadavg()),
+        "load_average": _load_average(),
         "cpu_mhz": _cpu_mhz(),
         "cpu_governor": _text(CPUS / "cpu0/cpufreq/scaling_governor"),
         "cpu_throttle_counts": _throttle_counts(),
         "gpus": _gpus(),
     }
+
+
+def _load_average() -> list[float] | None:
+    """None on Windows, which keeps none."""
+    return list(os.getloadavg()) if hasattr(os, "getloadavg") else None
 
 
 def _versions() -> dict[str, str]:
@@ -99,10 +104,12 @@ def _gpus() -> list[dict[str, str]] | None:
     """One entry per GPU as nvidia-smi tells; None without it."""
     if shutil.which("nvidia-smi") is None:
         return None
-    fields = ",".join(GPU_FIELDS)
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-    if done.returncode != 0:
-        return None
-    rows = [line.split(", ") for line in done.stdout.strip().splitlines()]
-    return [dict(zip(GPU_FIELDS, row, strict=True)) for row in rows if len(row) == len(GPU_FIELDS)]
+    for slowed_by in SLOWED_BY:
+        fields = (*GPU_FIELDS, slowed_by)
+        command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        if done.returncode == 0:
+            rows = [line.split(", ") for line in done.stdout.strip().splitlines()]
+            names = (*GPU_FIELDS, SLOWED_BY[0])
+            return [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
+    return None

@@ -1,5 +1,6 @@
 """Models in turn, round after round: latency by stage, whole scans, cold starts."""
 
+import collections
 import dataclasses
 import json
 import os
@@ -7,15 +8,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from poan_runtime.bench.doubts import doubts, roofline_percent, variation
 from poan_runtime.bench.machine import describe_machine, snapshot
+from poan_runtime.bench.sampler import sampled
 from poan_runtime.bench.statistics import ratios, summarise
-from poan_runtime.engines.backend import EngineOptions
+from poan_runtime.engines.backend import LANES, EngineOptions
+from poan_runtime.engines.nvidia import device_index
 from poan_runtime.engines.precision import PRECISIONS
 from poan_runtime.errors import PoanError
 from poan_runtime.images.volume import Volume
@@ -34,7 +39,15 @@ class Request:
     models: tuple[str, ...]
     batch: int | None = None
     iterations: int = 50
+    duration_s: float = 0.0
+    """At least so long, however many iterations that takes."""
     warmup: int = 5
+    warmup_ms: float = 0.0
+    """At least so long, however many batches that takes."""
+    percentiles: tuple[float, ...] = ()
+    """Beside those that are always given."""
+    bandwidth_gb_s: float | None = None
+    """Of the GPU's memory, measured, for the share of it that a plan uses."""
     scan_iterations: int = 1
     scan: Path | None = None
     cold: bool = True
@@ -64,20 +77,26 @@ def bench(request: Request) -> dict[str, Any]:
     if len(set(labels)) != len(labels):
         raise PoanError(f"expected different models, got {', '.join(labels)}")
     for contender in contenders:
-        contender.warm_up_ms.extend(_sample(contender)["total"] for _ in range(request.warmup))
-    for turn in range(request.iterations):
-        first = turn % len(contenders)  # nobody is always first after nobody
-        for contender in (*contenders[first:], *contenders[:first]):
-            for stage, milliseconds in _sample(contender).items():
-                contender.samples[stage].append(milliseconds)
+        _warm_up(contender, request)
+    clocks: dict[str, Any] = {}
+    with sampled(clocks, device_index(request.device) or 0):
+        _take_turns(contenders, request)
+        flows = {contender.label: _in_flight(contender, request) for contender in contenders}
     scans = {contender.label: _scan_seconds(contender, request) for contender in contenders}
-    results = [_result(contender, scans[contender.label], request) for contender in contenders]
+    results = [
+        _result(contender, scans[contender.label], request)
+        | {"tiles_per_second_in_flight": flows[contender.label]}
+        for contender in contenders
+    ]
     return {
         "bench_version": VERSION,
         "machine": describe_machine(),
         "before": before,
         "after": snapshot(),
+        "gpu_during": clocks or None,
         "settings": {
+            "duration_s": request.duration_s,
+            "warmup_ms": request.warmup_ms,
             "iterations": request.iterations,
             "warmup": request.warmup,
             "order": "the models take turns; each round starts with the next one",
@@ -91,6 +110,37 @@ def bench(request: Request) -> dict[str, Any]:
     }
 
 
+def _warm_up(contender: Contender, request: Request) -> None:
+    kept = contender.warm_up_ms
+    while len(kept) < request.warmup or sum(kept) < request.warmup_ms:
+        kept.append(_sample(contender)["total"])
+
+
+def _take_turns(contenders: Sequence[Contender], request: Request) -> None:
+    """Rounds in which each has one turn, as many and as long as were asked for."""
+    start, turn = time.perf_counter(), 0
+    while turn < request.iterations or time.perf_counter() - start < request.duration_s:
+        first = turn % len(contenders)  # nobody is always first after nobody
+        for contender in (*contenders[first:], *contenders[:first]):
+            for stage, milliseconds in _sample(contender).items():
+                contender.samples[stage].append(milliseconds)
+        turn += 1
+
+
+def _in_flight(contender: Contender, request: Request) -> float:
+    """Tiles per second with `LANES` batches under way, as the run loop has them."""
+    backend, batch = contender.network.opened.backend, contender.batch
+    waits: collections.deque[Callable[[], object]] = collections.deque()
+    start = time.perf_counter()
+    for _ in range(request.iterations):
+        waits.append(backend.start(batch))
+        if len(waits) == LANES:
+            waits.popleft()()
+    while waits:
+        waits.popleft()()
+    return request.iterations * len(batch) / (time.perf_counter() - start)
+
+
 def _contender(name: str, request: Request) -> Contender:
     model, *wishes = name.split("@")
     precision = next((wish for wish in wishes if wish in PRECISIONS), "auto")
@@ -100,11 +150,11 @@ def _contender(name: str, request: Request) -> Contender:
     )
     network = load_network(model, options)
     manifest = network.model.manifest
-    count = request.batch or manifest.batch.opt
-    if not manifest.batch.min <= count <= manifest.batch.max:
-        raise PoanError(
-            f"--batch: {model} takes {manifest.batch.min} to {manifest.batch.max}, got {count}"
-        )
+    engine = network.model.file.engine
+    accepted = manifest.batch if engine is None else engine.profile
+    count = request.batch or accepted.opt
+    if not accepted.min <= count <= accepted.max:
+        raise PoanError(f"--batch: {model} takes {accepted.min} to {accepted.max}, got {count}")
     shape = (count, 1, manifest.tile, manifest.tile)
     return Contender(
         label=name,
@@ -117,15 +167,19 @@ def _contender(name: str, request: Request) -> Contender:
 
 
 def _sample(contender: Contender) -> dict[str, float]:
-    """Milliseconds of one batch, by stage."""
+    """Milliseconds of one batch, by stage.
+
+    The total is that of a run as poan-run runs, from its captured graph; the stages are those of
+    a second one, with events between them, which no graph allows.
+    """
     backend: Any = contender.network.opened.backend
-    timed = getattr(backend, "timed", None)
     start = time.perf_counter()
-    if timed is None:
-        backend.run(contender.batch)
-        return {"total": 1e3 * (time.perf_counter() - start)}
-    _, times = timed(contender.batch)
+    backend.run(contender.batch)
     total = 1e3 * (time.perf_counter() - start)
+    timed = getattr(backend, "timed", None)
+    if timed is None:
+        return {"total": total}
+    _, times = timed(contender.batch)
     return {
         "total": total,
         "enqueue": times.enqueue_ms,
@@ -171,14 +225,29 @@ def _result(contender: Contender, scan_s: list[float], request: Request) -> dict
         "backend_version": network.opened.version,
         "device": network.opened.device,
         "notices": list(network.notices),
-        "latency_ms": {stage: summarise(values) for stage, values in measured.items()},
-        "tiles_per_second": tiles * request.iterations / total_s if total_s else None,
+        "latency_ms": {
+            stage: summarise(values, request.percentiles) for stage, values in measured.items()
+        },
+        "variation": {stage: variation(values) for stage, values in measured.items()},
+        "doubts": doubts(measured),
+        "roofline_percent": _roofline(contender, request),
+        "tiles_per_second": tiles * len(samples["total"]) / total_s if total_s else None,
         "scan_s": summarise(scan_s) if scan_s else None,
         "cold_start": cold_starts(contender) if request.cold else None,
         "warm_up_ms": contender.warm_up_ms,
         "samples_ms": measured,
         "scan_samples_s": scan_s,
     }
+
+
+def _roofline(contender: Contender, request: Request) -> float | None:
+    """Share of the bandwidth that a plan uses; None for what is no plan, or without a bandwidth."""
+    engine = contender.network.model.file.engine
+    moved = None if engine is None else engine.report.get("bytes_moved")
+    computing = contender.samples["compute"]
+    if moved is None or request.bandwidth_gb_s is None or not computing:
+        return None
+    return roofline_percent(int(moved), float(np.median(computing)), request.bandwidth_gb_s)
 
 
 def asked(options: EngineOptions) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import numpy as np
 FIGURES = ("min", "mean", "p50", "p90", "p95", "p99", "max")
 
 
-def summarise(samples: Sequence[float]) -> dict[str, float]:
-    """Min, mean, percentiles and max, in the unit of the samples.
+def summarise(samples: Sequence[float], more: Sequence[float] = ()) -> dict[str, float]:
+    """Min, mean, percentiles and max, in the unit of the samples; ``more`` percentiles besides.
 
     A percentile is the smallest sample that at least that share of all samples do not exceed,
     so that it is a time that was measured; p99 of few samples is their maximum.
@@ -20,8 +20,8 @@ def summarise(samples: Sequence[float]) -> dict[str, float]:
         raise ValueError("need at least one sample")
     values = np.asarray(samples, np.float64)
     figures = {"min": float(values.min()), "mean": float(values.mean())}
-    for percent in (50, 90, 95, 99):
-        figures[f"p{percent}"] = float(np.percentile(values, percent, method="inverted_cdf"))
+    for percent in (50, 90, 95, 99, *more):
+        figures[f"p{percent:g}"] = float(np.percentile(values, percent, method="inverted_cdf"))
     return {**figures, "max": float(values.max())}
 
 

@@ -33,12 +33,19 @@ def _model(model: dict[str, Any]) -> str:
         f"{'ms':24}" + "".join(f"{name:>10}" for name in FIGURES),
     ]
     for stage, figures in model["latency_ms"].items():
-        lines.append(_row(STAGE_NAMES[stage], figures))
+        more = [f"{key} {value:.3f}" for key, value in figures.items() if key not in FIGURES]
+        lines.append(_row(STAGE_NAMES[stage], figures) + "".join(f"  {one}" for one in more))
     if model["scan_s"]:
         seconds = {name: 1e3 * value for name, value in model["scan_s"].items()}
         lines.append(_row("whole scan", seconds))
     if model["tiles_per_second"]:
         lines.append(f"{'throughput':24}{model['tiles_per_second']:10.2f} tiles/s")
+    if model.get("tiles_per_second_in_flight"):
+        flow = model["tiles_per_second_in_flight"]
+        lines.append(f"{'two batches in flight':24}{flow:10.2f} tiles/s")
+    if model.get("roofline_percent") is not None:
+        lines.append(f"{'of the bandwidth':24}{model['roofline_percent']:10.1f} %")
+    lines += [f"doubt: {doubt}" for doubt in model.get("doubts", ())]
     for name, cold in (model["cold_start"] or {}).items():
         lines.append(_cold(name.replace("_", " "), cold))
     lines += [f"note: {notice}" for notice in model["notices"]]

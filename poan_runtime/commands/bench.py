@@ -34,6 +34,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--batch", type=positive, help="tiles per batch (default: the manifest's)")
     p.add_argument("--iterations", type=positive, default=50, help="batches that count")
     p.add_argument("--warmup", type=natural, default=5, help="batches before, kept apart")
+    p.add_argument("--duration", type=float, default=0.0, metavar="S", help="at least so long")
+    p.add_argument("--warmup-ms", type=float, default=0.0, metavar="MS", help="at least so long")
+    p.add_argument(
+        "--percentile", type=float, action="append", default=[], metavar="P", help="such as 99.9"
+    )
+    p.add_argument(
+        "--bandwidth", type=float, metavar="GB/S", help="of the GPU's memory: a plan's share of it"
+    )
     p.add_argument("--scan", type=Path, help="scan for the whole-scan figure (default: made up)")
     p.add_argument("--scan-iterations", type=natural, default=1, help="0 leaves it out")
     p.add_argument("--no-cold", action="store_true", help="leave the cold starts out")
@@ -66,6 +74,10 @@ def run(args: argparse.Namespace) -> None:
         batch=args.batch,
         iterations=args.iterations,
         warmup=args.warmup,
+        duration_s=args.duration,
+        warmup_ms=args.warmup_ms,
+        percentiles=tuple(args.percentile),
+        bandwidth_gb_s=args.bandwidth,
         scan=args.scan,
         scan_iterations=args.scan_iterations,
         cold=not args.no_cold,

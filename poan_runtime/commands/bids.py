@@ -7,6 +7,7 @@ from pathlib import Path
 
 from poan_runtime.commands.arguments import Parser, positive
 from poan_runtime.commands.guard import guarded
+from poan_runtime.commands.server_options import add_server_options
 
 EPILOG = """\
 examples:
@@ -41,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--dry-run", action="store_true", help="list what would be made; make nothing")
     _add_how(p)
     _add_slurm(p)
+    add_server_options(p)
     return p
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from poan_runtime.commands.arguments import Parser, add_loudness, axis, device, positive
 from poan_runtime.commands.guard import guarded
 from poan_runtime.commands.say import Voice, level_of
+from poan_runtime.commands.server_options import add_server_options
 
 EPILOG = """\
 examples:
@@ -36,7 +37,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "model",
         nargs="?",
-        help="a shipped model (a bare name), a folder with manifest.json (./NAME) or a model file",
+        help="a shipped model (a bare name), a folder (./NAME) or file with its manifest, or "
+        "kserve://HOST/MODEL",
     )
     p.add_argument(
         "scans",
@@ -70,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run_options(p)
     _add_dicom_options(p)
     _add_trust_options(p)
+    add_server_options(p)
     return p
 
 

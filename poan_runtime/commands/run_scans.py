@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import os
 import time
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 from poan_runtime.commands.guard import in_words
 from poan_runtime.commands.outputs import Job, check_distinct, jobs_to_do, plan_jobs, scans_of
+from poan_runtime.commands.overlap import Turns, Work, overlapped
 from poan_runtime.commands.progress import Progress
 from poan_runtime.commands.say import QUIET, Voice, level_of
+from poan_runtime.commands.server_options import access_of
 from poan_runtime.engines.backend import EngineOptions
 from poan_runtime.errors import PoanError
 from poan_runtime.images.dicom.recognise import is_dicom
@@ -46,9 +49,11 @@ def run(args: argparse.Namespace) -> int:
     failed = bool(missing)
     with load_network(args.model, options_of(args), trust) as network:
         introduce(network, voice)
-        for job in todo:
+        work: list[Work] = [functools.partial(run_one, args, network, job, voice) for job in todo]
+        on_gpu = network.opened.device.startswith("cuda")
+        for job, one in zip(todo, overlapped(work) if on_gpu else iter(work), strict=True):
             try:
-                reports.append(run_one(args, network, job, voice))
+                reports.append(one())
             except (PoanError, OSError) as error:
                 if isinstance(error, BrokenPipeError):
                     raise
@@ -114,7 +119,13 @@ def failure(scan: Path, line: str, voice: Voice) -> dict[str, Any]:
     return {"input": {"path": str(scan)}, "error": line}
 
 
-def run_one(args: argparse.Namespace, network: Network, job: Job, voice: Voice) -> dict[str, Any]:
+def run_one(
+    args: argparse.Namespace,
+    network: Network,
+    job: Job,
+    voice: Voice,
+    turns: Turns | None = None,
+) -> dict[str, Any]:
     """Super-resolve one scan, say so, and return its part of the report."""
     start = time.perf_counter()
     scratch = None if "TMPDIR" in os.environ else job.output.parent
@@ -127,7 +138,8 @@ def run_one(args: argparse.Namespace, network: Network, job: Job, voice: Voice) 
                 "--labels runs it all the same"
             )
         unpacked_s = time.perf_counter() - start
-        outcome = make(args, network, job, source, scratch, quiet=voice.level == QUIET)
+        quiet = voice.level == QUIET
+        outcome = make(args, network, job, source, scratch, turns, quiet=quiet)
         total_s = time.perf_counter() - start
         contrast = other_contrast(source, network.model.manifest.contrast)
         warnings = [*network.notices, *outcome.warnings, *([contrast] if contrast else [])]
@@ -147,6 +159,7 @@ def make(
     job: Job,
     source: Source,
     scratch: Path | None,
+    turns: Turns | None,
     *,
     quiet: bool,
 ) -> Outcome:
@@ -165,7 +178,13 @@ def make(
                 dtype=args.dtype,
                 saturate=args.saturate,
                 scratch=scratch,
-                consumers=[progress, picture, *([changes] if changes else [])],
+                consumers=[
+                    progress,
+                    picture,
+                    *([changes] if changes else []),
+                    *([turns.check] if turns else []),
+                ],
+                turn=turns.lock if turns else None,
             )
         finally:
             progress.end()
@@ -253,6 +272,7 @@ def options_of(args: argparse.Namespace) -> EngineOptions:
         device=args.device,
         threads=args.threads,
         precision=args.precision,
+        access=access_of(args),
     )
 
 

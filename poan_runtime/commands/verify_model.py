@@ -15,6 +15,8 @@ def verify(args: argparse.Namespace, voice: Voice) -> int:
     ONNX file.
     """
     from poan_runtime.engines import verify as parity
+    from poan_runtime.engines.nvidia import device_index
+    from poan_runtime.engines.tensorrt.build.judge import inside_of
 
     model = find_model(args.model, judged=False)
     device = "cuda" if model.file.kind == "plan" and args.device == "auto" else args.device
@@ -25,7 +27,8 @@ def verify(args: argparse.Namespace, voice: Voice) -> int:
     voice.say(f"{opened.name} {opened.version} on {opened.device}: {opened.reason}")
     if args.precision == "bf16" and opened.precision != "bf16":
         raise PoanError(f"--precision bf16: {'; '.join(opened.notices)}")
-    found = parity.verify(model, opened.backend, opened.precision)
+    inside = inside_of(model, device_index(device))
+    found = parity.verify(model, opened.backend, opened.precision, inside)
     for line in parity.check_lines(found):
         voice.say(line)
     if opened.device.startswith("cuda"):

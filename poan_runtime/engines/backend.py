@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poan_runtime import extras
+from poan_runtime.engines.kserve.address import NO_ACCESS, Access
 from poan_runtime.engines.nvidia import device_kind, fitting_extra, has_gpu
 from poan_runtime.engines.precision import NOT_REDUCED, Reduced, reduced_precision
 from poan_runtime.errors import PoanError
@@ -36,6 +37,8 @@ class Backend(Protocol):
     Most engines answer a tile alike in every batch of one size, but not in batches of one and
     of many.
     """
+    in_flight: int = LANES
+    """How many batches may be begun before the first is waited for."""
 
     def run(self, batch: Tiles) -> Tiles:
         """(N, 1, h, w) LR tiles to (N, 1, s*h, s*w) HR tiles, both float32 and C-contiguous.
@@ -77,6 +80,8 @@ class EngineOptions:
     precision: str = "auto"
     reduced: Reduced = NOT_REDUCED
     """What ``precision`` came to; `open_backend` fills it in."""
+    access: Access = NO_ACCESS
+    """How a model on a server is reached."""
     judged: bool = True
     """False takes what a verdict forbids, to judge it anew; `open_backend` fills it in."""
 
@@ -140,6 +145,14 @@ BACKENDS = {
         kinds=("plan",),
         needs="tensorrt",
         extra="tensorrt",
+        devices=("cuda",),
+        automatic=False,
+    ),
+    "tensorrt-pycuda": BackendKind(
+        module="poan_runtime.engines.tensorrt.with_pycuda",
+        kinds=("plan",),
+        needs="pycuda",
+        extra="pycuda",
         devices=("cuda",),
         automatic=False,
     ),
@@ -222,7 +235,7 @@ def _open(name: str, model: Model, options: EngineOptions) -> OpenedBackend:
         raise PoanError(
             f"--device: {name} runs on {' and '.join(kind.devices)}, not on {options.device}"
         )
-    extra = fitting_extra(kind.extra) if "plan" in kind.kinds else kind.extra
+    extra = fitting_extra(kind.extra) if kind.extra.startswith("tensorrt") else kind.extra
     with extras.needs(kind.needs, extra), extras.needs("cuda", extra):
         module: Any = importlib.import_module(kind.module)
     opened: OpenedBackend = module.open_backend(model, options)

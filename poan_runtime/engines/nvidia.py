@@ -22,6 +22,22 @@ class Driver:
     gpus: tuple[str, ...]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """A device. ``compute_capability`` as in a manifest, ``8.6``; ``sms`` are multiprocessors.
+
+    ``driver`` and ``runtime`` are the CUDA of the driver and of the library, ``13.4``.
+    """
+
+    index: int
+    name: str
+    compute_capability: str
+    memory_bytes: int
+    sms: int = 0
+    driver: str = ""
+    runtime: str = ""
+
+
 @functools.cache
 def find_driver() -> Driver | None:
     """The driver of this machine; None where there is none, or none that starts."""

@@ -11,7 +11,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,6 +51,7 @@ DAMAGE: tuple[type[Exception], ...] = (zipfile.BadZipFile, zlib.error, struct.er
 DAMAGE += (tokenize.TokenError, SyntaxError, OSError, RuntimeError, MemoryError)
 DAMAGE += (ValueError, KeyError, TypeError, AttributeError)
 """What zipfile and numpy raise on a damaged .npz file."""
+TINY = float(np.finfo(np.float32).tiny)
 UNIT = 1.0
 """Floor of `unit_error`: the intensity unit."""
 
@@ -62,6 +63,8 @@ class Case:
     name: str
     tiles: NDArray[np.float32]
     reference: NDArray[np.float32]
+    stages: Mapping[str, NDArray[np.float32]] = dataclasses.field(default_factory=dict)
+    """Inner tensors by stage, where they were stored: z and the attention."""
 
 
 def read_vectors(manifest: Manifest, folder: Path) -> list[Case]:
@@ -100,6 +103,7 @@ def read_vectors(manifest: Manifest, folder: Path) -> list[Case]:
                     name=name,
                     tiles=tiles.astype(np.float32),
                     reference=reference.astype(np.float32),
+                    stages=_stages_of(arrays, name),
                 )
             )
     if not cases:
@@ -116,6 +120,13 @@ def _undamaged(path: Path) -> Iterator[None]:
         raise
     except DAMAGE as error:
         raise PoanError(f"{path}: damaged test vectors ({error}); export it again") from None
+
+
+def _stages_of(arrays: Any, case: str) -> dict[str, NDArray[np.float32]]:
+    """Arrays ``stage_<case>:<stage>``."""
+    start = f"stage_{case}:"
+    names = [key for key in arrays.files if key.startswith(start)]
+    return {key.removeprefix(start): arrays[key].astype(np.float32) for key in names}
 
 
 def relative_error(answer: NDArray[Any], reference: NDArray[Any], floor: float) -> float:
@@ -141,8 +152,14 @@ def worst_error(
     return worst if math.isfinite(worst) else None
 
 
-def verify(model: Model, backend: Backend, precision: str | None = None) -> Parity:
-    """The verdict on a model file, from its stored vectors.
+Inside = Callable[[Mapping[str, NDArray[np.float32]], Sequence[str]], Mapping[str, Any]]
+"""(tiles by case, stages) to answers by case and stage."""
+
+
+def verify(
+    model: Model, backend: Backend, precision: str | None = None, inside: Inside | None = None
+) -> Parity:
+    """The verdict on a model file, from its stored vectors; ``inside`` looks into the engine.
 
     ``precision`` is what the backend computes in where that is not the file's own; beside
     convolutions in eight bits it changes nothing.
@@ -152,7 +169,10 @@ def verify(model: Model, backend: Backend, precision: str | None = None) -> Pari
         judged = dataclasses.replace(judged, precision=cast(Precision, precision))
     checks: list[Check] = []
     batch = production_batch(model) if backend.fills_batches else 1
-    for case in read_vectors(model.manifest, model.path.parent):
+    cases = read_vectors(model.manifest, model.path.parent)
+    if inside is not None:
+        checks += stage_checks(model, judged.precision, cases, inside)
+    for case in cases:
         answer, spread = run_case(backend, case.tiles, batch)
         if batch > 1:
             checks.append(row_check(model.file.name, case.name, spread))
@@ -171,6 +191,46 @@ def verify(model: Model, backend: Backend, precision: str | None = None) -> Pari
             )
         )
     return Parity.of(checks)
+
+
+STAGE_BOUNDS = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 2e-1, "int8": 5e-1, "fp8": 5e-1}
+"""Relative error of a stage's norm: far above rounding, far below a root that went wrong."""
+
+
+def stage_checks(
+    model: Model, precision: str, cases: Sequence[Case], inside: Inside
+) -> list[Check]:
+    """z and the attention of each case, inside the engine, against PyTorch in float64."""
+    stages = sorted({stage for case in cases for stage in case.stages})
+    if not stages:
+        return []
+    found = inside({case.name: case.tiles for case in cases if case.stages}, stages)
+    return [
+        Check(
+            file=model.file.name,
+            stage=stage,
+            case=case.name,
+            metric="relative_norm_error",
+            value=norm_error(found[case.name][stage], reference),
+            tolerance=STAGE_BOUNDS[precision],
+            reason="a wrong matrix root does not show at the output",
+        )
+        for case in cases
+        for stage, reference in case.stages.items()
+    ]
+
+
+def norm_error(answer: NDArray[Any], reference: NDArray[Any]) -> float | None:
+    """||y - ref|| / ||ref|| over all tiles; None where y is not finite.
+
+    >>> norm_error(np.array([3.0, 4.5]), np.array([3.0, 4.0]))
+    0.1
+    """
+    if not np.isfinite(answer).all():
+        return None
+    difference = np.subtract(answer, reference, dtype=np.float64)
+    scale = max(float(np.linalg.norm(reference.astype(np.float64))), TINY)
+    return float(np.linalg.norm(difference)) / scale
 
 
 def _beside(earlier: Sequence[Check], found: Parity) -> Parity:

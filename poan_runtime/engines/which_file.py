@@ -23,6 +23,9 @@ from poan_runtime.engines.verdicts import proven
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Model, Trust, find_model
 
+PYCUDA = "tensorrt-pycuda"
+"""Looks for its GPU itself, without cuda-python."""
+
 
 def find_runnable(name: str | Path, options: EngineOptions, trust: Trust | None = None) -> Model:
     """The model file to run; ``name`` and ``trust`` as for `find_model`.
@@ -34,7 +37,7 @@ def find_runnable(name: str | Path, options: EngineOptions, trust: Trust | None 
     if model.file.kind != "plan":
         named_itself = Path(name).is_file()
         return model if named_itself else _proven_plan(model, options) or model
-    obstacle = _obstacle(model, options)
+    obstacle = None if options.backend == PYCUDA else _obstacle(model, options)
     if obstacle is None:
         return model
     if device_kind(options.device) == "cuda" or options.backend in MODULES:

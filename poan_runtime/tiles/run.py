@@ -1,22 +1,24 @@
 """Slices in, finer slices out, slab by slab, while the next one is read."""
 
 import collections
+import contextlib
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from poan_runtime.engines.backend import LANES, Backend
+from poan_runtime.engines.backend import Backend
 from poan_runtime.errors import PoanError
 from poan_runtime.tiles.layout import Layout
 
 Slab = NDArray[np.float32]
 Places = NDArray[np.intp]
+T = TypeVar("T")
 
 MOST_CONSTANTS = 64
 """How many answers for constant tiles are kept; a volume has few constants beside zero."""
@@ -36,19 +38,21 @@ class Timings:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = collections.defaultdict(float)
+        self._adding = threading.Lock()
         self.tiles_run = 0
         self.tiles_skipped = 0
         self.too_large = 0
         """Voxels of the result that float32 could not hold."""
 
-    @contextmanager
+    @contextlib.contextmanager
     def time(self, name: str) -> Iterator[None]:
         """Add the time of the block to what ``name`` took."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - start
+            with self._adding:
+                self.seconds[name] += time.perf_counter() - start
 
 
 class Tiles(NamedTuple):
@@ -62,6 +66,15 @@ class Tiles(NamedTuple):
     """The bit pattern of a tile's one value; None where values differ."""
     to_run: NDArray[np.bool_]
     """Which tiles the network sees."""
+
+
+class Work(NamedTuple):
+    """A slab that is ready to run."""
+
+    start: int
+    lr: Slab
+    unit: float
+    tiles: Tiles
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,26 +93,48 @@ class SliceRunner:
     timings: Timings
     answers: dict[int, Slab] = dataclasses.field(default_factory=dict)
     """Answers to constant tiles, by the bit pattern of the constant."""
+    promised: set[int] = dataclasses.field(default_factory=set)
+    """Constants that have an answer, or will once the slabs that were made ready have run."""
 
     def run(self, slab: Slab, unit: float) -> Slab:
         """Finer slices (n, s*h, s*w) of real values; ``unit`` is what intensities are divided by.
 
         Values that are not finite count as zero.
         """
-        layout, s = self.layout, self.layout.scale
+        ((_, _, fine),) = self.run_slabs(iter([self.work(0, slab, unit)]))
+        return fine
+
+    def work(self, start: int, slab: Slab, unit: float) -> Work:
+        """A slab made ready to run; slabs are made ready in the order in which they run."""
         with self.timings.time("tile"):
             tiles = self.tiles(slab, unit)
+            self._promise(tiles)
+        return Work(start, slab, unit, tiles)
+
+    def run_slabs(self, works: Iterator[Work]) -> Iterator[tuple[int, Slab, Slab]]:
+        """(start, lr, finer) of each slab, in order.
+
+        Batches are filled across the borders of slabs, so that an engine runs on while one slab
+        is finished and the next begun.
+        """
+        feed = Feed(self, works)
+        while (work := feed.next_work()) is not None:
+            yield work.start, work.lr, self._finer(work, feed)
+
+    def _finer(self, work: Work, feed: "Feed") -> Slab:
+        layout, s, tiles = self.layout, self.layout.scale, work.tiles
         rows, columns = len(layout.rows.index), len(layout.columns.index)
-        fine = np.zeros((len(slab), s * rows, s * columns), np.float32)
-        for place, answer in self._every_answer(tiles):
+        fine = np.zeros((len(work.lr), s * rows, s * columns), np.float32)
+        for place, answer in self._every_answer(tiles, feed):
             with self.timings.time("blend"):
                 self._add(fine, place, answer)
         self.timings.tiles_run += int(np.count_nonzero(tiles.to_run))
         self.timings.tiles_skipped += int(np.count_nonzero(~tiles.to_run))
         with self.timings.time("blend"):
             top, left = s * layout.rows.before, s * layout.columns.before
-            inner = fine[:, top : top + s * slab.shape[1], left : left + s * slab.shape[2]]
-            return self._within_float32(inner, unit)
+            height, width = work.lr.shape[1:]
+            inner = fine[:, top : top + s * height, left : left + s * width]
+            return self._within_float32(inner, work.unit)
 
     def _within_float32(self, inner: Slab, unit: float) -> Slab:
         """Real values; what float32 cannot hold is cut to its ends, and counted."""
@@ -128,22 +163,27 @@ class SliceRunner:
     def count(self, slab: Slab, unit: float) -> Tiles:
         """As `tiles`, and go on as though they had run: `run` would now skip the same."""
         tiles = self.tiles(slab, unit)
-        for value, runs in zip(tiles.constants, tiles.to_run, strict=True):
-            if runs and value is not None and len(self.answers) < MOST_CONSTANTS:
-                self.answers[value] = NO_ANSWER
+        self._promise(tiles)
+        for value in self.promised - set(self.answers):
+            self.answers[value] = NO_ANSWER
         return tiles
+
+    def _promise(self, tiles: Tiles) -> None:
+        """Note which constants will have an answer once these tiles have run."""
+        for value, runs in zip(tiles.constants, tiles.to_run, strict=True):
+            if runs and value is not None and len(self.promised) < MOST_CONSTANTS:
+                self.promised.add(value)
 
     def examples(self, tiles: Tiles, most: int) -> Slab:
         """The first ``most`` tiles that are not constant, (n, tile, tile), divided by the unit."""
         chosen = [i for i, value in enumerate(tiles.constants) if value is None][: max(0, most)]
-        return self._gather(tiles.windows, tiles.places[chosen])
+        return self.gather(tiles.windows, tiles.places[chosen])
 
-    def _every_answer(self, tiles: Tiles) -> Iterator[tuple[NDArray[np.intp], Slab]]:
+    def _every_answer(self, tiles: Tiles, feed: "Feed") -> Iterator[tuple[NDArray[np.intp], Slab]]:
         """Place and answer (s*tile, s*tile) of each tile, in order."""
-        running = self._answers(tiles.windows, tiles.places[tiles.to_run])
         for place, runs, value in zip(tiles.places, tiles.to_run, tiles.constants, strict=True):
             if runs:
-                answer = next(running)
+                answer = feed.next_answer()
                 if value is not None and len(self.answers) < MOST_CONSTANTS:
                     self.answers[value] = answer.copy()
             else:
@@ -156,7 +196,7 @@ class SliceRunner:
         counts = (slices, len(self.layout.rows.starts), len(self.layout.columns.starts))
         return np.indices(counts).reshape(3, -1).T
 
-    def _gather(self, windows: Slab, places: Places) -> Slab:
+    def gather(self, windows: Slab, places: Places) -> Slab:
         """Tiles (N, tile, tile) at places."""
         rows = np.asarray(self.layout.rows.starts)[places[:, 1]]
         columns = np.asarray(self.layout.columns.starts)[places[:, 2]]
@@ -171,7 +211,7 @@ class SliceRunner:
         candidates = self._alike_at_probes(windows, places)
         for first in range(0, len(candidates), LOOK_AT_ONCE):
             chosen = candidates[first : first + LOOK_AT_ONCE]
-            tiles = self._gather(windows, places[chosen])
+            tiles = self.gather(windows, places[chosen])
             bits = tiles.view(np.int32).reshape(len(tiles), -1)
             same = (bits == bits[:, :1]).all(axis=1)
             for index, value in zip(chosen[same], bits[same, 0], strict=True):
@@ -189,7 +229,7 @@ class SliceRunner:
 
     def _to_run(self, constant: list[int | None]) -> NDArray[np.bool_]:
         """Which tiles must run: all but those whose constant has or will have an answer."""
-        known = set(self.answers)
+        known = set(self.promised)
         runs = np.ones(len(constant), bool)
         for index, value in enumerate(constant):
             if value in known:
@@ -198,29 +238,7 @@ class SliceRunner:
                 known.add(value)
         return runs
 
-    def _answers(self, windows: Slab, places: Places) -> Iterator[Slab]:
-        """The network's answer (s*tile, s*tile) for each place, in order.
-
-        A batch that is not full repeats its last tile where the backend needs full ones.
-        """
-        batch = self.layout.batch
-        full = self.backend.fills_batches
-        started: collections.deque[tuple[int, int, Callable[[], Slab]]] = collections.deque()
-        for first in range(0, len(places), batch):
-            chosen = places[first : first + batch]
-            with self.timings.time("tile"):
-                filled = chosen[np.minimum(np.arange(batch), len(chosen) - 1)]
-                tiles = self._gather(windows, filled if full else chosen)
-            with self.timings.time("inference"):
-                # (N, tile, tile) -> (N, 1, tile, tile)
-                wait = self.backend.start(tiles[:, None])
-                started.append((len(chosen), len(tiles), wait))
-            if len(started) == LANES:
-                yield from self._finished(*started.popleft())
-        while started:
-            yield from self._finished(*started.popleft())
-
-    def _finished(self, count: int, batch: int, wait: Callable[[], Slab]) -> Slab:
+    def finished(self, count: int, batch: int, wait: Callable[[], Slab]) -> Slab:
         """The first ``count`` answers (count, s*tile, s*tile) of a batch, all finite."""
         side = self.layout.scale * self.layout.tile
         with self.timings.time("inference"):
@@ -246,25 +264,95 @@ class SliceRunner:
         fine[index, top : top + side, left : left + side] += weights * answer
 
 
+class Feed:
+    """Keeps batches of a runner under way: tiles in, across the borders of slabs, answers out."""
+
+    def __init__(self, runner: SliceRunner, works: Iterator[Work]) -> None:
+        self._runner = runner
+        self._begun: collections.deque[Work] = collections.deque()
+        self._started: collections.deque[tuple[int, int, Callable[[], Slab]]] = collections.deque()
+        self._ready: collections.deque[Slab] = collections.deque()
+        self._batches = self._every_batch(works)
+
+    def next_work(self) -> Work | None:
+        """The next slab, of which some tiles may be under way; None after the last."""
+        while not self._begun:
+            if not self._start_one():
+                break
+        return self._begun.popleft() if self._begun else None
+
+    def next_answer(self) -> Slab:
+        """The next answer (s*tile, s*tile) to a tile that ran."""
+        if not self._ready:
+            self._top_up()
+            self._ready.extend(self._runner.finished(*self._started.popleft()))
+            self._top_up()
+        return self._ready.popleft()
+
+    def _top_up(self) -> None:
+        while len(self._started) < self._runner.backend.in_flight and self._start_one():
+            pass
+
+    def _start_one(self) -> bool:
+        """Start one more batch; whether there was one."""
+        with self._runner.timings.time("tile"):
+            found = next(self._batches, None)
+        if found is None:
+            return False
+        count, tiles = found
+        with self._runner.timings.time("inference"):
+            # (N, tile, tile) -> (N, 1, tile, tile)
+            self._started.append((count, len(tiles), self._runner.backend.start(tiles[:, None])))
+        return True
+
+    def _every_batch(self, works: Iterator[Work]) -> Iterator[tuple[int, Slab]]:
+        """(tiles that count, batch). The last repeats its last tile where batches must be full."""
+        batch = self._runner.layout.batch
+        parts: list[Slab] = []
+        missing = batch
+        for work in works:
+            self._begun.append(work)
+            places = work.tiles.places[work.tiles.to_run]
+            while len(places):
+                parts.append(self._runner.gather(work.tiles.windows, places[:missing]))
+                places, missing = places[missing:], missing - len(parts[-1])
+                if not missing:
+                    yield batch, parts[0] if len(parts) == 1 else np.concatenate(parts)
+                    parts, missing = [], batch
+        if parts:
+            filler = [parts[-1][-1:]] * (missing if self._runner.backend.fills_batches else 0)
+            yield batch - missing, np.concatenate([*parts, *filler])
+
+
 def run_volume(
     runner: SliceRunner, *, slices: int, unit: float, read: Callable[[int, int], Slab]
 ) -> Generator[tuple[int, Slab, Slab], None, None]:
     """Yield (start, lr, sr) for each slab of a volume, in order.
 
-    ``read(start, stop)`` gives LR slices; it reads the next slab in a thread of its own while
-    one is run. Who wants to write beside the inference too does so in a thread of its own.
+    ``read(start, stop)`` gives LR slices. The next slab is read and cut into tiles in a thread of
+    its own, and run in another, while the last one is looked at. Who wants to write beside the
+    inference too does so in a thread of its own.
     """
     step = runner.layout.slab
-    bounds = [(start, min(start + step, slices)) for start in range(0, slices, step)]
 
-    def timed_read(start: int, stop: int) -> Slab:
-        with runner.timings.time("read"):
-            return read(start, stop)
+    def works() -> Generator[Work, None, None]:
+        for start in range(0, slices, step):
+            with runner.timings.time("read"):
+                slab = read(start, min(start + step, slices))
+            yield runner.work(start, slab, unit)
 
-    with ThreadPoolExecutor(1, thread_name_prefix="poan-read") as reader:
-        upcoming = reader.submit(timed_read, *bounds[0])
-        for index, (start, _) in enumerate(bounds):
-            lr = upcoming.result()
-            if index + 1 < len(bounds):
-                upcoming = reader.submit(timed_read, *bounds[index + 1])
-            yield start, lr, runner.run(lr, unit)
+    with (
+        contextlib.closing(ahead(works(), "poan-read")) as prepared,
+        contextlib.closing(ahead(runner.run_slabs(prepared), "poan-run")) as slabs,
+    ):
+        yield from slabs
+
+
+def ahead(items: Iterator[T], name: str) -> Generator[T, None, None]:
+    """The items, each made in a thread of that name while the one before is looked at."""
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix=name) as maker:
+        upcoming = maker.submit(next, items, end)
+        while (item := upcoming.result()) is not end:
+            upcoming = maker.submit(next, items, end)
+            yield cast(T, item)

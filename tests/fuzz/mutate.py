@@ -36,7 +36,7 @@ def spoil_bytes(data: bytes, random: Random) -> bytes:
 def spoil_header(struct: Any, random: Random) -> None:
     """Some fields of a nibabel header take extreme or odd values."""
     for _ in range(random.choice((1, 1, 2, 3))):
-        name = random.choice([n for n in struct.keys() if n != "magic"])
+        name = random.choice([n for n in struct.template_dtype.names if n != "magic"])
         field = struct[name]
         if field.dtype.kind == "S":
             struct[name] = random.randbytes(max(1, field.dtype.itemsize))

@@ -32,7 +32,7 @@ from tests.tiny.models import IDENTITY, graph, manifest
 
 Target = Callable[[Path, Random], str]
 LARGEST = 1 << 22
-"""Voxels of a result that a case may make: a header that asks for more and is true is no finding."""
+"""Voxels that no result of these inputs can have."""
 
 
 class Finding(Exception):

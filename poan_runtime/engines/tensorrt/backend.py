@@ -5,28 +5,28 @@ need a GPU is tested against the real tensorrt-rtx library; the rest has tests m
 """
 
 import collections
-import hashlib
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from poan_runtime.engines.backend import LANES, Backend, EngineOptions, OpenedBackend, check_shapes
-from poan_runtime.engines.nvidia import device_index
+from poan_runtime.engines.backend import LANES, Backend, EngineOptions, OpenedBackend, Tiles
+from poan_runtime.engines.nvidia import Gpu, device_index
 from poan_runtime.engines.tensorrt import cuda
 from poan_runtime.engines.tensorrt.check import (
     check_gpu,
     check_header,
     check_version,
     engine_facts,
+    read_plan,
 )
 from poan_runtime.engines.tensorrt.kernels import KernelCache
-from poan_runtime.engines.tensorrt.lanes import Lane, LanePool, Ports, StageTimes, Tiles
+from poan_runtime.engines.tensorrt.lanes import Lane, LanePool, StageTimes
 from poan_runtime.engines.tensorrt.library import Library, load_library
+from poan_runtime.engines.tensorrt.ports import Ports, deserialised, find_ports
 from poan_runtime.engines.verdicts import check_verdict
 from poan_runtime.errors import PoanError
-from poan_runtime.files import reading
 from poan_runtime.models.find import Model
 
 
@@ -114,7 +114,7 @@ def open_backend(model: Model, options: EngineOptions) -> OpenedBackend:
     home = cuda.Home(gpu)
     with home.entered():
         notices += check_header(model, plan, library, gpu=True)
-        backend = _deserialised(model, plan, library, gpu, home)
+        backend = _backend(model, plan, library, gpu, home)
     try:
         backend.warm_up()
     except BaseException:
@@ -130,59 +130,10 @@ def open_backend(model: Model, options: EngineOptions) -> OpenedBackend:
     )
 
 
-def read_plan(model: Model) -> bytes:
-    """The plan's bytes, whose hash is that of the manifest: what was checked is what is loaded.
-
-    A hash shows that a file is whole, not who made it: that the folder is yours to trust.
-    """
-    with reading(model.path):
-        plan = model.path.read_bytes()
-    if hashlib.sha256(plan).hexdigest() != model.file.sha256:
-        raise PoanError(f"{model.path}: expected sha256 {model.file.sha256[:12]}..., got another")
-    return plan
-
-
-def _deserialised(
-    model: Model, plan: bytes, library: Library, gpu: cuda.Gpu, home: cuda.Home
+def _backend(
+    model: Model, plan: bytes, library: Library, gpu: Gpu, home: cuda.Home
 ) -> TensorRTBackend:
-    library.log.clear()
-    engine = library.api.Runtime(library.logger).deserialize_cuda_engine(plan)
-    if engine is None:
-        raise PoanError(
-            f"{model.path}: {library.flavour} cannot load it: {library.last_error()}; "
-            "export it again"
-        )
-    ports = _ports(model, library, engine)
+    engine = deserialised(model, plan, library)
+    ports = find_ports(model, library, engine)
     cache = KernelCache(library, gpu, model.file.sha256)
     return TensorRTBackend(engine, ports, cache, home, graphs=library.flavour == "tensorrt")
-
-
-def _ports(model: Model, library: Library, engine: Any) -> Ports:
-    """Input and output of the engine, which must be those that the manifest names."""
-    manifest, api = model.manifest, library.api
-    names = {
-        mode: [
-            name
-            for name in map(engine.get_tensor_name, range(engine.num_io_tensors))
-            if engine.get_tensor_mode(name) == mode
-        ]
-        for mode in (api.TensorIOMode.INPUT, api.TensorIOMode.OUTPUT)
-    }
-    expected = [[manifest.input_name], [manifest.output_name]]
-    if list(names.values()) != expected:
-        raise PoanError(f"{model.path}: expected tensors {expected}, got {[*names.values()]}")
-    shape_in, shape_out = (
-        list(engine.get_tensor_shape(name)) for name in (manifest.input_name, manifest.output_name)
-    )
-    check_shapes(model, shape_in, shape_out)
-    for name in (manifest.input_name, manifest.output_name):
-        if engine.get_tensor_dtype(name) != api.DataType.FLOAT:
-            raise PoanError(f"{model.path}: expected float32 for {name!r}; export it again")
-    _, best, _ = engine.get_tensor_profile_shape(manifest.input_name, 0)
-    return Ports(
-        input=manifest.input_name,
-        output=manifest.output_name,
-        batch=best[0],
-        row_in=tuple(shape_in[1:]),
-        row_out=tuple(shape_out[1:]),
-    )

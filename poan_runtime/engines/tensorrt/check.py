@@ -5,17 +5,16 @@ is the plan's; the header is that of a plan; there is a GPU; the plan was built 
 capability; and, for tensorrt-rtx, the library itself calls the plan valid here.
 """
 
+import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from poan_runtime.engines.nvidia import fitting_extra
+from poan_runtime.engines.nvidia import Gpu, fitting_extra
 from poan_runtime.engines.tensorrt.library import Library
 from poan_runtime.errors import PoanError
+from poan_runtime.files import reading
 from poan_runtime.models.find import Model
 from poan_runtime.models.manifest import Engine
-
-if TYPE_CHECKING:  # cuda-python is an extra
-    from poan_runtime.engines.tensorrt.cuda import Gpu
 
 HEADER_BYTES = 64
 REMEDIES = {
@@ -28,6 +27,18 @@ REMEDIES = {
     "CUDA_ERROR": "cannot be checked: CUDA does not start; check the NVIDIA driver",
 }
 """What a bit of `EngineInvalidityDiagnostics` means for the user."""
+
+
+def read_plan(model: Model) -> bytes:
+    """The plan's bytes, whose hash is that of the manifest: what was checked is what is loaded.
+
+    A hash shows that a file is whole, not who made it: that the folder is yours to trust.
+    """
+    with reading(model.path):
+        plan = model.path.read_bytes()
+    if hashlib.sha256(plan).hexdigest() != model.file.sha256:
+        raise PoanError(f"{model.path}: expected sha256 {model.file.sha256[:12]}..., got another")
+    return plan
 
 
 def engine_facts(model: Model) -> Engine:
@@ -49,7 +60,7 @@ def check_version(model: Model, library: Library) -> None:
         )
 
 
-def check_gpu(model: Model, gpu: "Gpu") -> tuple[str, ...]:
+def check_gpu(model: Model, gpu: Gpu) -> tuple[str, ...]:
     """The plan must have been built for this GPU; notices of what differs and may be slower.
 
     A plan of tensorrt-rtx serves every GPU of its compute capabilities. One of `tensorrt` is

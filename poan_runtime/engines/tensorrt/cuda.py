@@ -8,7 +8,6 @@ pycuda on a GPU.
 
 import contextlib
 import ctypes
-import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -18,6 +17,7 @@ from cuda.bindings import driver
 from cuda.bindings import runtime as cudart
 from numpy.typing import NDArray
 
+from poan_runtime.engines.nvidia import Gpu
 from poan_runtime.errors import PoanError
 
 H2D = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
@@ -36,22 +36,6 @@ class CudaError(RuntimeError):
 
 class OutOfMemoryError(PoanError):
     """The GPU has too little free memory; says how much was wanted and how much is free."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Gpu:
-    """A device. ``compute_capability`` as in a manifest, ``8.6``; ``sms`` are multiprocessors.
-
-    ``driver`` and ``runtime`` are the CUDA of the driver and of the library, ``13.4``.
-    """
-
-    index: int
-    name: str
-    compute_capability: str
-    memory_bytes: int
-    sms: int = 0
-    driver: str = ""
-    runtime: str = ""
 
 
 def call(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:

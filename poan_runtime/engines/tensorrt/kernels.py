@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 from typing import Any
 
-from poan_runtime.engines.tensorrt import cuda
+from poan_runtime.engines.nvidia import Gpu
 from poan_runtime.engines.tensorrt.library import Library
 from poan_runtime.errors import PoanError
 from poan_runtime.files import WholeFile, cache_folder
@@ -17,7 +17,7 @@ from poan_runtime.files import WholeFile, cache_folder
 class KernelCache:
     """Makes execution contexts of one engine, whose scratch memory the caller provides."""
 
-    def __init__(self, library: Library, gpu: cuda.Gpu, plan_sha256: str) -> None:
+    def __init__(self, library: Library, gpu: Gpu, plan_sha256: str) -> None:
         self._library = library
         name = f"{plan_sha256}-{library.version}-{gpu.name}-{gpu.compute_capability}"
         key = hashlib.sha256(name.encode()).hexdigest()[:24]

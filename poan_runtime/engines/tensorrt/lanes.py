@@ -12,24 +12,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from poan_runtime.engines.backend import Tiles
 from poan_runtime.engines.tensorrt import cuda
+from poan_runtime.engines.tensorrt.ports import Ports
 from poan_runtime.errors import PoanError
-
-Tiles = NDArray[np.float32]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Ports:
-    """Names of the input and output, rows of a batch, and the shape of one row."""
-
-    input: str
-    output: str
-    batch: int
-    row_in: tuple[int, ...]
-    row_out: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

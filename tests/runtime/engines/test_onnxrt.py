@@ -111,7 +111,14 @@ def test_a_build_without_the_provider_is_told_how_to_come_by_it(
 def test_no_backend_names_a_provider_that_onnxruntime_does_not_ship() -> None:
     """NvTensorRTRTX is a plug-in of its own; a plan of tensorrt-rtx does the same."""
     assert sorted(BACKENDS) == sorted(
-        ["onnxruntime", "onnxruntime-tensorrt", "openvino", "tensorrt", "tensorrt-rtx"]
+        [
+            "onnxruntime",
+            "onnxruntime-tensorrt",
+            "openvino",
+            "tensorrt",
+            "tensorrt-pycuda",
+            "tensorrt-rtx",
+        ]
     )
 
 

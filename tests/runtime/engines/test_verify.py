@@ -1,13 +1,14 @@
 """poan-run --verify: the stored vectors, run here, decide."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from poan_runtime.commands import run as cli
@@ -20,6 +21,7 @@ from poan_runtime.models.manifest import read_manifest
 from tests.tiny.graphs import SCALE, TILE, residual_graph, sha256
 
 pytest.importorskip("tensorrt_rtx", reason="the folder under test holds a real plan")
+Array = NDArray[np.float32]
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
 
 
@@ -194,3 +196,52 @@ def test_verdicts_of_two_gpus_stand_side_by_side(folder: Path) -> None:
     known = [(found.device, found.version) for found in manifest.device_verdicts]
     assert known == [("B", "1.2.3"), ("A", "1.2.9"), ("A", "1.3.0")]
     assert manifest.file("model.onnx").parity is None  # type: ignore[union-attr]
+
+
+def with_stages(folder: Path, edit_manifest: Edit) -> Array:
+    """Vectors with a z beside tiles and answers; gives that z."""
+    with np.load(folder / "vectors.npz") as arrays:
+        kept = dict(arrays)
+    z = np.random.default_rng(1).random((3, 8), np.float32)
+    store(folder, edit_manifest, **kept, **{"stage_real_0:body.8.z": z})
+    return z
+
+
+@pytest.mark.parametrize(
+    ("wrong", "verdict"), [(0.0, "pass"), (1e-3, "pass"), (0.3, "fail"), (np.nan, "fail")]
+)
+def test_a_wrong_root_fails_the_verdict_though_the_output_hides_it(
+    wrong: float, verdict: str, folder: Path, edit_manifest: Edit
+) -> None:
+    z = with_stages(folder, edit_manifest)
+    model = find_model(folder / "engine.plan")
+    (case,) = read_vectors(model.manifest, folder)
+
+    class Right(Backend):
+        def run(self, batch: Array) -> Array:
+            index = int(np.argmin(np.abs(case.tiles - batch[:1]).sum(axis=(1, 2, 3))))
+            return case.reference[index : index + 1].repeat(len(batch), axis=0)
+
+    asked: list[list[str]] = []
+
+    def inside(tiles: Mapping[str, Array], stages: Sequence[str]) -> dict[str, dict[str, Array]]:
+        asked.append([*tiles, *stages])
+        return {"real_0": {"body.8.z": np.float32((1 + wrong) * z)}}
+
+    found = judge(model, Right(), inside=inside)
+    assert asked == [["real_0", "body.8.z"]]
+    assert found.verdict == verdict
+    output = next(c for c in found.checks if c.stage == "output" and c.metric == "unit_error")
+    assert output.value == 0
+    stage = next(check for check in found.checks if check.stage == "body.8.z")
+    if np.isnan(wrong):
+        assert stage.value is None
+    else:
+        assert stage.value == pytest.approx(wrong, abs=1e-6)  # float32 rounding of z
+
+
+def test_vectors_without_stages_are_judged_by_the_output_alone(folder: Path) -> None:
+    def inside(tiles: object, stages: object) -> dict[str, dict[str, Array]]:
+        raise AssertionError("there is nothing to look at")
+
+    judge(find_model(folder / "engine.plan"), Rows(0.0), inside=inside)

@@ -1,5 +1,6 @@
 """poan-run with a plan: what runs where there is no GPU, and what is refused anywhere."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -7,23 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import numpy as np
 import pytest
 
 from poan_runtime import extras
 from poan_runtime.commands import run as cli
 from poan_runtime.engines import which_file as choice
-from poan_runtime.engines.backend import EngineOptions
-from poan_runtime.engines.tensorrt.backend import read_plan
-from poan_runtime.engines.tensorrt.build.plan import TIES, BuiltPlan
+from poan_runtime.engines.backend import Backend, EngineOptions, OpenedBackend, Tiles
+from poan_runtime.engines.tensorrt.build.plan import TIES, BuiltPlan, full_batches
 from poan_runtime.engines.tensorrt.check import (
     check_gpu,
     check_header,
     check_version,
+    read_plan,
 )
 from poan_runtime.engines.tensorrt.library import load_library
 from poan_runtime.engines.which_file import find_runnable
 from poan_runtime.errors import PoanError
+from poan_runtime.geometry import Geometry
 from poan_runtime.models.find import Trust, find_model
+from poan_runtime.network import Network, Settings
 from tests.tiny.graphs import sha256
 
 pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")
@@ -310,3 +314,23 @@ def test_pending_parity_is_one_notice(folder: Path) -> None:
     assert find_model(folder / "engine.plan").notices == (
         "engine.plan: not yet compared with PyTorch (parity pending)",
     )
+
+
+def test_tiles_come_in_the_batch_that_a_plan_was_built_for(folder: Path) -> None:
+    """The layout's own choice, near-equal batches, would leave rows of a fixed batch empty."""
+    model = find_model(folder / "engine.plan")
+    opened = OpenedBackend(backend=Nothing(), name="", device="", version="", reason="")
+    network = Network(model=model, opened=opened, load_s=0.0)
+    geometry = Geometry.derive((13, 13, 3), np.eye(4), scale=2, grid="centre", axis=2)
+    assert network.layout(geometry, Settings()).batch == 2  # 3 tiles: 2 calls of 2, not of 2 and 1
+    assert model.file.engine is not None
+    engine = dataclasses.replace(model.file.engine, profile=full_batches(8))
+    model = dataclasses.replace(model, file=dataclasses.replace(model.file, engine=engine))
+    network = dataclasses.replace(network, model=model)
+    assert network.layout(geometry, Settings()).batch == 8
+    assert network.layout(geometry, Settings(batch=3)).batch == 3
+
+
+class Nothing(Backend):
+    def run(self, batch: Tiles) -> Tiles:
+        raise AssertionError("nothing runs")

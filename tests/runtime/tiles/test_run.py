@@ -131,7 +131,7 @@ def test_counting_tells_what_a_run_would_do(
     ran = SliceRunner(
         backend=Repeat(its_layout.scale), layout=its_layout, skip=skip, timings=timings
     )
-    counted = dataclasses.replace(ran, timings=Timings(), answers={})
+    counted = dataclasses.replace(ran, timings=Timings(), answers={}, promised=set())
     foreseen = sum(int(counted.count(part, 1.0).to_run.sum()) for part in parts)
     for part in parts:
         ran.run(part, 1.0)
@@ -300,6 +300,41 @@ def test_slabs_are_read_once_and_come_in_order() -> None:
     assert np.array_equal(np.concatenate([lr for _, lr, _ in slabs]), volume)
     out = np.concatenate([sr for _, _, sr in slabs])
     np.testing.assert_allclose(out, volume.repeat(2, 1).repeat(2, 2), rtol=8 * 6e-8)
+
+
+def test_batches_are_filled_across_slabs_and_only_the_last_is_not_full() -> None:
+    """An engine that waits at the end of each slab idles there."""
+    volume = np.random.default_rng(0).normal(size=(7, 4, 8)).astype(np.float32)  # 2 tiles a slice
+    layout = Layout(**{**vars(plan(volume.shape, tile=4, batch=4)), "slab": 1})
+    backend = Repeat(2)
+    runner = SliceRunner(backend=backend, layout=layout, skip=True, timings=Timings())
+    slabs = run_volume(runner, slices=7, unit=1.0, read=lambda start, stop: volume[start:stop])
+    out = np.concatenate([sr for _, _, sr in slabs])
+    assert np.array_equal(out, volume.repeat(2, 1).repeat(2, 2))
+    assert backend.batches == [4, 4, 4, 4]  # 14 tiles, of which the last is repeated twice
+    assert runner.timings.tiles_run == 14
+
+
+def test_a_constant_runs_once_though_the_next_slab_is_cut_before_it_is_answered() -> None:
+    volume = np.zeros((6, 4, 4), np.float32)
+    layout = Layout(**{**vars(plan(volume.shape, tile=4, batch=1)), "slab": 1})
+    backend = Repeat(2)
+    runner = SliceRunner(backend=backend, layout=layout, skip=True, timings=Timings())
+    read = lambda start, stop: volume[start:stop]  # noqa: E731
+    assert len(list(run_volume(runner, slices=6, unit=1.0, read=read))) == 6
+    assert backend.batches == [1]
+    assert (runner.timings.tiles_run, runner.timings.tiles_skipped) == (1, 5)
+
+
+def test_who_stops_looking_stops_the_run() -> None:
+    volume = np.random.default_rng(0).normal(size=(50, 4, 4)).astype(np.float32)
+    layout = Layout(**{**vars(plan(volume.shape, tile=4, batch=1)), "slab": 1})
+    backend = Repeat(2)
+    runner = SliceRunner(backend=backend, layout=layout, skip=True, timings=Timings())
+    slabs = run_volume(runner, slices=50, unit=1.0, read=lambda start, stop: volume[start:stop])
+    next(slabs)
+    slabs.close()
+    assert len(backend.batches) < 10  # a slab ahead, and the batches under way
 
 
 def test_an_error_of_the_reader_ends_the_run() -> None:

@@ -38,6 +38,7 @@ def build(order: dict[str, Any]) -> None:
     if not parser.parse_from_file(order["onnx"]):
         errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
         raise PoanError(f"{order['onnx']}: {order['flavour']} cannot read it: {'; '.join(errors)}")
+    _mark_outputs(trt, network, order.get("outputs", []))
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.clear_flag(trt.BuilderFlag.TF32)  # fp32 islands are to be fp32
@@ -58,6 +59,22 @@ def build(order: dict[str, Any]) -> None:
     if timings is not None:
         with contextlib.suppress(PoanError):  # the next build is slower, and nothing else is lost
             _write(order["timing_cache"], config.get_timing_cache().serialize())
+
+
+def _mark_outputs(trt: Any, network: Any, names: list[str]) -> None:
+    """Let inner tensors come out as float32, beside the network's own output."""
+    tensors = {}
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        for port in range(layer.num_outputs):
+            tensors[layer.get_output(port).name] = layer.get_output(port)
+    for name in names:
+        if name not in tensors:
+            raise PoanError(f"the graph has no tensor {name!r} to look at")
+        tensors[name].name = f"{name} inside"
+        out = network.add_cast(tensors[name], trt.float32).get_output(0)
+        out.name = name
+        network.mark_output(out)
 
 
 def _write(path: str, memory: Any) -> None:

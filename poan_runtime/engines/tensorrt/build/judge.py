@@ -1,5 +1,6 @@
 """The gate of plans: the stored vectors, on the GPU that the plan is for."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from poan_runtime.engines.backend import EngineOptions, open_backend
 from poan_runtime.engines.tensorrt.build.plan import find_gpu_here
 from poan_runtime.engines.tensorrt.check import check_gpu
-from poan_runtime.engines.verify import verify, write_gpu_verdict
+from poan_runtime.engines.verify import Inside, verify, write_gpu_verdict
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Model, find_model
 
@@ -30,7 +31,7 @@ def gate_plans(folder: Path, names: Sequence[str], report: Callable[[str], None]
             continue
         opened: Any = open_backend(model, EngineOptions(device="cuda"), judged=False)
         try:
-            judged = verify(model, opened.backend)
+            judged = verify(model, opened.backend, inside=inside_of(model))
         finally:
             opened.backend.close()
         parity = write_gpu_verdict(model, opened, judged)
@@ -38,6 +39,15 @@ def gate_plans(folder: Path, names: Sequence[str], report: Callable[[str], None]
         if parity.verdict != "pass":
             failed.append(name)
     return failed
+
+
+def inside_of(model: Model, index: int | None = None) -> Inside | None:
+    """What looks into a plan's engine; None for an ONNX file, which the exporter looked into."""
+    if model.file.engine is None:
+        return None
+    from poan_runtime.engines.tensorrt.inside import look_inside
+
+    return functools.partial(look_inside, model, index=index)
 
 
 def _runs_on(model: Model, gpu: Any) -> bool:

@@ -1,11 +1,17 @@
 """What a builder's verbose log tells about the plan: layers, fused attention, memory."""
 
+import math
 import re
 from typing import Any
 
 LAYER = re.compile(r"^Name: (?P<name>[^,]+), LayerType: (?P<kind>[^,]+),", re.MULTILINE)
 ONNX_NAMES = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 CANDIDATE = re.compile(r"Found (\S+) to be part of self-attention pattern")
+PORTS = re.compile(r"(?:Inputs|Outputs): \[ (.*?) \}\]")
+TENSOR = re.compile(r"Name: (\S+), Dimensions: \[([\d,]*)\].*?Datatype: (\w+)")
+WIDTHS = {"Float": 4, "Half": 2, "BFloat16": 2, "FP8": 1, "Int8": 1}
+WIDTHS |= {"Int32": 4, "Int64": 8, "Bool": 1}
+"""Bytes of a value."""
 NOT_WORK = {"signal", "wait", "shape_call"}
 """Layers that order work or compute shapes, and do no arithmetic."""
 
@@ -15,8 +21,9 @@ def read_build_log(log: str) -> dict[str, Any]:
 
     ``attention`` has an entry for each node that the builder saw in a matmul-softmax-matmul
     pattern, and whether it became part of a fused kernel; ``fused_attention`` lists those
-    kernels. Bytes are for the largest batch of the profile. A figure that the log does not have
-    is None.
+    kernels. Bytes are for the largest batch of the profile. ``bytes_moved`` is what all layers
+    read and write, weights apart: on a GPU it is what the time goes by. A figure that the log does
+    not have is None.
     """
     layers = [
         (match["name"], match["kind"], log[match.start() : log.find("\n", match.start())])
@@ -31,6 +38,7 @@ def read_build_log(log: str) -> dict[str, Any]:
     return {
         "layers": sum(count for kind, count in kinds.items() if kind not in NOT_WORK),
         "layer_kinds": dict(sorted(kinds.items())),
+        "bytes_moved": sum(bytes_of(line) for _, kind, line in layers if kind not in NOT_WORK),
         "fused_attention": [name for name, _ in fused],
         "attention": {name: name in inside for name in candidates},
         "activation_bytes": _figure(log, r"Total Activation Memory: (\d+) bytes"),
@@ -38,6 +46,25 @@ def read_build_log(log: str) -> dict[str, Any]:
         "engine_generation_s": _seconds(log),
         "warnings": re.findall(r"^\[WARNING\] (.+)$", log, re.MULTILINE)[:20],
     }
+
+
+def bytes_of(layer: str) -> int:
+    """What one layer reads and writes, by its line in the log; constants are not counted.
+
+    A tensor that a kernel reads in two patterns counts once.
+
+    >>> bytes_of(
+    ...     "Inputs: [ { Name: a, Dimensions: [8,2,3], Datatype: Half }], Constants: [ { Name: w, "
+    ...     "Dimensions: [99], Datatype: Float }], Outputs: [ { Name: b, Dimensions: [4], "
+    ...     "Datatype: Float }], StreamId: 0"
+    ... )
+    112
+    """
+    tensors = {found for ports in PORTS.findall(layer) for found in TENSOR.findall(ports + " ")}
+    return sum(
+        WIDTHS[kind] * math.prod(int(extent) for extent in shape.split(",") if extent)
+        for _, shape, kind in tensors
+    )
 
 
 def _figure(log: str, pattern: str) -> int | None:

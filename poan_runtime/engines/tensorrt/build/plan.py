@@ -11,10 +11,10 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from poan_runtime import extras
-from poan_runtime.engines.nvidia import fitting_extra
+from poan_runtime.engines.nvidia import Gpu, fitting_extra
 from poan_runtime.engines.tensorrt.build.log import read_build_log
 from poan_runtime.engines.tensorrt.library import MODULES, Flavour
 from poan_runtime.errors import PoanError
@@ -27,9 +27,6 @@ from poan_runtime.models.manifest import (
     ModelFile,
     Precision,
 )
-
-if TYPE_CHECKING:  # cuda-python is an extra
-    from poan_runtime.engines.tensorrt.cuda import Gpu
 
 SMS = ("75", "80", "86", "89", "120", "121")
 """Targets of tensorrt-rtx 1.7. There is no SM90: data-centre Hopper runs `tensorrt`."""
@@ -63,6 +60,8 @@ class Order:
     islands: tuple[str, ...]
     batch: BatchRange
     sms: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    """Inner tensors that come out too, as float32: to look inside an engine."""
     log: Path | None = None
     """Where a failed build leaves its log; None is beside the plan."""
 
@@ -201,7 +200,7 @@ def full_batches(count: int) -> BatchRange:
     return BatchRange(min=count, opt=count, max=count)
 
 
-def find_gpu_here() -> "tuple[Gpu | None, str]":
+def find_gpu_here() -> tuple[Gpu | None, str]:
     """The GPU at hand, or None, and what was found."""
     if importlib.util.find_spec("cuda") is None:
         return None, "cuda-python is not installed"
@@ -259,6 +258,7 @@ def build_plan(order: Order) -> BuiltPlan:
             "plan": str(order.plan),
             "flavour": order.flavour,
             "sms": list(order.sms),
+            "outputs": list(order.outputs),
             "batch": order.batch.json(),
             "timing_cache": timings,
             "facts": str(files["facts.json"]),

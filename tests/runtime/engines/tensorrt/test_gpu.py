@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from poan_runtime.commands import bench as bench_cli
 from poan_runtime.commands import run as cli
 from poan_runtime.engines.backend import EngineOptions, open_backend
-from poan_runtime.engines.tensorrt.backend import read_plan
 from poan_runtime.engines.tensorrt.build.judge import gate_plans
 from poan_runtime.engines.tensorrt.build.plan import SMS, build_plan, compute_capability
-from poan_runtime.engines.tensorrt.check import check_header
+from poan_runtime.engines.tensorrt.check import check_header, read_plan
 from poan_runtime.engines.tensorrt.library import MODULES, load_library
 from poan_runtime.models.find import find_model
 from tests.tiny.graphs import BATCH, TILE, answer, order_for, residual_graph

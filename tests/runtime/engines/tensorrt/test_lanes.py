@@ -20,7 +20,8 @@ pytest.importorskip("cuda.bindings", reason="needs cuda-python")
 from poan_runtime.engines.backend import LANES
 from poan_runtime.engines.tensorrt import cuda
 from poan_runtime.engines.tensorrt.backend import TensorRTBackend
-from poan_runtime.engines.tensorrt.lanes import Lane, Ports
+from poan_runtime.engines.tensorrt.lanes import Lane
+from poan_runtime.engines.tensorrt.ports import Ports
 from poan_runtime.errors import PoanError
 from tests.runtime.engines.conformance import check_backend
 

@@ -1,0 +1,151 @@
+"""What a plan moves: bytes and kernels of each form and tile, from the builder's own log.
+
+    python -m benchmarks.bytes                      # the table, into benchmarks/README.md
+    python -m benchmarks.bytes --row default box 60 # one row
+
+A GPU's time on this network goes by the bytes that its kernels read and write. tensorrt-rtx builds
+real plans without a GPU, and its log lists every kernel with the tensors that go in and come out.
+"""
+
+import argparse
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+import torch
+
+from poan_export.precision.islands import default_islands, in_half
+from poan_export.rewrite.attention import Form
+from poan_export.rewrite.network import rewrite, rules_for
+from poan_export.rewrite.root import Scheme
+from poan_export.trace.onnx_export import export_twin, without_stages
+from poan_runtime.engines.tensorrt.build.plan import Order, build_plan, full_batches
+from poan_runtime.tiles.layout import lay_out
+from poan_train import networks
+from poan_train.networks.config import DENSE
+
+BATCH, SCALE = 8, 2
+SLICE = 240
+ROWS: tuple[tuple[str, Form, int], ...] = (
+    ("dense", "box", 60),
+    ("dense", "box", 64),
+    ("dense", "unfold", 60),
+    ("default", "unfold", 63),
+    *(("default", "box", tile) for tile in (48, 54, 57, 60, 63, 66, 72)),
+)
+README = Path(__file__).parent / "README.md"
+RESULT = Path(__file__).parent / "results/bytes.json"
+START, END = "<!-- bytes: python -m benchmarks.bytes -->", "<!-- end of bytes -->"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One plan: ``bytes_moved`` of a batch, ``mb_per_slice`` of a slice 240 wide and high."""
+
+    attention: str
+    form: str
+    tile: int
+    bytes_moved: int
+    kernels: int
+    activation_bytes: int
+    tiles_per_slice: int
+
+    @property
+    def mb_per_slice(self) -> float:
+        """MB moved for one slice."""
+        return self.bytes_moved / BATCH * self.tiles_per_slice / 1e6
+
+
+def measure(attention: Literal["dense", "default"] | str, form: Form, tile: int) -> Row:
+    """Build the paper's network x2 in fp16 for SM86, untrained, and read its log."""
+    torch.manual_seed(0)
+    settings: dict[str, Any] = dict(DENSE) if attention == "dense" else {}
+    network = networks.build("poan", networks.make_config("poan", SCALE, **settings)).eval()
+    exported = rewrite(network, rules_for(Scheme(name="quintic", iterations=7), form))
+    islands = default_islands(exported, "fp16")
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch) / "model.fp16.onnx"
+        onnx.save(without_stages(export_twin(in_half(exported, "fp16", islands), tile)), source)
+        order = Order(
+            onnx=source,
+            plan=Path(scratch) / "engine.plan",
+            flavour="tensorrt-rtx",
+            precision="fp16",
+            islands=islands,
+            batch=full_batches(BATCH),
+            sms=("86",),
+        )
+        report = build_plan(order).report
+    return Row(
+        attention=attention,
+        form=form,
+        tile=tile,
+        bytes_moved=report["bytes_moved"],
+        kernels=report["layers"],
+        activation_bytes=report["activation_bytes"],
+        tiles_per_slice=tiles_per_slice(tile),
+    )
+
+
+def tiles_per_slice(tile: int, side: int = SLICE) -> int:
+    """Tiles of a square slice, as the run loop lays them out for this network."""
+    own = networks.ARCHITECTURES["poan"]
+    found = lay_out(
+        side,
+        side,
+        1,
+        tile=tile,
+        scale=SCALE,
+        halo=own.halo,
+        overlap=own.overlap,
+        batch=BATCH,
+        best_batch=BATCH,
+        most_batch=BATCH,
+    )
+    return found.tiles_per_slice
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| attention | form | tile | GB a batch of 8 | kernels | activations, MB | "
+        "tiles of a slice 240 x 240 | GB a slice |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.attention} | {row.form} | {row.tile} | {row.bytes_moved / 1e9:.2f} | "
+            f"{row.kernels} | {row.activation_bytes / 1e6:.0f} | {row.tiles_per_slice} | "
+            f"{row.mb_per_slice / 1e3:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def write(rows: list[Row]) -> None:
+    """The figures into results/bytes.json, the table between its marks in the README."""
+    RESULT.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
+    text = README.read_text("utf-8")
+    head, rest = text.split(START)
+    README.write_text(f"{head}{START}\n{table(rows)}\n{END}{rest.split(END)[1]}", "utf-8")
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    p.add_argument("--row", nargs=3, metavar=("ATTENTION", "FORM", "TILE"))
+    args = p.parse_args()
+    if args.row is not None:
+        attention, form, tile = args.row
+        print(table([measure(attention, form, int(tile))]))
+        return
+    rows = []
+    for attention, form, tile in ROWS:
+        rows.append(measure(attention, form, tile))
+        print(table(rows[-1:]).splitlines()[-1], flush=True)
+    write(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""poan-bench beside trtexec: durations, percentiles, what bounds a latency, the GPU meanwhile."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poan_runtime.bench import machine
+from poan_runtime.bench.doubts import doubts, variation
+from poan_runtime.bench.measure import Request, bench
+from poan_runtime.bench.sampler import sampled
+from poan_runtime.bench.statistics import summarise
+from poan_runtime.bench.table import table
+
+
+def run(model: Path, **changes: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "models": (f"{model}@onnxruntime",),
+        "iterations": 4,
+        "warmup": 1,
+        "cold": False,
+        "device": "cpu",
+        "threads": 1,
+        "scan_iterations": 0,
+    }
+    return bench(Request(**(settings | changes)))
+
+
+def test_a_run_lasts_as_long_as_was_asked_for(nearest_x2: Path) -> None:
+    (model,) = run(nearest_x2, iterations=1, duration_s=0.2, warmup_ms=50.0)["models"]
+    samples, warm_up = model["samples_ms"]["total"], model["warm_up_ms"]
+    assert len(samples) > 1
+    assert sum(samples) > 100  # of 200 ms; the rest went into keeping them
+    assert sum(warm_up) >= 50
+    assert model["tiles_per_second"] == pytest.approx(8 * len(samples) / (sum(samples) / 1e3))
+
+
+def test_any_percentile_is_given_and_stands_in_the_table(nearest_x2: Path) -> None:
+    document = run(nearest_x2, percentiles=(75.0, 99.9))
+    figures = document["models"][0]["latency_ms"]["total"]
+    assert figures["p75"] <= figures["p90"] <= figures["p99.9"] == figures["max"]
+    assert "p99.9" in table(document)
+    assert summarise([1.0, 2.0, 3.0, 4.0], (25,))["p25"] == 1.0
+
+
+def test_the_flow_with_two_batches_under_way_is_measured(nearest_x2: Path) -> None:
+    document = run(nearest_x2)
+    assert document["models"][0]["tiles_per_second_in_flight"] > 0
+    assert "two batches in flight" in table(document)
+
+
+STEADY = {"total": [9.0] * 9, "enqueue": [1.0] * 9, "compute": [5.0] * 9}
+
+
+@pytest.mark.parametrize(
+    ("changed", "doubt"),
+    [
+        ({}, None),
+        ({"enqueue": [6.0] * 9}, "enqueue-bound"),
+        ({"h2d": [3.0] * 9, "d2h": [2.5] * 9}, "transfer-bound"),
+        ({"compute": [4.0, 6.0] * 4}, "unstable: compute varies by 20%"),
+    ],
+)
+def test_what_bounds_a_latency_is_said(changed: dict[str, Any], doubt: str | None) -> None:
+    found = doubts(STEADY | {"h2d": [1.0] * 9, "d2h": [1.0] * 9} | changed)
+    assert len(found) == (doubt is not None)
+    assert doubt is None or found[0].startswith(doubt)
+
+
+def test_the_variation_of_equal_samples_is_zero() -> None:
+    assert variation([3.0, 3.0]) == 0
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program of that name, whose answer is in a file beside it."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        "#!/bin/sh\n"
+        f'echo "$@" >> {tmp_path}/asked\n'
+        f'case "$@" in *loop*) cat {tmp_path}/samples; exec sleep 60;; esac\n'
+        f'case "$@" in *event_reasons*) [ -e {tmp_path}/old ] && exit 2;; esac\n'
+        "echo 'card, 580.1, P0, 1, 2, 3, 4, 5, 6, 0x0000000000000004'\n"
+    )
+    program.chmod(0o755)
+    (tmp_path / "samples").write_text("1000, 200, 50\n2000, 300, 100\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+def test_clocks_and_power_are_sampled_while_it_runs(nvidia_smi: Path) -> None:
+    found: dict[str, Any] = {}
+    with sampled(found, 1):
+        while not (nvidia_smi / "asked").is_file():
+            pass
+    assert "--id=1" in (nvidia_smi / "asked").read_text()
+    assert set(found) <= {"clocks.sm", "power.draw", "utilization.gpu"}
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_what_slows_the_clocks_is_asked_by_its_name_of_today_and_then_of_before(
+    old: bool, nvidia_smi: Path
+) -> None:
+    if old:
+        (nvidia_smi / "old").touch()
+    (card,) = machine._gpus() or []
+    assert card["clocks_event_reasons.active"] == "0x0000000000000004"
+    assert len((nvidia_smi / "asked").read_text().splitlines()) == 1 + old
+
+
+def test_without_nvidia_smi_nothing_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    found: dict[str, Any] = {}
+    with sampled(found):
+        pass
+    assert found == {}

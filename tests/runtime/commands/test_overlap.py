@@ -1,0 +1,82 @@
+"""Several scans on a GPU: the next is read and the last written while one runs."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from poan_runtime.commands import run as cli
+from poan_runtime.commands import run_scans
+from poan_runtime.engines.backend import Backend, Tiles
+
+
+class Gpu(Backend):
+    """Repeats voxels."""
+
+    def run(self, batch: Tiles) -> Tiles:
+        return batch.repeat(2, 2).repeat(2, 3)
+
+
+@pytest.fixture
+def on_gpu(nearest_x2: Path, monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    """poan-run as it runs on a GPU, with a stand-in for one."""
+    real, gpu = run_scans.load_network, Gpu()
+
+    def load(*arguments: Any) -> Any:
+        network = real(*arguments)
+        opened = dataclasses.replace(network.opened, backend=gpu, device="cuda:0 (a card)")
+        return dataclasses.replace(network, opened=opened)
+
+    monkeypatch.setattr(run_scans, "load_network", load)
+    return gpu
+
+
+def test_outputs_are_those_of_one_scan_after_the_other(
+    nearest_x2: Path, make_scan: Any, on_gpu: Gpu, tmp_path: Path, capsys: Any
+) -> None:
+    scans = [make_scan(f"scan{i}.nii", shape=(20, 18, 5 + i)) for i in range(4)]
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    for folder in (together, alone):
+        folder.mkdir()
+    assert cli.main([str(nearest_x2), *map(str, scans), "-o", str(together)]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "tiles run" in line]
+    for scan in scans:
+        assert cli.main([str(nearest_x2), str(scan), "-o", str(alone / scan.name)]) == 0
+        assert (together / f"{scan.stem}_desc-sr.nii.gz").is_file()
+    made = [sorted(folder.iterdir()) for folder in (together, alone)]
+    assert len(made[0]) == len(made[1]) == 4
+    for first, second in zip(*made, strict=True):
+        assert np.array_equal(nib.load(first).get_fdata(), nib.load(second).get_fdata())
+    assert len(lines) == 4
+
+
+def test_a_scan_that_fails_takes_no_other_with_it(
+    nearest_x2: Path, make_scan: Any, on_gpu: Gpu, tmp_path: Path, capsys: Any
+) -> None:
+    scans = [make_scan(f"scan{i}.nii") for i in range(3)]
+    scans[1].write_bytes(b"no scan")
+    out = tmp_path / "out"
+    out.mkdir()
+    assert cli.main([str(nearest_x2), *map(str, scans), "-o", str(out)]) == 2
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["scan0_desc-sr.nii.gz", "scan2_desc-sr.nii.gz"]
+    assert "scan1.nii" in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_the_scans_under_way_and_leaves_no_file(
+    nearest_x2: Path, make_scan: Any, on_gpu: Gpu, tmp_path: Path, monkeypatch: Any
+) -> None:
+    scans = [make_scan(f"scan{i}.nii") for i in range(3)]
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_scans, "say_outcome", interrupt)
+    assert cli.main([str(nearest_x2), *map(str, scans), "-o", str(out)]) == 130
+    assert not [path for path in out.iterdir() if "partial" in path.name]
+    assert len(list(out.iterdir())) <= 2  # what was whole already stays
