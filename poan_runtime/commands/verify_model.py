@@ -6,6 +6,7 @@ from poan_runtime.commands.say import Voice
 from poan_runtime.engines.backend import EngineOptions, open_backend
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import find_model
+from poan_runtime.models.verdicts_here import is_own
 
 
 def verify(args: argparse.Namespace, voice: Voice) -> int:
@@ -39,4 +40,6 @@ def verify(args: argparse.Namespace, voice: Voice) -> int:
         verdict = parity.write_cpu_verdict(model, opened.precision, opened.version, found)
     for line in parity.verdict_lines(model, found, verdict):
         voice.say(line)
+    if not is_own(model.path.parent):
+        voice.say("the verdict is kept in the cache folder: the model's own is not to be changed")
     return 0 if verdict.verdict == "pass" else 3

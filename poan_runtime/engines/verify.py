@@ -31,8 +31,8 @@ from poan_runtime.models.manifest import (
     ModelFile,
     Parity,
     Precision,
-    read_manifest,
 )
+from poan_runtime.models.verdicts_here import keep_verdicts, manifest_here
 
 HALF = "it rounds features of order 1 whatever the size of the output, so that errors count \
 against the intensity unit or the largest output"
@@ -303,10 +303,10 @@ def write_verdict(folder: Path, name: str, found: Parity) -> Parity:
 
     The verdict that it states now: earlier checks of other things stay, and count.
     """
-    manifest = read_manifest(folder)
+    manifest = manifest_here(folder)
     file = next(file for file in manifest.files if file.name == name)
     parity = _beside(file.parity.checks if file.parity else (), found)
-    write_manifest(folder, manifest.with_file(dataclasses.replace(file, parity=parity)))
+    keep_verdicts(folder, manifest.with_file(dataclasses.replace(file, parity=parity)))
     return parity
 
 
@@ -317,7 +317,7 @@ def write_cpu_verdict(model: Model, precision: str, version: str, found: Parity)
     checks of one that has.
     """
     folder = model.path.parent
-    manifest = read_manifest(folder)
+    manifest = manifest_here(folder)
     entries = manifest.cpu_precisions
     mine = [e for e in entries if (e.file, e.precision) == (model.file.name, precision)]
     here = [e for e in mine if release(e.version) == release(version)]
@@ -325,7 +325,7 @@ def write_cpu_verdict(model: Model, precision: str, version: str, found: Parity)
     parity = _beside(like.parity.checks, found)
     others = (entry for entry in entries if entry not in here)
     entry = dataclasses.replace(like, version=version, parity=parity)
-    write_manifest(folder, dataclasses.replace(manifest, cpu_precisions=(*others, entry)))
+    keep_verdicts(folder, dataclasses.replace(manifest, cpu_precisions=(*others, entry)))
     return parity
 
 
@@ -337,7 +337,7 @@ def write_gpu_verdict(model: Model, opened: OpenedBackend, found: Parity) -> Par
     folder = model.path.parent
     if model.file.engine is not None:
         found = write_verdict(folder, model.file.name, found)
-    manifest = read_manifest(folder)
+    manifest = manifest_here(folder)
     entry = DeviceVerdict(
         file=model.file.name,
         engine=opened.name,
@@ -346,7 +346,7 @@ def write_gpu_verdict(model: Model, opened: OpenedBackend, found: Parity) -> Par
         parity=found,
     )
     others = [one for one in manifest.device_verdicts if verdict_key(one) != verdict_key(entry)]
-    write_manifest(folder, dataclasses.replace(manifest, device_verdicts=(*others, entry)))
+    keep_verdicts(folder, dataclasses.replace(manifest, device_verdicts=(*others, entry)))
     return found
 
 

@@ -18,8 +18,8 @@ from poan_runtime.models.manifest import (
     NetworkFacts,
     NoRoot,
     Port,
-    read_manifest,
 )
+from poan_runtime.models.verdicts_here import manifest_here
 
 MODELS = Path(__file__).parent / "shipped"
 FILE_SUFFIXES = (".onnx", ".plan", ".json")
@@ -72,14 +72,14 @@ def find_model(
     """
     path, notices = located(name)
     if path.is_dir():
-        manifest = read_manifest(path)
+        manifest = manifest_here(path)
         found = _verified(manifest, _preferred(manifest, precision, path), path, judged)
         return dataclasses.replace(found, notices=(*notices, *found.notices))
     if path.name == MANIFEST_NAME:
         return find_model(path.parent, precision=precision, judged=judged)
     if not path.with_name(MANIFEST_NAME).is_file():
         return _trusted(path, trust)
-    manifest = read_manifest(path.with_name(MANIFEST_NAME))
+    manifest = manifest_here(path.parent)
     file = manifest.file(path.name)
     if trust is not None and path.suffix == ".plan":
         return _trusted_plan(manifest, file, path)
