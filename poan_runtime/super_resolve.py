@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from nibabel.spatialimages import SpatialImage
 
 from poan_runtime.as_measured import Measured, MeasuredBand, keeps_measured, network_sees
 from poan_runtime.geometry import Geometry, spatial_shape
@@ -303,13 +304,13 @@ def upscale_file(
 
 
 def upscale(
-    volume_or_path: Volume | str | Path,
+    scan: Volume | SpatialImage | str | Path,
     model: str | Path | Network,
     settings: Settings | None = None,
 ) -> Volume:
     """Super-resolve in memory: the volume made finer in-plane, float32 real values.
 
-    ``volume_or_path`` is a `Volume` or a scan file of 2 to 7 dimensions; ``model`` is the name
+    ``scan`` is a `Volume`, a nibabel image or a scan file, of 2 to 7 dimensions; ``model`` is the name
     of a shipped model, a folder with a manifest, a model file, or a `Network` that
     `load_network` gave (which saves loading it for each of many volumes). The result has the
     input's axes, those in the slice plane ``scale`` times as long; its affine is in mm. Raises
@@ -321,12 +322,12 @@ def upscale(
         import poan_runtime
         fine = poan_runtime.upscale("scan.nii.gz", "t2_x2")
         print(fine.data.shape, fine.affine)
+        image = fine.to_nibabel()  # or: fine.save("fine.nii.gz")
     """
     sink = ArraySink()
     source: Source | str | Path
-    if isinstance(volume_or_path, Volume):
-        source = ArraySource(volume_or_path.data, volume_or_path.affine)
-    else:
-        source = volume_or_path
+    if isinstance(scan, SpatialImage):
+        scan = Volume.of(scan)
+    source = ArraySource(scan.data, scan.affine) if isinstance(scan, Volume) else scan
     outcome = upscale_file(source, sink, model, settings)
     return Volume(data=sink.data, affine=outcome.geometry.fine_affine)

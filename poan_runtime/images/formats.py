@@ -9,13 +9,14 @@ from typing import Protocol, runtime_checkable
 from poan_runtime.errors import PoanError
 from poan_runtime.extras import needs
 from poan_runtime.images.dicom.recognise import is_dicom
+from poan_runtime.images.mgh import MGH_NAMES, MghSource
 from poan_runtime.images.nifti.header import ScanHeader, plain_header
 from poan_runtime.images.nifti.read import open_scan
 from poan_runtime.images.nifti.write import NiftiSink
 from poan_runtime.images.source import Sink, Source
 
 NIFTI_NAMES = (".nii", ".nii.gz")
-SCAN_NAMES = NIFTI_NAMES
+SCAN_NAMES = (*NIFTI_NAMES, *MGH_NAMES)
 """Endings of files that are taken for scans where a folder is named."""
 
 
@@ -42,6 +43,8 @@ def open_source(
         with needs("pydicom", "dicom"):
             from poan_runtime.images.dicom.read import open_dicom
         return open_dicom(path, series, scratch)
+    if Path(path).name.lower().endswith(MGH_NAMES):
+        return MghSource(Path(path))
     return open_scan(path, scratch, hashed=hashed)
 
 
