@@ -310,12 +310,11 @@ def upscale(
 ) -> Volume:
     """Super-resolve in memory: the volume made finer in-plane, float32 real values.
 
-    ``scan`` is a `Volume`, a nibabel image or a scan file, of 2 to 7 dimensions; ``model`` is the name
-    of a shipped model, a folder with a manifest, a model file, or a `Network` that
+    ``scan`` is a `Volume`, a nibabel image or a scan file, of 2 to 7 dimensions; ``model`` is the
+    name of a shipped model, a folder with a manifest, a model file, or a `Network` that
     `load_network` gave (which saves loading it for each of many volumes). The result has the
     input's axes, those in the slice plane ``scale`` times as long; its affine is in mm. Raises
-    PoanError on what the caller can mend. For scans that do not fit in memory use
-    `upscale_file`.
+    PoanError on what the caller can mend. For scans that do not fit in memory use `upscale_file`.
 
     Example (runs if a model is shipped)::
 

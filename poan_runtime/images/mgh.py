@@ -14,8 +14,8 @@ from poan_runtime.images.nifti.header import ScanHeader, plain_header
 from poan_runtime.images.source import ArraySource
 
 MGH_NAMES = (".mgz", ".mgh")
-DAMAGE = (nibabel.filebasedimages.ImageFileError, HeaderDataError, zlib.error, EOFError)
-DAMAGE += (OSError, ValueError, TypeError, KeyError)
+DAMAGE: tuple[type[Exception], ...] = (nibabel.filebasedimages.ImageFileError, HeaderDataError)
+DAMAGE += (zlib.error, EOFError, OSError, ValueError, TypeError, KeyError)
 """What nibabel raises on a file that is no such volume, or a damaged one."""
 
 
