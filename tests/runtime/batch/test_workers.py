@@ -133,8 +133,9 @@ def test_a_process_at_work_ends_with_its_parent(repository: Path, tmp_path: Path
     )
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
+    parent.stdout.close()  # not read to its end: the child would hold it open
     parent.kill()
-    parent.communicate()
+    parent.wait()
     for _ in range(600):
         if not Path(f"/proc/{child}/cmdline").exists():
             return
