@@ -11,7 +11,11 @@ ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # kernels that are compiled on the first start outlive the container in this volume
 ENV XDG_CACHE_HOME=/cache
 COPY . /opt/poan
-RUN pip install --no-cache-dir "/opt/poan[${EXTRAS}]" && mkdir -m 700 /cache
+RUN pip install --no-cache-dir "/opt/poan[${EXTRAS}]"
+RUN useradd --uid 10001 --no-create-home poan && mkdir -m 1777 /cache
 VOLUME /cache
+USER 10001
 WORKDIR /data
+# the models that are inside, each found by its hash
+HEALTHCHECK --interval=5m --timeout=30s CMD ["poan-run", "--list"]
 CMD ["poan-run", "--help"]

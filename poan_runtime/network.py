@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Literal
 
 from poan_runtime.engines.backend import Backend, EngineOptions, OpenedBackend, open_backend
+from poan_runtime.engines.kserve.address import is_address
 from poan_runtime.engines.which_file import find_runnable
 from poan_runtime.errors import PoanError
 from poan_runtime.geometry import Geometry
@@ -25,6 +26,8 @@ class Settings:
     mean over eight flips and rotations. ``threads`` compress the output. ``native`` crops the
     spectrum of a scan that its scanner zero-filled (``auto``: for a model trained on scanner-like
     LR); ``keep_measured`` puts LR's own band back into SR (``auto``: as the manifest says).
+    ``keep_negative`` leaves voxels below zero as they are where the volume has none itself; a
+    network rings there, a magnitude image does not, so by default they become 0.
 
     >>> Settings(axis="axial", self_ensemble=True).skip
     True
@@ -39,6 +42,7 @@ class Settings:
     threads: int | None = None
     native: Literal["auto", "on", "off"] = "auto"
     keep_measured: Literal["auto", "on", "off"] = "auto"
+    keep_negative: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,9 +126,10 @@ def load_network(
 ) -> Network:
     """Find, verify and load a model.
 
-    ``name`` is a shipped model, a folder with a manifest, or a model file (.onnx, .plan);
-    ``trust`` vouches for a bare .onnx. Raises PoanError where there is no such model, where its
-    hash is not the manifest's, and where no engine runs it here.
+    ``name`` is a shipped model, a folder with a manifest, a model file (.onnx, .plan), or the
+    address of a served one (``kserve://host:port/MODEL``); ``trust`` vouches for a bare .onnx.
+    Raises PoanError where there is no such model, where its hash is not the manifest's, and
+    where no engine runs it here.
 
     Example (runs if a model is shipped and an engine is installed)::
 
@@ -133,6 +138,11 @@ def load_network(
     """
     start = time.perf_counter()
     options = options or EngineOptions()
-    model = find_runnable(name, options, trust)
-    opened = open_backend(model, options)
+    if is_address(name):
+        from poan_runtime.engines.kserve.backend import connect
+
+        model, opened = connect(str(name), options)
+    else:
+        model = find_runnable(name, options, trust)
+        opened = open_backend(model, options)
     return Network(model=model, opened=opened, load_s=time.perf_counter() - start)

@@ -136,6 +136,12 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
         file.write(as_text(document).encode())
 
 
+def remove_remains(target: Path) -> None:
+    """Remove what a killed run left beside ``target``: files that got no name."""
+    for remains in target.parent.glob(f".{target.name}.*.poan-partial"):
+        remains.unlink(missing_ok=True)
+
+
 def _write(path: Path, text: str) -> None:
     """Write a text file unless it says that already."""
     if not path.is_file() or path.read_text("utf-8") != text:

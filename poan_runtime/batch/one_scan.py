@@ -9,8 +9,17 @@ from typing import Any
 import numpy as np
 
 from poan_runtime.batch.bids import BidsScan
-from poan_runtime.batch.derivative import WORK, Made, is_done, sidecar, sidecar_of, write_json
+from poan_runtime.batch.derivative import (
+    WORK,
+    Made,
+    is_done,
+    remove_remains,
+    sidecar,
+    sidecar_of,
+    write_json,
+)
 from poan_runtime.engines.backend import EngineOptions
+from poan_runtime.engines.kserve.address import is_address
 from poan_runtime.engines.which_file import find_runnable
 from poan_runtime.errors import PoanError
 from poan_runtime.files import sha256_of
@@ -54,7 +63,9 @@ class Networks:
         self._loaded: dict[str, Network] = {}
 
     def model(self, name: str) -> Model:
-        """The file that would run, its hash checked; no engine is loaded for it."""
+        """The file that would run, its hash checked; no engine is loaded for a local one."""
+        if is_address(name):
+            return self.network(name).model
         if name not in self._models:
             self._models[name] = find_runnable(name, self._options)
         return self._models[name]
@@ -133,7 +144,8 @@ def _make(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Write image and picture; the record's facts, and the sidecar that is not written yet."""
     _make_folder(image.parent)
-    _remove_remains(image)
+    for path in (image, sidecar_of(image), _picture(cohort, scan), _record(cohort.out, scan)):
+        remove_remains(path)
     network = networks.network(cohort.models[scan.suffix])
     faithfulness, picture = Faithfulness(), Preview()
     outcome = upscale_file(
@@ -154,7 +166,7 @@ def _make(
         engine=f"{network.opened.name} {network.opened.version} on {network.opened.device}",
         relative_change_of_measured_band=change,
     )
-    shown = cohort.out / WORK / "pictures" / f"{scan.stem}.png"
+    shown = _picture(cohort, scan)
     _make_folder(shown.parent)
     picture.write(shown, outcome.geometry)
     facts = {
@@ -173,10 +185,18 @@ def write_record(
     out: Path, scan: BidsScan, result: Result, facts: Mapping[str, Any] | None = None
 ) -> None:
     """Keep what became of a scan for the cohort's report."""
-    folder = out / WORK / "records"
-    _make_folder(folder)
+    path = _record(out, scan)
+    _make_folder(path.parent)
     about = {"suffix": scan.suffix, "source": scan.relative, **dataclasses.asdict(result)}
-    write_json(folder / f"{scan.stem}.json", {**about, **(facts or {})})
+    write_json(path, {**about, **(facts or {})})
+
+
+def _record(out: Path, scan: BidsScan) -> Path:
+    return out / WORK / "records" / f"{scan.stem}.json"
+
+
+def _picture(cohort: Cohort, scan: BidsScan) -> Path:
+    return cohort.out / WORK / "pictures" / f"{scan.stem}.png"
 
 
 def _make_folder(folder: Path) -> None:
@@ -184,10 +204,3 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PoanError(f"{folder}: cannot make this folder: {error.strerror}") from None
-
-
-def _remove_remains(image: Path) -> None:
-    """Remove what a killed run left beside the image: files that got no name."""
-    for target in (image, sidecar_of(image)):
-        for remains in image.parent.glob(f".{target.name}.*.poan-partial"):
-            remains.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from poan_runtime.batch.bids import CONTRASTS, BidsScan, find_scans, read_filter
 from poan_runtime.batch.derivative import begin_derivative, is_done
 from poan_runtime.batch.one_scan import Cohort, Networks, Result, plan
 from poan_runtime.batch.workers import Workers, in_this_process
+from poan_runtime.commands.server_options import access_of
 from poan_runtime.engines.backend import EngineOptions
 from poan_runtime.engines.cores import usable_cores
 from poan_runtime.errors import PoanError
@@ -88,7 +89,11 @@ def _cohort(args: argparse.Namespace) -> Cohort:
         models=_models(args.model, args.scale),
         settings=Settings(axis=args.axis, self_ensemble=args.self_ensemble, threads=threads),
         options=EngineOptions(
-            backend=args.backend, device=args.device, threads=threads, precision=args.precision
+            backend=args.backend,
+            device=args.device,
+            threads=threads,
+            precision=args.precision,
+            access=access_of(args),
         ),
     )
 

@@ -1,21 +1,12 @@
 """What `poan-run` does with DICOM alone: list series, and describe a derived one."""
 
 import argparse
-import dataclasses
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from poan_runtime.errors import PoanError
 from poan_runtime.extras import needs
 from poan_runtime.images.source import Sink, Source
 from poan_runtime.network import Network, Settings
-
-if TYPE_CHECKING:
-    from poan_runtime.images.dicom.provenance import Provenance
-
-SPEED_ALONE = ("threads", "batch")
-"""Settings that decide no voxel."""
 
 
 def series_lines(path: Path) -> tuple[list[str], list[str]]:
@@ -41,41 +32,15 @@ def derived_series(
         from poan_runtime.images.dicom.derived import DerivedSeries
         from poan_runtime.images.dicom.provenance import Identity
         from poan_runtime.images.dicom.read import DicomSource
+        from poan_runtime.report.provenance import provenance_of
     assert isinstance(source, DicomSource)
     if args.dtype is not None:
         raise PoanError("--dtype: a derived DICOM series keeps 16 bits; name -o x.nii.gz for it")
     return DerivedSeries(
         source,
         output,
-        provenance(network, settings),
+        provenance_of(network, settings),
         identity=Identity(root=args.uid_root, seed=args.uid_seed),
         burn_in=args.burn_in,
         scratch=scratch,
     )
-
-
-def provenance(network: Network, settings: Settings) -> "Provenance":
-    """What the images say of the model, and all else that decides their voxels."""
-    from poan_runtime.images.dicom.provenance import Provenance
-
-    model, opened = network.model, network.opened
-    decides = dataclasses.asdict(settings) | {
-        "backend": opened.name,
-        "precision": opened.precision or model.file.precision,
-    }
-    for name in SPEED_ALONE:
-        decides.pop(name)
-    return Provenance(
-        version=_version(),
-        model=model.manifest.name,
-        model_sha256=model.file.sha256,
-        scale=model.manifest.scale,
-        settings=repr(sorted(decides.items())),
-    )
-
-
-def _version() -> str:
-    try:
-        return metadata.version("poan")
-    except metadata.PackageNotFoundError:
-        return "source"

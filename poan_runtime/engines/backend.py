@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poan_runtime import extras
+from poan_runtime.engines.kserve.address import NO_ACCESS, Access
 from poan_runtime.engines.nvidia import device_kind, fitting_extra, has_gpu
 from poan_runtime.engines.precision import NOT_REDUCED, Reduced, reduced_precision
 from poan_runtime.errors import PoanError
@@ -36,6 +37,8 @@ class Backend(Protocol):
     Most engines answer a tile alike in every batch of one size, but not in batches of one and
     of many.
     """
+    in_flight: int = LANES
+    """How many batches may be begun before the first is waited for."""
 
     def run(self, batch: Tiles) -> Tiles:
         """(N, 1, h, w) LR tiles to (N, 1, s*h, s*w) HR tiles, both float32 and C-contiguous.
@@ -77,6 +80,8 @@ class EngineOptions:
     precision: str = "auto"
     reduced: Reduced = NOT_REDUCED
     """What ``precision`` came to; `open_backend` fills it in."""
+    access: Access = NO_ACCESS
+    """How a model on a server is reached."""
     judged: bool = True
     """False takes what a verdict forbids, to judge it anew; `open_backend` fills it in."""
 

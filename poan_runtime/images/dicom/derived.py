@@ -122,6 +122,7 @@ class DerivedSeries:
                 if self._folder.exists():
                     self._folder.rmdir()
                 partial.chmod(0o755)
+                sync_folder(partial)
                 partial.rename(self._folder)
                 sync_folder(parent)
         except BaseException:

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from poan_runtime.errors import PoanError
@@ -50,19 +50,24 @@ def find_series(path: Path) -> tuple[list[Series], list[str]]:
 
     Other files are passed over. A file that alone was named raises its line.
     """
+    if not path.is_dir():
+        return _sorted(_frames(path)), []
+    files = (f for f in _files(path) if has_magic(f) and f.name != "DICOMDIR")
+    found, refused = find_series_in(files)
+    if not found:
+        raise PoanError(_nothing(path, refused))
+    return found, refused
+
+
+def find_series_in(files: Iterable[Path]) -> tuple[list[Series], list[str]]:
+    """The same of files that are named one by one."""
     frames: list[Frame] = []
     refused: list[str] = []
-    for file in _files(path) if path.is_dir() else [path]:
-        if path.is_dir() and (not has_magic(file) or file.name == "DICOMDIR"):
-            continue
+    for file in files:
         try:
             frames += _frames(file)
         except PoanError as error:
-            if not path.is_dir():
-                raise
             refused.append(str(error))
-    if not frames:
-        raise PoanError(_nothing(path, refused))
     return _sorted(frames), refused
 
 

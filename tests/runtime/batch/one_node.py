@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -111,5 +112,8 @@ def _free_port() -> int:
 
 
 def _end(pid_file: Path) -> None:
+    """Ask a daemon to end, and wait until it has."""
     with contextlib.suppress(OSError, ValueError):
-        os.kill(int(pid_file.read_text()), 15)
+        number = int(pid_file.read_text())
+        os.kill(number, signal.SIGTERM)
+        until(lambda: not Path(f"/proc/{number}").exists(), 20)

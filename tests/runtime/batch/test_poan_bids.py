@@ -227,6 +227,8 @@ def test_after_kill_9_the_same_command_finishes_with_the_same_bytes(
     (out / "sub-5/anat").mkdir(parents=True, exist_ok=True)
     left = out / "sub-5/anat/.sub-5_res-2x_desc-sr_T2w.nii.gz.0.poan-partial"
     left.touch()
+    remains = out / "poan/records/.sub-5_T2w.json.0.poan-partial"
+    remains.touch()
     (out / "sub-5/anat/sub-5_res-2x_desc-sr_T2w.json").unlink(missing_ok=True)
     again = subprocess.run([*command, dataset, out, *tail], env=environment, capture_output=True)
     assert again.returncode == 0
@@ -238,6 +240,7 @@ def test_after_kill_9_the_same_command_finishes_with_the_same_bytes(
         ]
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
+    assert not remains.exists()
     assert content(out) == content(calm)
     assert len(list(out.glob("sub-*/anat/*.nii.gz"))) == 12
 

@@ -1,0 +1,28 @@
+"""What a derived image says of the model and settings that made it."""
+
+import dataclasses
+
+from poan_runtime.images.dicom.provenance import Provenance
+from poan_runtime.network import Network, Settings
+from poan_runtime.report.document import poan_version
+
+SPEED_ALONE = ("threads", "batch")
+"""Settings that decide no voxel."""
+
+
+def provenance_of(network: Network, settings: Settings) -> Provenance:
+    """The program, the model, and all else that decides the voxels."""
+    model, opened = network.model, network.opened
+    decides = dataclasses.asdict(settings) | {
+        "backend": opened.name,
+        "precision": opened.precision or model.file.precision,
+    }
+    for name in SPEED_ALONE:
+        decides.pop(name)
+    return Provenance(
+        version=poan_version(),
+        model=model.manifest.name,
+        model_sha256=model.file.sha256,
+        scale=model.manifest.scale,
+        settings=repr(sorted(decides.items())),
+    )
