@@ -25,6 +25,7 @@ from poan_runtime.models.manifest import read_manifest
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.report.changed_map import ChangedMap
 from poan_runtime.report.document import scan_report, write_report
+from poan_runtime.report.html_page import HtmlPage
 from poan_runtime.report.preview import Preview
 from poan_runtime.super_resolve import Outcome, upscale_file
 
@@ -89,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
     if args.changed_map is not None:
         maps = [*_outputs(scans, args.changed_map, "_desc-changed.nii.gz", NIFTI_NAMES)]
     reports_to = [] if args.report is None else [Path(args.report)]
+    if _is_page(args) and len(scans) > 1:
+        raise PoanError(f"{args.report}: a page shows one scan; name a .json for several")
     files = [*outputs, *(path for path in (*previews, *maps) if path), *reports_to]
     _check_distinct(scans, files, [o for o in outputs if not o.name.endswith(NIFTI_NAMES)])
     reports: list[dict[str, Any]] = []
@@ -104,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
             except PoanError as error:
                 _say(f"poan-run: {error}", sys.stderr)
                 failed = True
-        if args.report is not None and reports:
+        if args.report is not None and reports and not _is_page(args):
             write_report(Path(args.report), network, reports)
     return 2 if failed else 0
 
@@ -132,6 +135,11 @@ def _scan_outputs(scans: list[Path], wanted: str | None) -> list[Path]:
     named = _outputs(scans, wanted, "_desc-sr.nii.gz", NIFTI_NAMES)
     folders = [path.with_name(path.name.removesuffix(".nii.gz")) for path in named]
     return [f if d else n for n, f, d in zip(named, folders, series, strict=True)]
+
+
+def _is_page(args: argparse.Namespace) -> bool:
+    """Whether the report is a page to look at, not JSON."""
+    return (args.report or "").endswith((".html", ".htm"))
 
 
 def _target(
@@ -216,6 +224,8 @@ def explain(args: argparse.Namespace) -> int:
 
     if args.report is not None:
         _check_distinct([Path(path) for path in args.scans], [Path(args.report)])
+    if _is_page(args):
+        raise PoanError(f"{args.report}: a plan is written as JSON")
     documents = []
     with _load(args) as network:
         for path in args.scans:
@@ -251,6 +261,7 @@ def _run_one(
         if changes is not None:
             stack.callback(changes.close)
         unpacked_s = time.perf_counter() - start
+        page = HtmlPage(source, settings.axis) if _is_page(args) else None
         try:
             outcome = upscale_file(
                 source,
@@ -263,6 +274,7 @@ def _run_one(
                     progress,
                     picture,
                     *([changes] if changes else []),
+                    *([page] if page else []),
                     *([turns.check] if turns else []),
                 ],
                 turn=turns.lock if turns else None,
@@ -278,6 +290,8 @@ def _run_one(
                 raise PoanError(f"{error}; {output} is complete") from None
         total_s = time.perf_counter() - start
         _say_outcome(path, output, outcome, network, total_s)
+        if page is not None:
+            page.write(Path(args.report), network, outcome, source, total_s)
         if args.report is None:
             return {}
         report = scan_report(source, output, network, settings, outcome, total_s)
