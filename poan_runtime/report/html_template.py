@@ -22,8 +22,10 @@ code{font-size:12px;word-break:break-all}svg text{font:12px system-ui,sans-serif
 <p>@VIEWS@ Move in one view and the other follows; the wheel changes the slice.</p>
 @OVERLAY@
 <div class="views">
-<figure><div><canvas id="before"></canvas></div><figcaption>input, as the network saw it</figcaption></figure>
-<figure><div><canvas id="after"></canvas></div><figcaption>super-resolved</figcaption></figure></div>
+<figure><div><canvas id="before"></canvas></div>
+<figcaption>input, as the network saw it</figcaption></figure>
+<figure><div><canvas id="after"></canvas></div>
+<figcaption>super-resolved</figcaption></figure></div>
 <h2>A crop of the middle slice</h2><div class="row">@CROPS@</div>
 <div class="row"><div><h2>Histogram</h2>@HISTOGRAM@</div>
 <div><h2>Spectrum</h2>@SPECTRUM@</div></div>
