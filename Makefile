@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint wheel clean
+.PHONY: demo test lint wheel docs fuzz clean
 
 demo: .venv-demo/ready
 	.venv-demo/bin/python -m poan_runtime.commands.demo --out demo
@@ -26,6 +26,10 @@ lint: .venv/ready
 # The built wheel, in an empty environment outside of the repository.
 wheel:
 	PYTHON=$(PYTHON) .ci/wheel
+
+# 100,000 spoilt headers, streams, manifests, vectors, graphs, checkpoints and DICOM files.
+fuzz: .venv/ready
+	$(BIN)/python -m tests.fuzz --cases 100000 --json benchmarks/results/fuzz.json
 
 # torch is pinned, and installed first: a range would fetch a build with CUDA.
 .venv/ready: pyproject.toml

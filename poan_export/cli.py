@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING
 
 from poan_export.triton import add_triton_options, serve
 from poan_runtime.commands.arguments import Parser, natural, positive
+from poan_runtime.commands.guard import guarded
 from poan_runtime.errors import PoanError
+from poan_runtime.extras import needs
 
 if TYPE_CHECKING:
     from poan_export.plans.make import EngineRequest
+    from poan_export.request import Request
     from poan_export.rewrite.attention import Form
 
+MODULES = ("torch", "scipy", "tensorboard", "tqdm", "ml_dtypes", "onnx", "onnxscript", "onnxslim")
+"""What the extras ``train`` and ``export`` install beside the plain install."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Settings of glibc's mallopt, from malloc.h."""
 
@@ -132,45 +137,56 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.ckpt is None:
         p.error("expected --ckpt (or --export and --triton)")
     reuse_freed_memory()
-    # Torch takes seconds to import: --help and a mistyped option do not wait for it.
-    from poan_export.export import export, to_stderr
-    from poan_export.gate.parity import ParityFailure
-    from poan_export.plans.make import EngineRequest, finish
-    from poan_export.plans.vram import parse_bytes
-    from poan_export.request import Request
+    return guarded(p.prog, lambda: run(args))
 
+
+def run(args: argparse.Namespace) -> int:
+    """Export as the arguments say: 0, or 3 where a gate fails."""
+    # Torch takes seconds to import: --help and a mistyped option do not wait for it.
+    with needs(MODULES, "train", "export"):
+        from poan_export.export import export, to_stderr
+        from poan_export.gate.parity import ParityFailure
+        from poan_export.plans.make import finish
     try:
-        if args.half is None and (args.find_islands or args.islands):
-            raise PoanError("--islands and --find-islands need --fp16 or --bf16")
-        engine = EngineRequest(
-            engine=args.engine, sm=args.sm, eight_bit=tuple(args.eight_bit or ())
-        )
-        request = Request(
-            ckpt=args.ckpt,
-            out=args.out,
-            half=args.half,
-            tile=args.tile,
-            halo=args.halo,
-            overlap=args.overlap,
-            opset=args.opset,
-            root=None if args.root == "auto" else args.root,
-            iterations=args.iterations,
-            attention=args.attention or default_form(args.half, engine),
-            parity_data=args.parity_data,
-            islands=args.islands,
-            find_islands=args.find_islands,
-            engine=engine,
-            vram=None if args.vram is None else parse_bytes(args.vram),
-        )
+        request = request_of(args)
         folder = export(request, to_stderr)
-        good = finish(folder, engine, to_stderr)
+        good = finish(folder, request.engine, to_stderr)
         if args.triton is not None:
             serve(args, folder)
-    except PoanError as error:
-        print(f"poan-export: {error}", file=sys.stderr)
-        return 2
     except ParityFailure as failure:
-        print(f"poan-export: {failure}", file=sys.stderr)
+        to_stderr(str(failure))
         return 3
     print(folder)
     return 0 if good else 3
+
+
+def request_of(args: argparse.Namespace) -> "Request":
+    """What the arguments ask for."""
+    from poan_export.plans.make import EngineRequest
+    from poan_export.plans.vram import parse_bytes
+    from poan_export.request import Request
+
+    if args.half is None and (args.find_islands or args.islands):
+        raise PoanError("--islands and --find-islands need --fp16 or --bf16")
+    engine = EngineRequest(engine=args.engine, sm=args.sm, eight_bit=tuple(args.eight_bit or ()))
+    return Request(
+        ckpt=args.ckpt,
+        out=args.out,
+        half=args.half,
+        tile=args.tile,
+        halo=args.halo,
+        overlap=args.overlap,
+        opset=args.opset,
+        root=None if args.root == "auto" else args.root,
+        iterations=args.iterations,
+        attention=args.attention or default_form(args.half, engine),
+        parity_data=args.parity_data,
+        islands=args.islands,
+        find_islands=args.find_islands,
+        engine=engine,
+        vram=None if args.vram is None else parse_bytes(args.vram),
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,6 +1,8 @@
 """Write the folder of an export: model files, test vectors, manifest; all of them or none."""
 
 import contextlib
+import errno
+import glob
 import json
 import os
 import shutil
@@ -17,7 +19,7 @@ import torch
 from poan_export.gate.parity import Gate
 from poan_export.trace.stages import OUTPUT
 from poan_runtime.errors import PoanError
-from poan_runtime.files import sha256_of
+from poan_runtime.files import hold, remove_abandoned, sha256_of
 from poan_runtime.models.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -28,6 +30,7 @@ from poan_runtime.models.manifest import (
     parse_manifest,
 )
 
+MOST_ATTEMPTS = 8
 VECTORS_NAME = "vectors.npz"
 VECTOR_CASES = ("real 0", "constant", "one bright voxel")
 """Tiles kept beside the models; the others are made from the same network by the gate alone."""
@@ -42,17 +45,35 @@ def whole_folder(out: Path) -> Iterator[Path]:
     if out.exists() and not (out / MANIFEST_NAME).is_file():
         raise PoanError(f"{out}: exists and is no poan export (no {MANIFEST_NAME}); not replaced")
     out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    remove_abandoned(out.parent, f".{glob.escape(out.name)}.*.poan-export")
+    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".poan-export"))
+    handle = os.open(work, os.O_RDONLY)
+    hold(handle)
     try:
         folder = work / "new"
         folder.mkdir()
         yield folder
         _flush(folder)
-        if out.exists():
-            out.rename(work / "old")
-        folder.rename(out)
+        _take_place(folder, out, work)
     finally:
         shutil.rmtree(work)
+        os.close(handle)
+
+
+def _take_place(folder: Path, out: Path, work: Path) -> None:
+    """Rename ``folder`` to ``out``; of two exports at once the last one has the name, whole."""
+    for attempt in range(MOST_ATTEMPTS):
+        if out.exists():
+            with contextlib.suppress(FileNotFoundError):
+                out.rename(work / f"old {attempt}")
+        try:
+            folder.rename(out)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
+    raise PoanError(f"{out}: other exports keep writing it")
 
 
 def _flush(folder: Path) -> None:

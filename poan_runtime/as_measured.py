@@ -14,6 +14,7 @@ import numpy as np
 
 from poan_runtime.geometry import Affine, in_plane_axes, slice_axis, spatial_shape
 from poan_runtime.images.source import Slab, Source
+from poan_runtime.intensity import as_float32
 from poan_runtime.models.manifest import Manifest
 from poan_runtime.network import Settings
 from poan_runtime.signal.kspace import not_below_zero, resampled_affine, to_native
@@ -21,6 +22,8 @@ from poan_runtime.signal.measured import Change, difference, up
 from poan_runtime.signal.native import Native, find_native, sampled
 from poan_runtime.signal.noise import Noise, noise_level
 
+SMALLEST, LARGEST = 1e-12, 1e12
+"""Magnitudes between which nothing overflows or vanishes in float32."""
 SCANNER_LIKE = ("scanner", "truncated")
 """LR models whose LR is the centre of k-space: such a network belongs on the native matrix."""
 
@@ -71,8 +74,9 @@ class NativeSource:
             ordered = np.moveaxis(whole, 0, self._axis)  # (x, y, z)
             return np.array(np.moveaxis(ordered, axis, 0)[start:stop], order="C")
         stored = self._source.read_slices(axis, start, stop, volume)
-        finite = np.nan_to_num(stored, posinf=0.0, neginf=0.0)
-        return np.asarray(not_below_zero(to_native(finite, self._native.native), finite))
+        finite, unit = in_range(stored)
+        native = not_below_zero(to_native(finite, self._native.native), finite)
+        return as_float32(native * np.float64(unit))
 
     def sha256(self) -> dict[str, str]:
         """That of the scan."""
@@ -86,9 +90,27 @@ def measured_of(source: Source, axis: int) -> Measured:
     """Native matrix and noise of the first volume, from some slices across ``axis``."""
     count = spatial_shape(source.shape)[axis]
     slices = np.concatenate([source.read_slices(axis, k, k + 1) for k in sampled(count)])
-    native = find_native(iter(slices))
-    finite = np.nan_to_num(slices, posinf=0.0, neginf=0.0)
-    return Measured(native=native, noise=noise_level(to_native(finite, native.native)))
+    finite, unit = in_range(slices)
+    native = find_native(iter(finite))
+    noise = noise_level(to_native(finite, native.native))
+    return Measured(native=native, noise=noise.times(unit))
+
+
+def in_range(slices: Slab) -> tuple[Slab, float]:
+    """(slices / unit, unit): squares and sums of them stay within float32.
+
+    ``unit`` is 1 for ordinary values and else a power of two, so that no digit is lost. Values
+    that are not finite count as zero.
+
+    >>> in_range(np.float32([[[3e38, np.nan]]]))[0].round(2).tolist()
+    [[[0.88, 0.0]]]
+    """
+    finite: Slab = np.nan_to_num(slices, posinf=0.0, neginf=0.0)
+    largest = float(np.abs(finite).max(initial=0))
+    if largest == 0 or SMALLEST < largest < LARGEST:
+        return finite, 1.0
+    exponent = int(np.frexp(largest)[1])
+    return np.ldexp(finite, -exponent), 2.0**exponent
 
 
 def network_sees(
@@ -134,7 +156,9 @@ class MeasuredBand:
 
     def __call__(self, lr: Slab, sr: Slab) -> tuple[Slab, Slab]:
         """(sr to be written, LR - down(SR) of what the network made), for lr (n, h, w)."""
-        finite = np.nan_to_num(lr, posinf=0.0, neginf=0.0)
-        changed = difference(finite, sr, self.scale)
+        finite, unit = in_range(lr)
+        changed = difference(finite, sr if unit == 1 else sr / np.float64(unit), self.scale)
+        if unit != 1:
+            finite, changed = (as_float32(x * np.float64(unit)) for x in (finite, changed))
         self.change.add(finite, changed)
-        return (sr + up(changed, self.scale) if self.keep else sr), changed
+        return (as_float32(sr + up(changed, self.scale)) if self.keep else sr), changed

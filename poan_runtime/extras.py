@@ -31,17 +31,18 @@ def missing(module: str, *extras: str) -> str:
 
 
 @contextlib.contextmanager
-def needs(module: str, *extras: str) -> Iterator[None]:
-    """Turn the absence of ``module``, and only that, into the command that mends it.
+def needs(module: str | tuple[str, ...], *extras: str) -> Iterator[None]:
+    """Turn the absence of ``module`` (or one of several), and only that, into what mends it.
 
     A broken install, in which another module is missing, still shows its own error.
     """
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name != module:
+        named = (module,) if isinstance(module, str) else module
+        if error.name not in named:
             raise
-        raise PoanError(missing(module, *extras)) from None
+        raise PoanError(missing(error.name, *extras)) from None
 
 
 def checkout() -> Path | None:

@@ -2,9 +2,11 @@
 
 import contextlib
 import functools
+import glob
 import hashlib
 import os
 import secrets
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +23,8 @@ class WholeFile:
     A context manager, or `open`, `write` and then `complete` or `abandon`. Bytes go to
     ``.NAME.RANDOM.poan-partial`` beside the target, which is flushed to disk and renamed at the
     end, or removed after an error. A killed process leaves that file, never one with the
-    target's name.
+    target's name; the next one to write the target removes it. Of two that write the same target
+    at once, each writes a file of its own, and the last to be done has the name.
     """
 
     def __init__(self, target: Path) -> None:
@@ -35,13 +38,18 @@ class WholeFile:
         if self.target.is_dir():
             raise PoanError(f"{self.target}: expected a file name, got a folder")
         with self._refusals():
+            remove_abandoned(self.target.parent, f".{glob.escape(self.target.name)}.*.poan-partial")
             self._file = self._partial.open("xb")
+            hold(self._file.fileno())
 
     def write(self, data: bytes | memoryview) -> int:
         """Append; what the operating system refuses (a full disk) is a PoanError."""
         assert self._file is not None, "a file is opened before it is written"
         with self._refusals():
             return self._file.write(data)
+
+    def flush(self) -> None:
+        """Nothing: `complete` does it. Libraries that take a file for writing call it."""
 
     def complete(self) -> None:
         """Give the file its name."""
@@ -85,6 +93,33 @@ class WholeFile:
             yield
         except OSError as error:
             raise PoanError(f"{self.target}: cannot be written: {error.strerror}") from None
+
+
+def hold(handle: int) -> bool:
+    """Mark an open file or folder as in use while its handle is open; whether that was possible."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):  # Windows; in use; a file system without locks
+        return False
+    return True
+
+
+def remove_abandoned(folder: Path, pattern: str) -> None:
+    """Remove files and folders that match and that no process holds: what killed ones left."""
+    for path in folder.glob(pattern):
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                if not hold(handle):
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
+            finally:
+                os.close(handle)
 
 
 def sync_folder(folder: Path) -> None:

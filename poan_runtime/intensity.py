@@ -42,10 +42,11 @@ def intensity_unit(values: NDArray[Any], percentile: float = PERCENTILE) -> floa
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StreamedUnit:
-    """The unit, and how many values were not finite in float32."""
+    """The unit, and how many values were not finite in float32, or were below zero."""
 
     unit: float
     not_finite: int
+    negative: int = 0
 
 
 def streamed_intensity_unit(
@@ -58,12 +59,15 @@ def streamed_intensity_unit(
     upper bits of the wanted one (a radix selection: non-negative floats sort as their bits).
 
     >>> streamed_intensity_unit(lambda: [np.float32([0, -3]), np.float32([1, 2, np.nan])])
-    StreamedUnit(unit=3.0, not_finite=1)
+    StreamedUnit(unit=3.0, not_finite=1, negative=1)
     """
     upper = np.zeros(1 << 15, np.int64)
-    zeros = 0
+    zeros = negative = 0
     for part in parts():
         bits = _magnitude_bits(part)
+        below = np.ravel(part) < 0
+        if below.any():
+            negative += int(np.count_nonzero(below & (bits < INFINITY_BITS)))
         upper += np.bincount(bits >> 16, minlength=upper.size)
         zeros += bits.size - int(np.count_nonzero(bits))
     not_finite = int(upper[INFINITY_BITS >> 16 :].sum())
@@ -71,7 +75,7 @@ def streamed_intensity_unit(
     upper[0] -= zeros
     total = int(upper.sum())
     if total == 0:
-        return StreamedUnit(unit=1.0, not_finite=not_finite)
+        return StreamedUnit(unit=1.0, not_finite=not_finite, negative=negative)
     rank = _rank(total, percentile)
     cumulative = np.cumsum(upper)
     high = int(np.searchsorted(cumulative, rank, side="right"))
@@ -86,7 +90,7 @@ def streamed_intensity_unit(
         lower[0] = 0
     low = int(np.searchsorted(np.cumsum(lower), rank, side="right"))
     unit = np.array([high << 16 | low], np.uint32).view(np.float32)[0]
-    return StreamedUnit(unit=float(unit), not_finite=not_finite)
+    return StreamedUnit(unit=float(unit), not_finite=not_finite, negative=negative)
 
 
 def _magnitude_bits(part: NDArray[np.float32]) -> NDArray[np.int32]:

@@ -8,6 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from nibabel.spatialimages import SpatialImage
+
 from poan_runtime.as_measured import Measured, MeasuredBand, keeps_measured, network_sees
 from poan_runtime.geometry import Geometry, spatial_shape
 from poan_runtime.images.formats import open_sink, open_source
@@ -45,6 +48,25 @@ Consumer = Callable[[Geometry, Pair], None]
 """Who looks at each slab as it is written: a progress bar, a preview, a figure."""
 
 
+@dataclasses.dataclass(kw_only=True)
+class BelowZero:
+    """Voxels that the network put below zero in volumes that have none, and that became 0."""
+
+    count: int = 0
+    lowest: float = 0.0
+
+    def clamp(self, sr: Slab) -> Slab:
+        """The slab without them."""
+        below = sr < 0
+        count = int(np.count_nonzero(below))
+        if not count:
+            return sr
+        self.count += count
+        self.lowest = min(self.lowest, float(sr.min()))
+        sr[below] = 0
+        return sr
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What a run did; `upscale_file` returns it.
@@ -70,6 +92,8 @@ class Outcome:
     """How much of what was measured the network changed; None likewise."""
     native_used: bool = False
     measured_kept: bool = False
+    below_zero: BelowZero = dataclasses.field(default_factory=BelowZero)
+    """Ringing of the network that was cut off at 0."""
 
     @property
     def faithfulness(self) -> str | None:
@@ -121,6 +145,8 @@ class SuperResolution:
             self.band = MeasuredBand(scale=manifest.scale, keep=keep)
         self.source = source
         """What the network sees."""
+        self.below_zero = BelowZero()
+        self._keep_negative = settings.keep_negative
         self._percentile = manifest.percentile
         self._steps = steps
         self._turn = contextlib.nullcontext() if turn is None else turn
@@ -138,8 +164,10 @@ class SuperResolution:
             with self.timings.time("intensity"):
                 found = self.intensity(volume)
             self._units.append(found)
+            clamp = found.negative == 0 and not self._keep_negative
             with self._turn:
-                yield from self._slabs_of(volume, found.unit)
+                for pair in self._slabs_of(volume, found.unit):
+                    yield pair._replace(sr=self.below_zero.clamp(pair.sr)) if clamp else pair
 
     def intensity(self, volume: int) -> StreamedUnit:
         """What a volume's intensities are divided by, from one pass over it."""
@@ -150,6 +178,8 @@ class SuperResolution:
         """What was done, once all slabs were taken; ``warnings`` are others', put after ours."""
         not_finite = sum(found.not_finite for found in self._units)
         ours = [f"{not_finite} voxels are not finite; taken as 0"] if not_finite else []
+        if cut := self.timings.too_large:
+            ours.append(f"{cut} voxels of the result are beyond float32; cut to its ends")
         return Outcome(
             geometry=self.geometry,
             layout=self.layout,
@@ -160,6 +190,7 @@ class SuperResolution:
             change=self.band.change if self.band else None,
             native_used=self.native_used,
             measured_kept=self.band is not None and self.band.keep,
+            below_zero=self.below_zero,
         )
 
     def _slabs_of(self, volume: int, unit: float) -> Generator[Pair, None, None]:
@@ -226,6 +257,7 @@ def upscale_file(
     settings: Settings | None = None,
     *,
     dtype: str | None = None,
+    saturate: bool = False,
     scratch: Path | None = None,
     consumers: Sequence[Consumer] = (),
     steps: Sequence[Step] = (),
@@ -236,9 +268,10 @@ def upscale_file(
     ``source`` is a path or an open `Source` (which the caller closes), ``target`` a path or a
     fresh `Sink`, ``model`` as for `load_network` or a `Network` (which the caller closes).
     Voxels keep their type unless ``dtype`` (``int16``, ``float32``, ...) names another for a
-    path. ``scratch`` is the folder for temporary files. Each consumer is called with every
-    `Pair` in order. ``turn`` as for `SuperResolution`. Raises PoanError on what the caller can
-    mend; then nothing is written.
+    path, which is refused if over 1 % of the voxels do not fit into it, unless ``saturate`` cuts
+    them to its ends. ``scratch`` is the folder for temporary files. Each consumer is called with
+    every `Pair` in order. ``turn`` as for `SuperResolution`. Raises PoanError on what the caller
+    can mend; then nothing is written.
 
     Example (runs if a model is shipped)::
 
@@ -257,6 +290,7 @@ def upscale_file(
                 source,
                 note=f"poan {model.model.manifest.name}",
                 dtype=dtype,
+                saturate=saturate,
                 scratch=scratch,
                 threads=settings.threads,
             )
@@ -270,30 +304,29 @@ def upscale_file(
 
 
 def upscale(
-    volume_or_path: Volume | str | Path,
+    scan: Volume | SpatialImage | str | Path,
     model: str | Path | Network,
     settings: Settings | None = None,
 ) -> Volume:
     """Super-resolve in memory: the volume made finer in-plane, float32 real values.
 
-    ``volume_or_path`` is a `Volume` or a scan file of 2 to 7 dimensions; ``model`` is the name
-    of a shipped model, a folder with a manifest, a model file, or a `Network` that
+    ``scan`` is a `Volume`, a nibabel image or a scan file, of 2 to 7 dimensions; ``model`` is the
+    name of a shipped model, a folder with a manifest, a model file, or a `Network` that
     `load_network` gave (which saves loading it for each of many volumes). The result has the
     input's axes, those in the slice plane ``scale`` times as long; its affine is in mm. Raises
-    PoanError on what the caller can mend. For scans that do not fit in memory use
-    `upscale_file`.
+    PoanError on what the caller can mend. For scans that do not fit in memory use `upscale_file`.
 
     Example (runs if a model is shipped)::
 
         import poan_runtime
         fine = poan_runtime.upscale("scan.nii.gz", "t2_x2")
         print(fine.data.shape, fine.affine)
+        image = fine.to_nibabel()  # or: fine.save("fine.nii.gz")
     """
     sink = ArraySink()
     source: Source | str | Path
-    if isinstance(volume_or_path, Volume):
-        source = ArraySource(volume_or_path.data, volume_or_path.affine)
-    else:
-        source = volume_or_path
+    if isinstance(scan, SpatialImage):
+        scan = Volume.of(scan)
+    source = ArraySource(scan.data, scan.affine) if isinstance(scan, Volume) else scan
     outcome = upscale_file(source, sink, model, settings)
     return Volume(data=sink.data, affine=outcome.geometry.fine_affine)

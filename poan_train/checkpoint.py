@@ -1,20 +1,22 @@
 """Checkpoints: tensors and one JSON string, safe for ``torch.load(weights_only=True)``."""
 
 import json
-import os
 import pickle
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch import nn
 
 from poan_runtime.errors import PoanError
+from poan_runtime.files import WholeFile
 from poan_train import networks
 
 FORMAT = 1
+READ_ERRORS: tuple[type[Exception], ...] = (pickle.UnpicklingError, EOFError, OSError, RuntimeError)
+READ_ERRORS += (KeyError, TypeError, ValueError, AttributeError, IndexError)
+"""What torch raises on a file that is no checkpoint, or a damaged one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +47,8 @@ def save_checkpoint(
     """
     content = {"facts": json.dumps(vars(facts)), "weights": weights, "state": state}
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with WholeFile(path) as stream:
+        torch.save(content, cast(IO[bytes], stream))
 
 
 def read_checkpoint(path: Path) -> tuple[Facts, dict[str, torch.Tensor], dict[str, Any] | None]:
@@ -69,7 +62,7 @@ def read_checkpoint(path: Path) -> tuple[Facts, dict[str, torch.Tensor], dict[st
         content = torch.load(path, map_location="cpu", weights_only=True)
         facts = json.loads(content["facts"])
         weights, state = content["weights"], content["state"]
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, RuntimeError) as e:
+    except READ_ERRORS as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise PoanError(f"{path}: not a poan checkpoint ({reason[:120]})") from e
     if facts.get("format") != FORMAT:

@@ -4,13 +4,14 @@ import argparse
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from poan_runtime.commands.arguments import Parser
+from poan_runtime.commands.guard import INTERRUPTED, guarded
+from poan_runtime.commands.say import Voice
 from poan_runtime.errors import PoanError
 from poan_runtime.intensity import PERCENTILE
 from poan_train import networks
@@ -113,21 +114,24 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    p = parser()
+    args = p.parse_args(argv)
+    return guarded(p.prog, lambda: command(args))
+
+
+def command(args: argparse.Namespace) -> int:
+    """Do what the arguments ask for: 0, or 130 where Ctrl-C or SIGTERM stopped it."""
     try:
         if args.check_ixi:
             check_ixi(args.check_ixi, args.check_volumes)
         else:
             run(args)
-    except PoanError as error:
-        print(f"poan-train: {error}", file=sys.stderr)
-        return 2
     except Interrupted as interruption:
-        print(f"poan-train: {interruption}", file=sys.stderr)
-        return 130
+        Voice("poan-train").error(str(interruption))
+        return INTERRUPTED
     except KeyboardInterrupt:
-        print("poan-train: stopped at once; what was written before is whole", file=sys.stderr)
-        return 130
+        Voice("poan-train").error("stopped at once; what was written before is whole")
+        return INTERRUPTED
     return 0
 
 
@@ -273,3 +277,7 @@ def write_untrained(facts: Facts, config: TrainConfig, out: Path) -> None:
     torch.manual_seed(config.seed)
     network_config = networks.config_from_json(facts.arch, facts.network)
     save_checkpoint(out, facts, networks.build(facts.arch, network_config).state_dict())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

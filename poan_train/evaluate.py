@@ -1,6 +1,7 @@
 """poan-eval: PSNR and SSIM of a checkpoint against bicubic and sinc, per volume, with a picture."""
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,8 +16,10 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from poan_runtime.commands.arguments import Parser
+from poan_runtime.commands.guard import guarded
 from poan_runtime.engines.backend import Backend
 from poan_runtime.errors import PoanError
+from poan_runtime.files import WholeFile
 from poan_runtime.tiles.ensemble import SelfEnsemble
 from poan_runtime.tiles.layout import Layout, lay_out
 from poan_runtime.tiles.run import SliceRunner, Timings
@@ -258,13 +261,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
-    try:
+    p = parser()
+    args = p.parse_args(argv)
+
+    def work() -> int:
         run(args)
-    except PoanError as error:
-        print(f"poan-eval: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return guarded(p.prog, work)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -291,10 +295,14 @@ def run(args: argparse.Namespace) -> None:
         content |= {"self_ensemble": args.self_ensemble}
         content |= {"without_attention": args.without_attention, "every": args.every, **results}
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(content, indent=1) + "\n")
+        with WholeFile(args.json) as file:
+            file.write(json.dumps(content, indent=1).encode() + b"\n")
     if args.png:
         args.png.parent.mkdir(parents=True, exist_ok=True)
-        picture(panels, rival="sinc" if kinds else "bicubic").save(args.png)
+        encoded = io.BytesIO()
+        picture(panels, rival="sinc" if kinds else "bicubic").save(encoded, "PNG")
+        with WholeFile(args.png) as file:
+            file.write(encoded.getvalue())
 
 
 def kinds_of(asked: Sequence[str] | None, facts: Facts) -> list[str]:
@@ -351,3 +359,7 @@ def pairs_of(args: argparse.Namespace, facts: Facts, method: Degradation) -> Ite
             print(f"{source.path.name}: nothing but background, left out", file=sys.stderr)
     if not some:
         raise PoanError(f"{args.data}: no volume with anything but background")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

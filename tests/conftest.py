@@ -62,10 +62,14 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     on its neighbours and the border of a tile is wrong; else it is nearest-neighbour alone.
     """
 
-    def make(*, smooth: bool = False, **changes: Any) -> Path:
+    def make(
+        *, smooth: bool = False, kernel: NDArray[np.float32] | None = None, **changes: Any
+    ) -> Path:
         folder = tmp_path_factory.mktemp("model")
         document = manifest("", **changes)
-        model = graph(document["scale"], document["tile"], SMOOTH if smooth else IDENTITY)
+        if kernel is None:
+            kernel = SMOOTH if smooth else IDENTITY
+        model = graph(document["scale"], document["tile"], kernel)
         content = model.SerializeToString()
         (folder / "model.onnx").write_bytes(content)
         document["files"][0]["sha256"] = hashlib.sha256(content).hexdigest()

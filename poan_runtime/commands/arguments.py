@@ -1,15 +1,62 @@
-"""What the command lines share: errors of one line, and numbers."""
+"""What the command lines share: errors of one line, the version, and numbers."""
 
 import argparse
-from typing import NoReturn
+import io
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any, NoReturn
+
+from poan_runtime.commands.say import printable
 
 
 class Parser(argparse.ArgumentParser):
-    """An `argparse.ArgumentParser` whose errors are one line, without the usage before it."""
+    """An `argparse.ArgumentParser` with ``--version`` and errors of one line without the usage."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.add_argument("--version", action=_Version, help="print poan's version and leave")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does; what is printed from here on fits the terminal."""
+        widen_output()
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and exit with status 2."""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {printable(message)} (see {self.prog} --help)\n")
+
+
+class _Version(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, **settings: Any) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **settings)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Print it, and exit with status 0."""
+        sys.stdout.write(f"{parser.prog} {poan_version()}\n")
+        parser.exit()
+
+
+def poan_version() -> str:
+    """The installed version, or ``source``."""
+    try:
+        return metadata.version("poan")
+    except metadata.PackageNotFoundError:
+        return "source"
+
+
+def widen_output() -> None:
+    """Have a terminal of a narrow encoding get escapes, where it would end the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def add_loudness(p: argparse.ArgumentParser) -> None:
+    """``--quiet`` and ``--verbose``."""
+    g = p.add_mutually_exclusive_group()
+    g.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors alone")
+    g.add_argument("-v", "--verbose", action="store_true", help="print also why this engine")
 
 
 def positive(text: str) -> int:
@@ -23,11 +70,25 @@ def natural(text: str) -> int:
 
 
 def device(text: str) -> str:
-    """``auto``, ``cpu``, ``cuda``, or one GPU of several, ``cuda:1``."""
+    """``auto``, ``cpu``, ``cuda``, or one GPU of several, ``cuda:1``; ``gpu`` means ``cuda``.
+
+    >>> device("gpu"), device("gpu:1"), device("cuda:0")
+    ('cuda', 'cuda:1', 'cuda:0')
+    """
     kind, colon, index = text.partition(":")
-    if text in ("auto", "cpu", "cuda") or (kind == "cuda" and colon and index.isdecimal()):
-        return text
+    kind = "cuda" if kind == "gpu" else kind
+    if (kind in ("auto", "cpu", "cuda") and not colon) or (kind == "cuda" and index.isdecimal()):
+        return kind + colon + index
     raise argparse.ArgumentTypeError(f"expected auto, cpu, cuda or cuda:N, got {text}")
+
+
+def axis(text: str) -> str:
+    """A slice axis by number or name."""
+    if text in ("0", "1", "2", "sagittal", "coronal", "axial"):
+        return text
+    raise argparse.ArgumentTypeError(
+        f"slice axis: expected 0, 1, 2, sagittal, coronal or axial, got {text}"
+    )
 
 
 def _at_least(least: int, text: str) -> int:

@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from poan_runtime.commands.arguments import Parser, device, natural, positive
-from poan_runtime.errors import PoanError
+from poan_runtime.commands.guard import guarded
 
 EPILOG = """\
 examples:
@@ -55,13 +54,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command: 0, or 2 for what the user can mend."""
-    args = parser().parse_args(argv)
-    try:
+    p = parser()
+    args = p.parse_args(argv)
+
+    def work() -> int:
         run(args)
-    except PoanError as error:
-        print(f"poan-bench: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return guarded(p.prog, work)
 
 
 def run(args: argparse.Namespace) -> None:

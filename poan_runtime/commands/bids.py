@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from poan_runtime.commands.arguments import Parser, positive
-from poan_runtime.commands.run import terminated_as_exit
+from poan_runtime.commands.guard import guarded
 from poan_runtime.commands.server_options import add_server_options
-from poan_runtime.errors import PoanError
 
 EPILOG = """\
 examples:
@@ -35,7 +34,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("bids_dir", type=Path, help="the raw dataset")
     p.add_argument("output_dir", type=Path, help="the derivative, made if it is not there")
     p.add_argument("level", choices=["participant", "group"], help="scans, or the cohort's report")
-    p.add_argument("--version", action="store_true", help="print poan's version and leave")
     g = p.add_argument_group("which scans")
     g.add_argument("--participant-label", "--participant_label", nargs="+", default=[])
     g.add_argument("--session-label", "--session_label", nargs="+", default=[])
@@ -109,27 +107,19 @@ def _bytes(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see `EPILOG` for the exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    if "--version" in argv:
-        from poan_runtime.batch.derivative import version
-
-        print(version())
-        return 0
     args = parser().parse_args(argv)
-    try:
-        with terminated_as_exit():
-            from poan_runtime.commands import run_cohort as command
+    return guarded("poan-bids", lambda: run(args, argv))
 
-            if args.level == "group":
-                return command.group(args)
-            if args.slurm:
-                return command.submit(args, argv)
-            return command.participant(args)
-    except PoanError as error:
-        print(f"poan-bids: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("poan-bids: interrupted", file=sys.stderr)
-        return 130
+
+def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Do what the arguments ask for."""
+    from poan_runtime.commands import run_cohort as command
+
+    if args.level == "group":
+        return command.group(args)
+    if args.slurm:
+        return command.submit(args, argv)
+    return command.participant(args)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         outputs = ["-o", f"{name}_desc-sr.nii.gz", "--preview", f"{name}.png"]
         outputs += ["--report", f"{name}.json"]
         named = [a if a.startswith("-") else str(out / a) for a in outputs]
-        code = cli.main([args.model, str(source), *named])
+        code = cli.main([args.model, str(source), *named, "--overwrite"])
         if code:
             return code
     sr = read_volume(out / "phantom_desc-sr.nii.gz").data

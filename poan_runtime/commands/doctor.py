@@ -2,11 +2,10 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 
 from poan_runtime.commands.arguments import Parser, device, positive
-from poan_runtime.errors import PoanError
+from poan_runtime.commands.guard import guarded
 
 EPILOG = """\
 exit status: 0 every shipped model runs; 1 some do not (the lines say what mends it)."""
@@ -31,21 +30,18 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see `EPILOG` for the exit status."""
     args = parser().parse_args(argv)
-    try:
-        from poan_runtime.engines.backend import EngineOptions
-        from poan_runtime.report import doctor
+    return guarded("poan-doctor", lambda: run(args))
 
-        options = EngineOptions(backend=args.backend, device=args.device, threads=args.threads)
-        found = doctor.examine(options, timed=not args.no_timing)
-    except PoanError as error:
-        print(f"poan-doctor: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    if args.json:
-        print(json.dumps(doctor.as_json(found), indent=1))
-    else:
-        print("\n".join(doctor.as_lines(found)))
+
+def run(args: argparse.Namespace) -> int:
+    """Look and print."""
+    from poan_runtime.engines.backend import EngineOptions
+    from poan_runtime.report import doctor
+
+    options = EngineOptions(backend=args.backend, device=args.device, threads=args.threads)
+    found = doctor.examine(options, timed=not args.no_timing)
+    lines = [json.dumps(doctor.as_json(found), indent=1)] if args.json else doctor.as_lines(found)
+    print("\n".join(lines))
     return 0 if found.well else 1
 
 

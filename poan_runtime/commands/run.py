@@ -1,21 +1,19 @@
 """`poan-run`: super-resolve scans. Nothing heavy is imported until there is work to do."""
 
 import argparse
-import contextlib
-import signal
-import sys
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Sequence
 
-from poan_runtime.commands.arguments import Parser, device, positive
+from poan_runtime.commands.arguments import Parser, add_loudness, axis, device, positive
+from poan_runtime.commands.guard import guarded
+from poan_runtime.commands.say import Voice, level_of
 from poan_runtime.commands.server_options import add_server_options
-from poan_runtime.errors import PoanError
 
 EPILOG = """\
 examples:
   poan-run t2_x2 scan.nii.gz                  writes scan_desc-sr.nii.gz beside it
   poan-run t2_x2 scan.nii.gz -o fine.nii.gz --preview fine.png --report fine.json
-  poan-run ./t2_x4/ a.nii.gz b.nii.gz -o out/
+  poan-run ./my_x4 a.nii.gz b.nii.gz -o out/  a model of one's own is a path, with a separator
+  poan-run t2_x2 scans/ -o out/ --skip-existing     goes on after a kill
   poan-run --explain t2_x2 scan.nii.gz        the plan and what it will cost; times a few tiles
   poan-run t2_x2 DICOM_FOLDER -o OUT          a derived series; -o fine.nii.gz for NIfTI
   poan-run --list-series DICOM_FOLDER
@@ -39,10 +37,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "model",
         nargs="?",
-        help="a shipped model, a folder with manifest.json, a model file, or kserve://HOST/MODEL",
+        help="a shipped model (a bare name), a folder (./NAME) or file with its manifest, or "
+        "kserve://HOST/MODEL",
     )
     p.add_argument(
-        "scans", nargs="*", metavar="scan", help="NIfTI or Analyze files, or DICOM folders"
+        "scans",
+        nargs="*",
+        metavar="scan",
+        help="NIfTI, MGH or Analyze files, folders of NIfTI files, or DICOM folders",
     )
     p.add_argument("-o", "--output", help="output file; a folder for several scans")
     p.add_argument(
@@ -68,12 +70,36 @@ def parser() -> argparse.ArgumentParser:
         help="write where, and by how much, the network changed what was measured (or a folder)",
     )
     p.add_argument("--dtype", help="voxel type of the output (default: as the input)")
-    p.add_argument("--axis", help="slice axis: 0, 1, 2, sagittal, coronal or axial")
+    p.add_argument("--axis", type=axis, help="slice axis: 0, 1, 2, sagittal, coronal or axial")
+    add_loudness(p)
+    _add_output_options(p)
     _add_run_options(p)
     _add_dicom_options(p)
     _add_trust_options(p)
     add_server_options(p)
     return p
+
+
+def _add_output_options(p: argparse.ArgumentParser) -> None:
+    g = p.add_argument_group("outputs that are there already, and what they hold")
+    there = g.add_mutually_exclusive_group()
+    there.add_argument("--overwrite", action="store_true", help="replace what is there")
+    there.add_argument(
+        "--skip-existing", action="store_true", help="leave scans alone whose output is there"
+    )
+    g.add_argument(
+        "--saturate",
+        action="store_true",
+        help="write --dtype though over 1 %% does not fit into it",
+    )
+    g.add_argument(
+        "--keep-negative",
+        action="store_true",
+        help="keep voxels below zero where the scan has none (default: they become 0)",
+    )
+    g.add_argument(
+        "--labels", action="store_true", help="interpolate what looks like a label map all the same"
+    )
 
 
 def _add_run_options(p: argparse.ArgumentParser) -> None:
@@ -94,7 +120,7 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
     )
     g.add_argument("--no-skip", action="store_true", help="run constant tiles like all others")
     g.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino, ...")
-    g.add_argument("--device", default="auto", type=device, help="auto, cpu, cuda or cuda:N")
+    g.add_argument("--device", default="auto", type=device, help="auto, cpu, cuda (or gpu), cuda:N")
     g.add_argument(
         "--precision",
         default="auto",
@@ -128,49 +154,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see `EPILOG` for the exit status."""
     p = parser()
     args = p.parse_args(argv)
+    check(p, args)
+    return guarded(p.prog, lambda: run(args))
+
+
+def check(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse what does not go together, before anything is loaded."""
+    if args.list and args.model:
+        p.error(f"--list: expected no argument, got {args.model}")
     if args.list_series and not args.model:
         p.error("--list-series: expected DICOM folders or files")
     if args.verify and (args.scans or not args.model):
         p.error("--verify: expected a model and no scan")
     if not (args.list or args.verify or args.list_series) and not (args.model and args.scans):
         p.error("expected a model and at least one scan (or --list)")
-    try:
-        with terminated_as_exit():
-            from poan_runtime.commands import run_scans as command
-
-            if args.list:
-                return command.list_models()
-            if args.list_series:
-                return command.list_series([args.model, *args.scans])
-            if args.verify:
-                return command.verify(args)
-            if args.explain:
-                return command.explain(args)
-            return command.run(args)
-    except PoanError as error:
-        print(f"poan-run: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("poan-run: interrupted", file=sys.stderr)
-        return 130
 
 
-@contextlib.contextmanager
-def terminated_as_exit() -> Iterator[None]:
-    """Let SIGTERM end the process as an exception does, so that temporary files go."""
+def run(args: argparse.Namespace) -> int:
+    """Do what the arguments ask for."""
+    voice = Voice("poan-run", level_of(quiet=args.quiet, verbose=args.verbose))
+    if args.list:
+        from poan_runtime.commands.list_models import list_models
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        return list_models(voice)
+    if args.verify:
+        from poan_runtime.commands.verify_model import verify
 
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not in the main thread: signals are the host program's business
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        return verify(args, voice)
+    from poan_runtime.commands import run_scans as command
+
+    if args.list_series:
+        return command.list_series([args.model, *args.scans], voice)
+    return command.explain(args) if args.explain else command.run(args)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 NAMED = {"onnxruntime-tensorrt": TENSORRT}
 """Providers that run only when their backend is named, and then nothing else in their place."""
-ERRORS_ONLY = 3
+ERRORS_ONLY, NOTHING = 3, 4
 
 
 class OnnxRuntimeBackend(Backend):
@@ -111,6 +111,7 @@ def _session(model: Model, options: EngineOptions, providers: list[str]) -> Any:
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     if providers == [CPU]:
         settings.intra_op_num_threads = 1  # `TileByTile` has the threads
+        settings.log_severity_level = NOTHING  # what it refuses is in the exception
     elif options.threads is not None:
         settings.intra_op_num_threads = options.threads
     if providers != [CPU]:
@@ -121,9 +122,11 @@ def _session(model: Model, options: EngineOptions, providers: list[str]) -> Any:
             settings,
             providers=providers,
             provider_options=[provider_options(model, name, options) for name in providers],
+            enable_fallback=int(providers != [CPU]),  # which prints, and tries the same again
         )
     except Exception as error:
-        if not type(error).__module__.startswith("onnxruntime"):
+        own = type(error).__module__.startswith("onnxruntime")
+        if not own and not isinstance(error, UnicodeDecodeError):  # a name in the graph is no text
             raise
         reason = str(error).strip().splitlines()[0]
         raise PoanError(f"{model.path}: onnxruntime cannot load it: {reason}") from None

@@ -4,9 +4,14 @@ The vectors are a few tiles and what PyTorch, with an eigen-decomposition in flo
 them. An engine is proven on the machine that runs it: nothing is run in its place.
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,8 +31,8 @@ from poan_runtime.models.manifest import (
     ModelFile,
     Parity,
     Precision,
-    read_manifest,
 )
+from poan_runtime.models.verdicts_here import keep_verdicts, manifest_here
 
 HALF = "it rounds features of order 1 whatever the size of the output, so that errors count \
 against the intensity unit or the largest output"
@@ -42,6 +47,10 @@ TOLERANCES = {
 """Metric, bound and its reason, where the exporter's gate states no bound for the case."""
 
 
+DAMAGE: tuple[type[Exception], ...] = (zipfile.BadZipFile, zlib.error, struct.error, EOFError)
+DAMAGE += (tokenize.TokenError, SyntaxError, OSError, RuntimeError, MemoryError)
+DAMAGE += (ValueError, KeyError, TypeError, AttributeError)
+"""What zipfile and numpy raise on a damaged .npz file."""
 TINY = float(np.finfo(np.float32).tiny)
 UNIT = 1.0
 """Floor of `unit_error`: the intensity unit."""
@@ -72,7 +81,12 @@ def read_vectors(manifest: Manifest, folder: Path) -> list[Case]:
         )
     tile, fine = manifest.tile, manifest.tile * manifest.scale
     cases = []
-    with np.load(path, allow_pickle=False) as arrays:
+    # the file is opened here: np.load leaves it open where the zip in it is damaged
+    with (
+        _undamaged(path),
+        path.open("rb") as file,
+        np.load(file, allow_pickle=False) as arrays,
+    ):
         for key in sorted(arrays.files):
             if not key.startswith("input_"):
                 continue
@@ -95,6 +109,17 @@ def read_vectors(manifest: Manifest, folder: Path) -> list[Case]:
     if not cases:
         raise PoanError(f"{path}: expected arrays input_<case>, got {arrays.files}")
     return cases
+
+
+@contextlib.contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    """Turn what zip and numpy say of a damaged .npz file into one line."""
+    try:
+        yield
+    except PoanError:
+        raise
+    except DAMAGE as error:
+        raise PoanError(f"{path}: damaged test vectors ({error}); export it again") from None
 
 
 def _stages_of(arrays: Any, case: str) -> dict[str, NDArray[np.float32]]:
@@ -278,10 +303,10 @@ def write_verdict(folder: Path, name: str, found: Parity) -> Parity:
 
     The verdict that it states now: earlier checks of other things stay, and count.
     """
-    manifest = read_manifest(folder)
+    manifest = manifest_here(folder)
     file = next(file for file in manifest.files if file.name == name)
     parity = _beside(file.parity.checks if file.parity else (), found)
-    write_manifest(folder, manifest.with_file(dataclasses.replace(file, parity=parity)))
+    keep_verdicts(folder, manifest.with_file(dataclasses.replace(file, parity=parity)))
     return parity
 
 
@@ -292,7 +317,7 @@ def write_cpu_verdict(model: Model, precision: str, version: str, found: Parity)
     checks of one that has.
     """
     folder = model.path.parent
-    manifest = read_manifest(folder)
+    manifest = manifest_here(folder)
     entries = manifest.cpu_precisions
     mine = [e for e in entries if (e.file, e.precision) == (model.file.name, precision)]
     here = [e for e in mine if release(e.version) == release(version)]
@@ -300,7 +325,7 @@ def write_cpu_verdict(model: Model, precision: str, version: str, found: Parity)
     parity = _beside(like.parity.checks, found)
     others = (entry for entry in entries if entry not in here)
     entry = dataclasses.replace(like, version=version, parity=parity)
-    write_manifest(folder, dataclasses.replace(manifest, cpu_precisions=(*others, entry)))
+    keep_verdicts(folder, dataclasses.replace(manifest, cpu_precisions=(*others, entry)))
     return parity
 
 
@@ -312,7 +337,7 @@ def write_gpu_verdict(model: Model, opened: OpenedBackend, found: Parity) -> Par
     folder = model.path.parent
     if model.file.engine is not None:
         found = write_verdict(folder, model.file.name, found)
-    manifest = read_manifest(folder)
+    manifest = manifest_here(folder)
     entry = DeviceVerdict(
         file=model.file.name,
         engine=opened.name,
@@ -321,7 +346,7 @@ def write_gpu_verdict(model: Model, opened: OpenedBackend, found: Parity) -> Par
         parity=found,
     )
     others = [one for one in manifest.device_verdicts if verdict_key(one) != verdict_key(entry)]
-    write_manifest(folder, dataclasses.replace(manifest, device_verdicts=(*others, entry)))
+    keep_verdicts(folder, dataclasses.replace(manifest, device_verdicts=(*others, entry)))
     return found
 
 

@@ -9,12 +9,15 @@ from typing import Protocol, runtime_checkable
 from poan_runtime.errors import PoanError
 from poan_runtime.extras import needs
 from poan_runtime.images.dicom.recognise import is_dicom
+from poan_runtime.images.mgh import MGH_NAMES, MghSource
 from poan_runtime.images.nifti.header import ScanHeader, plain_header
 from poan_runtime.images.nifti.read import open_scan
 from poan_runtime.images.nifti.write import NiftiSink
 from poan_runtime.images.source import Sink, Source
 
 NIFTI_NAMES = (".nii", ".nii.gz")
+SCAN_NAMES = (*NIFTI_NAMES, *MGH_NAMES)
+"""Endings of files that are taken for scans where a folder is named."""
 
 
 @runtime_checkable
@@ -40,6 +43,8 @@ def open_source(
         with needs("pydicom", "dicom"):
             from poan_runtime.images.dicom.read import open_dicom
         return open_dicom(path, series, scratch)
+    if Path(path).name.lower().endswith(MGH_NAMES):
+        return MghSource(Path(path))
     return open_scan(path, scratch, hashed=hashed)
 
 
@@ -49,12 +54,14 @@ def open_sink(
     *,
     note: str,
     dtype: str | None = None,
+    saturate: bool = True,
     scratch: Path | None = None,
     threads: int | None = None,
 ) -> Sink:
     """What writes ``target``, told by its name. ``note`` names the model in the output.
 
-    ``dtype`` names the voxels' type, the source's if None; ``threads`` compress.
+    ``dtype`` names the voxels' type, the source's if None; ``saturate`` false refuses one that
+    does not hold the voxels. ``threads`` compress.
     """
     target = Path(target)
     if not target.name.endswith(NIFTI_NAMES):
@@ -64,4 +71,12 @@ def open_sink(
         header = source.header
     else:
         header = plain_header(source.shape, source.dtype, source.affine)
-    return NiftiSink(target, header, note=note, dtype=dtype, scratch=scratch, threads=threads)
+    return NiftiSink(
+        target,
+        header,
+        note=note,
+        dtype=dtype,
+        saturate=saturate,
+        scratch=scratch,
+        threads=threads,
+    )

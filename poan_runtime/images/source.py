@@ -121,10 +121,10 @@ class Sink(Protocol):
 class ArraySource:
     """A `Source` over an array in memory; voxel order, 2 to 7 axes, real values."""
 
-    path: Path | None = None
     warnings: tuple[str, ...] = ()
 
     def __init__(self, data: NDArray[Any], affine: Affine) -> None:
+        self.path: Path | None = None
         self.shape: tuple[int, ...] = data.shape
         if not 2 <= len(self.shape) <= 7 or min(self.shape) < 1:
             raise PoanError(f"expected a volume of 2 to 7 dimensions, got shape {self.shape}")

@@ -55,13 +55,15 @@ def to_stored(
     ([0, 2, 255], 2)
     """
     unscaled = (slope, inter) == (1.0, 0.0)
-    if dtype.kind == "f":
-        values = real if unscaled else (real.astype(np.float64) - inter) / slope
-        return values.astype(dtype), 0
-    if unscaled and dtype.itemsize <= 2:
-        values = np.rint(real)
-    else:
-        values = np.rint((real.astype(np.float64) - inter) / slope)
+    values: NDArray[Any] = real
+    with np.errstate(over="ignore", under="ignore"):
+        if not unscaled:
+            values = (real.astype(np.float64) - inter) / slope
+        elif dtype.itemsize > 2 and dtype.kind != "f":
+            values = real.astype(np.float64)
+        if dtype.kind == "f":
+            return _as_float(values, dtype)
+    values = np.rint(values)
     least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
     saturated = 0
     if values.size and (values.min() < least or values.max() > most):
@@ -71,3 +73,12 @@ def to_stored(
             largest = np.nextafter(largest, values.dtype.type(0))
         np.clip(values, values.dtype.type(least), largest, out=values)
     return values.astype(dtype), saturated
+
+
+def _as_float(values: NDArray[Any], dtype: np.dtype[Any]) -> tuple[NDArray[Any], int]:
+    """Values in a float type, those beyond it at its ends."""
+    most = float(np.finfo(dtype).max)
+    held = values.astype(dtype)
+    if np.isfinite(held).all():
+        return held, 0
+    return np.clip(values, -most, most).astype(dtype), int(np.count_nonzero(~np.isfinite(held)))

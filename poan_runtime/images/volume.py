@@ -2,11 +2,17 @@
 
 import contextlib
 import dataclasses
+import gzip
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+from nibabel.nifti1 import Nifti1Image
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
+from poan_runtime.errors import PoanError
+from poan_runtime.files import WholeFile
 from poan_runtime.geometry import Affine, spatial_shape
 from poan_runtime.images.formats import open_source
 
@@ -23,6 +29,32 @@ class Volume:
 
     data: NDArray[np.float32]
     affine: Affine
+
+    @classmethod
+    def of(cls, image: SpatialImage) -> "Volume":
+        """The real values and the affine of a nibabel image."""
+        return cls(data=np.asarray(image.dataobj, np.float32), affine=np.asarray(image.affine))
+
+    def to_nibabel(self) -> Nifti1Image:
+        """A nibabel image of the same values, in scanner coordinates and mm.
+
+        >>> Volume(data=np.zeros((4, 5, 2), np.float32), affine=np.eye(4)).to_nibabel().shape
+        (4, 5, 2)
+        """
+        image = cast(Any, Nifti1Image)(self.data, self.affine)
+        image.set_sform(self.affine, code="scanner")
+        image.set_qform(self.affine, code="scanner")
+        image.header.set_xyzt_units("mm", "sec")
+        return cast(Nifti1Image, image)
+
+    def save(self, path: str | Path) -> None:
+        """Write a NIfTI file, .nii or .nii.gz, float32; whole or not at all."""
+        path = Path(path)
+        if not path.name.endswith((".nii", ".nii.gz")):
+            raise PoanError(f"{path}: expected a name that ends in .nii or .nii.gz")
+        content = self.to_nibabel().to_bytes()
+        with WholeFile(path) as file:
+            file.write(gzip.compress(content, 6) if path.suffix == ".gz" else content)
 
 
 def read_volume(path: str | Path, volume: int = 0) -> Volume:

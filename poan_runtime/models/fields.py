@@ -32,12 +32,18 @@ def says(description: str) -> dict[str, Any]:
     return {"schema": {"description": description}}
 
 
+LARGEST = 2.0**53
+"""Beyond it not every whole number is a float, and no field means one."""
+
+
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return isinstance(value, float) or -LARGEST <= value <= LARGEST
 
 
 def _whole(value: Any) -> bool:
-    return _number(value) and float(value).is_integer()
+    return _number(value) and float(value).is_integer() and abs(value) <= LARGEST
 
 
 def _matches(pattern: str) -> Callable[[Any], bool]:

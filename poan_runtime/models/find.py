@@ -1,6 +1,7 @@
 """Find a model, read its manifest, and let nothing run whose hash the manifest does not list."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 from poan_runtime.errors import PoanError
@@ -17,10 +18,12 @@ from poan_runtime.models.manifest import (
     NetworkFacts,
     NoRoot,
     Port,
-    read_manifest,
 )
+from poan_runtime.models.verdicts_here import manifest_here
 
 MODELS = Path(__file__).parent / "shipped"
+FILE_SUFFIXES = (".onnx", ".plan", ".json")
+"""A name that ends so is a file's, never a shipped model's."""
 ONLY_PORT = ""
 """As a port's name: the only one that the graph has."""
 
@@ -60,25 +63,23 @@ def find_model(
 ) -> Model:
     """The model called ``name``: a shipped one, a folder with a manifest, or a model file.
 
-    From a folder the ONNX file of the wanted precision is taken, else the first one that is
+    A bare word is the name of a shipped model, whatever lies in the current folder; a path has a
+    separator (``./t2_x2``), is a `Path`, or ends as a model file does. From a folder the ONNX
+    file of the wanted precision is taken, else the first one that is
     listed. ``trust`` serves a bare .onnx, and a plan whose hash the manifest does not list.
     A file whose parity verdict is fail is refused, unless ``judged`` is false
     (to judge it anew).
     """
-    path = Path(name)
-    if not path.exists():
-        path = MODELS / name
-        if not (path / MANIFEST_NAME).is_file():
-            known = ", ".join(model.name for model in shipped_models()) or "none"
-            raise PoanError(f"{name}: no such file or folder, nor a shipped model ({known})")
+    path, notices = located(name)
     if path.is_dir():
-        manifest = read_manifest(path)
-        return _verified(manifest, _preferred(manifest, precision, path), path, judged)
+        manifest = manifest_here(path)
+        found = _verified(manifest, _preferred(manifest, precision, path), path, judged)
+        return dataclasses.replace(found, notices=(*notices, *found.notices))
     if path.name == MANIFEST_NAME:
         return find_model(path.parent, precision=precision, judged=judged)
     if not path.with_name(MANIFEST_NAME).is_file():
         return _trusted(path, trust)
-    manifest = read_manifest(path.with_name(MANIFEST_NAME))
+    manifest = manifest_here(path.parent)
     file = manifest.file(path.name)
     if trust is not None and path.suffix == ".plan":
         return _trusted_plan(manifest, file, path)
@@ -86,6 +87,41 @@ def find_model(
         listed = ", ".join(entry.name for entry in manifest.files)
         raise PoanError(f"{path}: expected a file that the manifest lists ({listed})")
     return _verified(manifest, file, path.parent, judged)
+
+
+def located(name: str | Path) -> tuple[Path, tuple[str, ...]]:
+    """Where a model lies, by the rule of `find_model`, and what must be said about that."""
+    path = Path(name)
+    if not is_bare(name):
+        if not exists(path):
+            raise PoanError(f"{name}: no such file or folder")
+        return path, ()
+    shipped, here = MODELS / name, f".{os.sep}{name}"
+    if os.path.isfile(shipped / MANIFEST_NAME):
+        if not exists(path / MANIFEST_NAME):
+            return shipped, ()
+        return shipped, (f"{name} is the shipped model; for the folder of that name write {here}",)
+    known = ", ".join(model.name for model in shipped_models()) or "none"
+    if exists(path):
+        raise PoanError(f"{name}: no shipped model ({known}); for what lies here write {here}")
+    raise PoanError(f"{name}: no such file or folder, nor a shipped model ({known})")
+
+
+def is_bare(name: str | Path) -> bool:
+    """Whether a name can only be a shipped model's.
+
+    >>> is_bare("t2_x2"), is_bare("./t2_x2"), is_bare("model.onnx"), is_bare(Path("t2_x2"))
+    (True, False, False, False)
+    """
+    separators = [os.sep] + ([os.altsep] if os.altsep else [])
+    if isinstance(name, Path) or any(separator in name for separator in separators):
+        return False
+    return name not in (".", "..") and not name.endswith(FILE_SUFFIXES)
+
+
+def exists(path: Path) -> bool:
+    """`Path.exists`, also for a name that no file system would take."""
+    return os.path.exists(path)
 
 
 def _preferred(manifest: Manifest, precision: str, folder: Path) -> ModelFile:

@@ -49,6 +49,10 @@ def scan_report(
             "skip_constant_tiles": settings.skip,
         },
         **_measured(outcome),
+        "below_zero_made_zero": {
+            "voxels": outcome.below_zero.count,
+            "lowest": outcome.below_zero.lowest,
+        },
         "tiles": {"run": outcome.timings.tiles_run, "skipped": outcome.timings.tiles_skipped},
         "seconds": {
             "load_model": network.load_s,

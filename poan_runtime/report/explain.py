@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from poan_runtime.engines.backend import Backend
 from poan_runtime.files import WholeFile
-from poan_runtime.geometry import Geometry
+from poan_runtime.geometry import Geometry, spacing
 from poan_runtime.images.nifti.gzip import GzipWriter
 from poan_runtime.images.source import Source
 from poan_runtime.images.stored import to_stored
@@ -49,6 +49,7 @@ class Explanation:
     """The plan and its predicted cost. Seconds are added up as though nothing ran beside anything
     else: on a CPU every stage wants the same cores."""
 
+    geometry: Geometry
     layout: Layout
     counts: Counts
     volumes: int
@@ -99,6 +100,7 @@ def explain_scan(source: Source, network: Network, settings: Settings) -> Explan
     height, width = geometry.plane
     hr_slice_bytes = 4 * height * width * geometry.scale**2
     return Explanation(
+        geometry=geometry,
         layout=layout,
         counts=counts,
         volumes=geometry.volumes,
@@ -173,6 +175,11 @@ def as_json(network: Network, source: Source, found: Explanation) -> dict[str, A
         "backend": {"name": opened.name, "version": opened.version}
         | {"device": opened.device, "reason": opened.reason},
         "scan": {"path": str(source.path), "shape": list(source.shape)},
+        "slice_axis": found.geometry.axis,
+        "output": {
+            "shape": list(found.geometry.fine_shape),
+            "spacing": spacing(found.geometry.fine_affine).tolist(),
+        },
         "plan": {
             "tile": plan.tile,
             "halo": plan.halo,
@@ -212,11 +219,14 @@ def as_text(document: dict[str, Any]) -> str:
     total, gmac = predicted["total_s"], document["gmac_per_tile"]
     batches = -(-tiles["to_run"] // plan["batch"])
     shape = " x ".join(map(str, document["scan"]["shape"]))
+    fine = " x ".join(map(str, document["output"]["shape"]))
+    voxel = " x ".join(f"{step:.3g}" for step in document["output"]["spacing"])
     lines = [
         f"model      {model['name']}, {model['file']} ({model['precision']})",
         f"engine     {backend['name']} {backend['version']} on {backend['device']}: "
         f"{backend['reason']}",
-        f"scan       {shape}",
+        f"scan       {shape}, slices across axis {document['slice_axis']}",
+        f"output     {fine}, voxels of {voxel} mm",
         f"tiles      {plan['tiles_per_slice']} per slice, {plan['tile']} x {plan['tile']}, halo "
         f"{plan['halo']}, overlap {rows} x {columns}: {plan['work_on_overlap']:.1%} of the work "
         "is on overlap and padding",

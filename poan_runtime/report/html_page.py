@@ -39,6 +39,11 @@ NIIVUE_SHA256 = "43cc93c8caf46410d33cb79b0808f8ac28b2bf41b23cdb8c76503e938902d3c
 Bytes = NDArray[np.uint8]
 
 
+def is_page(name: str | None) -> bool:
+    """Whether a report of that name is a page to look at, not JSON."""
+    return (name or "").endswith((".html", ".htm"))
+
+
 class HtmlPage:
     """A `poan_runtime.super_resolve.Consumer` that keeps what the page shows; `write` writes it.
 
@@ -69,18 +74,26 @@ class HtmlPage:
             self._changed += [self._colour(plane) for plane in pair.changed[wanted]]
 
     def write(
-        self, path: Path, network: Network, outcome: Outcome, source: Source, total_s: float
+        self,
+        path: Path,
+        network: Network,
+        outcome: Outcome,
+        source: Source,
+        lines: Sequence[str],
+        total_s: float,
     ) -> None:
-        """Write the page, with as many slices as fit."""
+        """Write the page, with as many slices as fit; ``lines`` are the warnings."""
+        warned = warnings(lines, source)
         count = len(self._sr)
         while True:
-            page = self._page(network, outcome, source, total_s, count).encode()
+            page = self._page(network, outcome, source, total_s, count)
+            page = page.replace("@WARNINGS@", warned)
             if len(page) <= LARGEST_PAGE or count == 1:
                 break
             room = LARGEST_PAGE - 1_400_000
             count = max(1, min(count - 1, int(count * room / (len(page) - 1_400_000))))
         with WholeFile(path) as file:
-            file.write(page)
+            file.write(page.encode())
 
     def _page(
         self, network: Network, outcome: Outcome, source: Source, total_s: float, count: int
@@ -95,7 +108,6 @@ class HtmlPage:
         parts = {
             "TITLE": html.escape(f"{network.model.manifest.name}, x{geometry.scale}"),
             "SUMMARY": html.escape(summary(outcome)),
-            "WARNINGS": warnings(network, outcome, source),
             "PLANE": str(plane_of(geometry)),
             "VIEWS": _views(count, geometry, whole),
             "CROPS": self._crops(geometry, network.model.manifest.grid),
@@ -220,9 +232,8 @@ def summary(outcome: Outcome) -> str:
     return f"{said} {faithful[0].upper()}{faithful[1:]}." if faithful else said
 
 
-def warnings(network: Network, outcome: Outcome, source: Source) -> str:
+def warnings(lines: Sequence[str], source: Source) -> str:
     """Each in a box; the scan's path is left out of them."""
-    lines = [*network.notices, *outcome.warnings]
     if source.path is not None:
         lines = [_without(line, source.path) for line in lines]
     return "".join(f'<p class="warn">{html.escape(line)}</p>' for line in lines)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from poan_runtime.files import WholeFile
-from poan_runtime.geometry import Affine, Geometry, in_plane_axes
+from poan_runtime.geometry import Affine, Geometry, in_plane_axes, spacing
 from poan_runtime.super_resolve import Pair
 
 Picture = NDArray[np.float32]
@@ -40,9 +40,13 @@ class Preview:
 
 def write_preview(path: Path, coarse: Picture, fine: Picture, affine: Affine, axis: int) -> None:
     """Write the panel as PNG. ``coarse`` (h, w) and ``fine`` (s*h, s*w) are the same slice."""
+    height, width = physical_size(fine.shape, affine, axis)
     coarse, fine = (upright(picture, affine, axis) for picture in (coarse, fine))
+    if is_turned(affine, axis):
+        height, width = width, height
     low, high = _window(coarse)
-    size = fine.shape[1], fine.shape[0]
+    size = width, height
+    fine = np.asarray(Image.fromarray(fine).resize(size, Image.Resampling.BOX))
     image = Image.fromarray(coarse)  # mode F: resampled before the grey levels are cut
     panels = [
         ("LR, nearest", np.asarray(image.resize(size, Image.Resampling.NEAREST))),
@@ -59,6 +63,24 @@ def write_preview(path: Path, coarse: Picture, fine: Picture, affine: Affine, ax
         file.write(encoded.getvalue())
 
 
+def physical_size(shape: tuple[int, ...], affine: Affine, axis: int) -> tuple[int, int]:
+    """Rows and columns of a slice in pixels that are square in the world, none fewer than voxels.
+
+    >>> physical_size((92, 1272), np.diag([1.0, 1.0, 4.0, 1.0]), 1)
+    (92, 5088)
+    """
+    steps = spacing(affine)[list(in_plane_axes(axis))]
+    rows, columns = np.array(shape) * steps / steps.min() if steps.min() > 0 else shape
+    return max(1, round(rows)), max(1, round(columns))
+
+
+def is_turned(affine: Affine, axis: int) -> bool:
+    """Whether `upright` swaps rows and columns."""
+    first, second = in_plane_axes(axis)
+    worlds = np.abs(np.asarray(affine)[:3, [first, second]]).argmax(axis=0)
+    return bool(worlds[0] < worlds[1])
+
+
 def upright(picture: Picture, affine: Affine, axis: int) -> Picture:
     """A slice as it is looked at: superior or anterior up, right or anterior to the left.
 
@@ -70,7 +92,7 @@ def upright(picture: Picture, affine: Affine, axis: int) -> Picture:
     """
     first, second = in_plane_axes(axis)
     worlds = np.abs(np.asarray(affine)[:3, [first, second]]).argmax(axis=0)
-    if worlds[0] < worlds[1]:
+    if is_turned(affine, axis):
         picture, (first, second), worlds = picture.T, (second, first), worlds[::-1]
     signs = [np.asarray(affine)[worlds[0], first], np.asarray(affine)[worlds[1], second]]
     down = picture[::-1] if signs[0] >= 0 else picture

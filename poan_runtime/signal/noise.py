@@ -6,7 +6,7 @@ standard deviation 0.655 sigma. Give native slices: a zero-filled spectrum has a
 and zero-filled air is smoother than it was measured.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +33,15 @@ class Noise:
     """Median of the air; 0 where the background holds no noise, as after skull stripping."""
     background_sigma: float
     """sigma of the air, 0 likewise."""
+
+    def times(self, unit: float) -> "Noise":
+        """The noise of the slices times ``unit``."""
+        return replace(
+            self,
+            sigma=self.sigma * unit,
+            background_median=self.background_median * unit,
+            background_sigma=self.background_sigma * unit,
+        )
 
 
 def noise_level(slices: Slices) -> Noise:

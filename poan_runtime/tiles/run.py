@@ -41,6 +41,8 @@ class Timings:
         self._adding = threading.Lock()
         self.tiles_run = 0
         self.tiles_skipped = 0
+        self.too_large = 0
+        """Voxels of the result that float32 could not hold."""
 
     @contextlib.contextmanager
     def time(self, name: str) -> Iterator[None]:
@@ -132,14 +134,23 @@ class SliceRunner:
             top, left = s * layout.rows.before, s * layout.columns.before
             height, width = work.lr.shape[1:]
             inner = fine[:, top : top + s * height, left : left + s * width]
-            inner *= np.float32(work.unit)
-            return inner
+            return self._within_float32(inner, work.unit)
+
+    def _within_float32(self, inner: Slab, unit: float) -> Slab:
+        """Real values; what float32 cannot hold is cut to its ends, and counted."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            inner *= np.float32(unit)
+        if not np.isfinite(inner.sum(dtype=np.float64)):
+            self.timings.too_large += int(np.count_nonzero(~np.isfinite(inner)))
+            np.nan_to_num(inner, copy=False)
+        return inner
 
     def tiles(self, slab: Slab, unit: float) -> Tiles:
         """The tiles of a slab and which of them must run, given what ran before."""
         layout = self.layout
         finite: Slab = np.where(np.isfinite(slab), slab, np.float32(0))
-        scaled: Slab = np.divide(finite, np.float32(unit), dtype=np.float32)
+        with np.errstate(over="ignore"):
+            scaled: Slab = np.divide(finite, np.float32(unit), dtype=np.float32)
         padded = scaled[:, layout.rows.index][:, :, layout.columns.index]
         # (n, H, W) -> (n, H - tile + 1, W - tile + 1, tile, tile), a view
         windows: Slab = np.lib.stride_tricks.sliding_window_view(

@@ -93,6 +93,11 @@ class DicomSource:
         self.warnings = (*stack.warnings, *self._remarks())
 
     @property
+    def description(self) -> str:
+        """What the scanner calls the series."""
+        return self.stack.first.description
+
+    @property
     def slope(self) -> float:
         """Real values per stored unit; 1 where each slice has its own."""
         return float(self._scales[0, 0]) if self._shared_scale else 1.0

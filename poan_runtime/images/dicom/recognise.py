@@ -1,5 +1,6 @@
 """Whether something is DICOM, told without pydicom."""
 
+import os
 from pathlib import Path
 
 MAGIC_AT = 128
@@ -9,10 +10,10 @@ MOST_LOOKS = 200
 
 def is_dicom(path: Path) -> bool:
     """Whether ``path`` is a DICOM file or a folder with one in it."""
-    if path.is_dir():
+    if os.path.isdir(path):  # false also for a name that no file system takes
         files = (file for file in sorted(path.rglob("*")) if file.is_file())
         return any(has_magic(file) for _, file in zip(range(MOST_LOOKS), files, strict=False))
-    return path.is_file() and has_magic(path)
+    return os.path.isfile(path) and has_magic(path)
 
 
 def has_magic(path: Path) -> bool:

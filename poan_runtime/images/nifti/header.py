@@ -143,8 +143,9 @@ def _decode(start: bytes, path: Path, detached: bool, log: _Collector) -> tuple[
     if family == "pair":
         struct["magic"] = kind.single_magic
     try:
-        struct.check_fix(logger=log, error_level=40)
-    except HeaderDataError as error:
+        with np.errstate(all="ignore"):
+            struct.check_fix(logger=log, error_level=40)
+    except (HeaderDataError, OverflowError, ValueError) as error:
         raise PoanError(f"{path}: unreadable header: {error}") from None
     return struct, family
 
@@ -188,11 +189,14 @@ def _offset(struct: Any, path: Path, least: int) -> int:
 def _scaling(struct: Any, log: _Collector) -> tuple[float, float]:
     """Slope and intercept; a slope of 0 or NaN means that there is no scaling."""
     slope, inter = float(struct["scl_slope"]), float(struct["scl_inter"])
-    if slope == 0 or not math.isfinite(slope):
-        return 1.0, 0.0
-    if not math.isfinite(inter):
-        log.warnings.append(f"header: scl_inter is {inter}; taken as 0")
+    unscaled = slope == 0 or not math.isfinite(slope)
+    if not math.isfinite(inter):  # nibabel refuses to read a header that says so
+        if not unscaled:
+            log.warnings.append(f"header: scl_inter is {inter}; taken as 0")
         struct["scl_inter"] = inter = 0.0
+    if unscaled:
+        struct["scl_slope"] = 0
+        return 1.0, 0.0
     return slope, inter
 
 
@@ -305,8 +309,13 @@ def _refine(struct: Any, geometry: Geometry) -> None:
             struct[field] = 0
 
 
-def parse_dtype(name: str, header: ScanHeader) -> np.dtype[Any]:
-    """A voxel type by name, in the byte order of the scan."""
+def check_dtype(name: str) -> None:
+    """Refuse what is no voxel type."""
     if name not in OUTPUT_DTYPES:
         raise PoanError(f"--dtype: expected one of {', '.join(OUTPUT_DTYPES)}, got {name}")
+
+
+def parse_dtype(name: str, header: ScanHeader) -> np.dtype[Any]:
+    """A voxel type by name, in the byte order of the scan."""
+    check_dtype(name)
     return np.dtype(name).newbyteorder(header.dtype.byteorder)

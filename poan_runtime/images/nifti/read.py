@@ -103,7 +103,9 @@ class Scan:
         slope, inter = self.header.slope, self.header.inter
         if (slope, inter) == (1.0, 0.0):
             return np.ascontiguousarray(as_float32(stored))
-        return np.ascontiguousarray(as_float32(stored * slope + inter))
+        with np.errstate(over="ignore", invalid="ignore"):
+            real = stored * slope + inter
+        return np.ascontiguousarray(as_float32(real))
 
 
 def open_scan(path: str | Path, scratch: Path | None = None, *, hashed: bool = False) -> Scan:

@@ -1,5 +1,6 @@
 """A NIfTI file written slice by slice: header first, voxels in file order, whole or not at all."""
 
+import math
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poan_runtime.engines.cores import usable_cores
+from poan_runtime.errors import PoanError
 from poan_runtime.files import WholeFile, temporary_file, writing
 from poan_runtime.geometry import Geometry
 from poan_runtime.images.nifti.gzip import GzipWriter
@@ -15,6 +17,8 @@ from poan_runtime.images.source import Slab
 from poan_runtime.images.stored import stored_as, to_stored
 
 ASSEMBLY_BYTES = 1 << 23
+MOST_SATURATED = 0.01
+"""Share of the voxels that a type named by the user may fail to hold."""
 MOST_THREADS = 8
 """Threads that compress: eight keep up with any engine, and each holds 2 MiB of blocks."""
 
@@ -33,13 +37,19 @@ class NiftiSink:
         *,
         note: str,
         dtype: str | None = None,
+        saturate: bool = True,
         scratch: Path | None = None,
         threads: int | None = None,
     ) -> None:
-        """``dtype`` None keeps the input's type; ``note`` goes into the description if it fits."""
+        """``dtype`` None keeps the input's type; ``note`` goes into the description if it fits.
+
+        Without ``saturate``, a ``dtype`` that fails to hold over 1 % of the voxels is refused as
+        soon as that shows.
+        """
         wanted = None if dtype is None else parse_dtype(dtype, header)
         self.stored = stored_as(header.dtype, header.slope, header.inter, wanted)
         self.saturated = 0
+        self._most_saturated = 1.0 if saturate or dtype is None else MOST_SATURATED
         self._header = header
         self._note = note
         self._scratch = scratch
@@ -54,8 +64,21 @@ class NiftiSink:
         """See `Sink.warnings`."""
         if not self.saturated:
             return ()
-        name = self.stored.dtype.name
-        return (f"{self.saturated} voxels saturated at the ends of {name}",)
+        return (f"{self.saturated} voxels do not fit into {self._type()}; cut to its ends",)
+
+    def _type(self) -> str:
+        dtype = self.stored.dtype
+        if dtype.kind == "f":
+            return dtype.name
+        return f"{dtype.name} ({np.iinfo(dtype).min} to {np.iinfo(dtype).max})"
+
+    def _refuse_saturation(self) -> None:
+        """Raises PoanError once more voxels were cut than may be."""
+        if self.saturated > self._most_saturated * math.prod(self._fine_shape):
+            raise PoanError(
+                f"--dtype: over {self._most_saturated:.0%} of the voxels do not fit into "
+                f"{self._type()}; name a wider type, or --saturate to cut them to its ends"
+            )
 
     def begin(self, geometry: Geometry) -> None:
         """See `Sink.begin`."""
@@ -63,6 +86,7 @@ class NiftiSink:
             self._header, geometry, self.stored, note=self._note, path=self._file.target
         )
         self._axis, self._shape = geometry.axis, geometry.fine_spatial
+        self._fine_shape = geometry.fine_shape
         self._file.open()
         if self._file.target.name.endswith(".gz"):
             self._gzip = GzipWriter(self._file, threads=self._threads)
@@ -73,6 +97,8 @@ class NiftiSink:
         stored = self.stored
         values, saturated = to_stored(fine, stored.dtype, stored.slope, stored.inter)
         self.saturated += saturated
+        if saturated:
+            self._refuse_saturation()
         data = _bytes(values.swapaxes(1, 2))  # (n, w, h)
         if self._axis == 2:
             self._append(data)

@@ -76,7 +76,7 @@ def test_an_interrupt_ends_the_scans_under_way_and_leaves_no_file(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_scans, "_say_outcome", interrupt)
+    monkeypatch.setattr(run_scans, "say_outcome", interrupt)
     assert cli.main([str(nearest_x2), *map(str, scans), "-o", str(out)]) == 130
     assert not [path for path in out.iterdir() if "partial" in path.name]
     assert len(list(out.iterdir())) <= 2  # what was whole already stays

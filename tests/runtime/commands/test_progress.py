@@ -1,4 +1,4 @@
-"""A bar on a terminal, nothing in a pipe."""
+"""A bar on a terminal, a line every 10 % in a log."""
 
 import io
 
@@ -42,9 +42,24 @@ def test_a_per_cent_sign_in_a_files_name_stays_as_it_is() -> None:
     assert bar("50%done.nii", 1, 2, 1.0).startswith("50%done.nii [")
 
 
-def test_a_pipe_gets_nothing() -> None:
+def test_a_log_gets_a_line_every_ten_per_cent_of_a_long_scan() -> None:
+    now = iter([0.0, *(10.0 * k for k in range(1, 41))])
     stream = io.StringIO()
-    progress = Progress("scan.nii", stream)
-    progress.advance(1, 1)
+    progress = Progress("scan.nii", stream, lambda: next(now))
+    for _ in range(40):
+        progress.advance(1, 40)
     progress.end()
-    assert stream.getvalue() == ""
+    lines = stream.getvalue().splitlines()
+    assert [line.split()[1] for line in lines] == [str(p) for p in range(10, 100, 10)]
+    assert lines[4] == "scan.nii: 50 %, 03:20 left"
+
+
+def test_a_log_gets_nothing_of_a_short_scan_and_quiet_nothing_at_all() -> None:
+    for quiet, seconds in ((False, 0.1), (True, 100.0)):
+        now = iter([0.0, seconds, 2 * seconds])
+        stream = io.StringIO()
+        progress = Progress("scan.nii", stream, lambda: next(now), quiet=quiet)  # noqa: B023
+        progress.advance(1, 2)
+        progress.advance(1, 2)
+        progress.end()
+        assert stream.getvalue() == ""

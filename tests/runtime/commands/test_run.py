@@ -53,7 +53,10 @@ ACCEPTED = [
 
 
 def poan_run(*arguments: object) -> int:
-    return cli.main([str(argument) for argument in arguments])
+    try:
+        return cli.main([str(argument) for argument in arguments])
+    except SystemExit as left:  # the parser's way out
+        return int(left.code or 0)
 
 
 def repeated(data: np.ndarray, axes: Sequence[int] = (0, 1), scale: int = 2) -> np.ndarray:
@@ -198,7 +201,8 @@ def test_skipping_constant_tiles_changes_no_bit_of_the_file(
     assert poan_run(model, scan, "-o", tmp_path / "skip.nii", *options) == 0
     tiles = json.loads((tmp_path / "report.json").read_text())["scans"][0]["tiles"]
     assert tiles["skipped"] > 0
-    assert poan_run(model, scan, "-o", tmp_path / "all.nii", *options, "--no-skip") == 0
+    again = ["--no-skip", "--overwrite"]
+    assert poan_run(model, scan, "-o", tmp_path / "all.nii", *options, *again) == 0
     assert (tmp_path / "skip.nii").read_bytes() == (tmp_path / "all.nii").read_bytes()
 
 
@@ -220,12 +224,15 @@ def test_real_values_of_another_type_are_rounded_and_saturate(
 ) -> None:
     ramp = np.arange(-50, 50, dtype=np.float32).reshape(10, 10, 1) * 10.4
     scan = make_scan(data=ramp, dtype="<f4")
-    assert poan_run(nearest_x2, scan, "--dtype", "uint8") == 0
+    assert poan_run(nearest_x2, scan, "--dtype", "uint8") == 2
+    assert "over 1% of the voxels do not fit into uint8 (0 to 255)" in one_line(capsys)
+    assert [*tmp_path.iterdir()] == [scan]
+    assert poan_run(nearest_x2, scan, "--dtype", "uint8", "--saturate") == 0
     out = nib.load(tmp_path / "scan_desc-sr.nii.gz")
     assert out.get_data_dtype() == np.uint8
     expected = repeated(np.clip(np.rint(ramp), 0, 255))
     assert np.array_equal(np.asarray(out.dataobj), expected)
-    assert "voxels saturated" in capsys.readouterr().err
+    assert "voxels do not fit into uint8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("dtype", "slope"), [("int32", 0.5), ("uint8", 1), ("float32", 1)])
@@ -255,7 +262,14 @@ def test_several_scans_go_into_a_folder_and_a_bad_one_stops_no_other(
     assert "missing.nii: no such file" in one_line(capsys)
     names = ["a_desc-sr.nii.gz", "a_desc-sr.png", "b_desc-sr.nii.gz", "b_desc-sr.png"]
     assert sorted(path.name for path in out.iterdir()) == names
-    assert len(json.loads(report.read_text())["scans"]) == 2
+    parts = json.loads(report.read_text())["scans"]
+    assert [part["error"] for part in parts if "error" in part] == [
+        f"{scans[1]}: no such file or folder"
+    ]
+    assert [Path(part["output"]["path"]) for part in parts if "output" in part] == [
+        out / "a_desc-sr.nii.gz",
+        out / "b_desc-sr.nii.gz",
+    ]
 
 
 def test_report_and_preview_tell_what_was_done(
@@ -300,8 +314,12 @@ def test_report_and_preview_tell_what_was_done(
         (["{model}", "{scan}", "--overlap", "14"], "below the tile of 16"),
         (["{model}", "{scan}", "--backend", "abacus"], "--backend: expected auto or one of"),
         (["{model}", "{scan}", "--backend", "openvino", "--device", "cuda"], "--device: openvino"),
-        (["{tmp}/nothing", "{scan}"], "nor a shipped model"),
-        (["{model}/manifest.txt", "{scan}"], "nor a shipped model"),
+        (["{tmp}/nothing", "{scan}"], "no such file or folder"),
+        (["nothing", "{scan}"], "nor a shipped model"),
+        (["{model}/manifest.txt", "{scan}"], "no such file or folder"),
+        (["{model}", "{scan}", "{scan}", "-o", "{tmp}/o.nii"], "one file for several scans"),
+        (["{model}", "{tmp}/empty"], "neither a NIfTI file nor DICOM"),
+        (["--list", "t2_x2"], "--list: expected no argument"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_writes_nothing(
@@ -313,6 +331,7 @@ def test_what_cannot_be_done_is_one_line_and_writes_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     scan = make_scan()
+    (tmp_path / "empty").mkdir()
     before = scan.read_bytes()
     places = {"model": nearest_x2, "scan": scan, "tmp": tmp_path}
     assert poan_run(*[argument.format(**places) for argument in arguments]) == 2
@@ -337,6 +356,7 @@ def test_a_model_that_its_manifest_does_not_vouch_for_is_refused(
     assert "expected input shape (N, 1, 20, 20)" in one_line(capsys)
     assert poan_run(graph, scan, "--trust", "--scale", "2", "--tile", "16") == 0
     assert "nothing vouches for it" in one_line(capsys)
+    (scan.parent / "scan_desc-sr.nii.gz").unlink()
 
     (model / "other.onnx").write_bytes(b"")
     assert poan_run(model / "other.onnx", scan) == 2
@@ -372,13 +392,20 @@ def test_a_graph_that_is_no_graph_is_one_line(
         assert "cannot load it" in one_line(capsys)
 
 
-def test_list_names_the_shipped_models(
+def test_list_tells_what_each_shipped_model_is_for_and_worth(
     make_model: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = make_model()
+    folder = make_model(
+        degradation={"method": "scanner"},
+        gains={"truncated": 1.254, "bicubic": 0.5},
+        data_licence="CC0",
+    )
     monkeypatch.setattr("poan_runtime.models.find.MODELS", folder.parent)
     assert poan_run("--list") == 0
-    assert f"{folder.name} " in capsys.readouterr().out.replace("\n", " ")
+    rows = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
+    (row,) = [row for row in rows if row[0] == folder.name]
+    size = f"{(folder / 'model.onnx').stat().st_size / 2**20:.1f} MiB"
+    assert row[1:] == ["T2", "x2", "scanner LR", "+0.50 to +1.25 dB", size, "CC0"]
 
 
 def test_a_shipped_model_is_found_by_name(
@@ -390,6 +417,5 @@ def test_a_shipped_model_is_found_by_name(
 
 
 def test_no_scan_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        poan_run("model")
+    assert poan_run("model") == 2
     assert "expected a model and at least one scan" in capsys.readouterr().err

@@ -32,7 +32,9 @@ def test_tiles_are_counted_as_a_run_counts_them(
     plan, report = tmp_path / "plan.json", tmp_path / "report.json"
     named = [str(model), str(striped), *more]
     assert cli.main(["--explain", *named, "--report", str(plan)]) == 0
-    assert cli.main([*named, "-o", str(tmp_path / "sr.nii"), "--report", str(report)]) == 0
+    assert (
+        cli.main([*named, "-o", str(tmp_path / "sr.nii"), "--report", str(report), "--labels"]) == 0
+    )
     (foreseen,) = json.loads(plan.read_text())["scans"]
     (ran,) = json.loads(report.read_text())["scans"]
     assert foreseen["tiles"]["to_run"] == ran["tiles"]["run"]
@@ -91,7 +93,9 @@ def test_signed_zeros_and_many_constants_are_counted_as_a_run_counts_them(
     plan, report = tmp_path / "plan.json", tmp_path / "report.json"
     named = [str(make_model()), str(scan)]
     assert cli.main(["--explain", *named, "--report", str(plan)]) == 0
-    assert cli.main([*named, "-o", str(tmp_path / "sr.nii"), "--report", str(report)]) == 0
+    assert (
+        cli.main([*named, "-o", str(tmp_path / "sr.nii"), "--report", str(report), "--labels"]) == 0
+    )
     (foreseen,) = json.loads(plan.read_text())["scans"]
     (ran,) = json.loads(report.read_text())["scans"]
     assert foreseen["tiles"]["to_run"] == ran["tiles"]["run"]

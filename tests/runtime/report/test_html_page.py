@@ -24,7 +24,13 @@ def page(nearest_x2: Path, make_scan: MakeScan, tmp_path: Path) -> Callable[...,
 
     def make(model: Path = nearest_x2, shape: tuple[int, ...] = (40, 36, 6), **scan: object) -> str:
         path = make_scan("DOE_JANE.nii.gz", shape=shape, **scan)
-        out = ["-o", str(tmp_path / "fine.nii.gz"), "--report", str(tmp_path / "out.html")]
+        out = [
+            "-o",
+            str(tmp_path / "fine.nii.gz"),
+            "--report",
+            str(tmp_path / "out.html"),
+            "--overwrite",
+        ]
         assert main([str(model), str(path), *out]) == 0
         return (tmp_path / "out.html").read_text()
 

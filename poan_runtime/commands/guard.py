@@ -1,0 +1,69 @@
+"""How a command ends: one line and a status for what the user can mend, whatever stopped it."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from poan_runtime.commands.say import Voice
+from poan_runtime.errors import PoanError
+
+INTERRUPTED, NOBODY_READS = 130, 141
+
+
+def guarded(command: str, work: Callable[[], int]) -> int:
+    """The status of ``work``: its own, 130 for Ctrl-C, and 2 with a line for a PoanError or for
+    what the operating system refuses.
+
+    141 where nobody reads what is printed (``| head``); SIGTERM ends the process with 143 after
+    temporary files are gone.
+    """
+    voice = Voice(command)
+    try:
+        with terminated_as_exit():
+            return work()
+    except PoanError as error:
+        voice.error(str(error))
+        return 2
+    except KeyboardInterrupt:
+        voice.error("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        _write_nowhere()
+        return NOBODY_READS
+    except OSError as error:
+        voice.error(in_words(error))
+        return 2
+
+
+def in_words(error: PoanError | OSError) -> str:
+    """What went wrong, and with which file."""
+    if isinstance(error, PoanError) or not error.strerror:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
+@contextlib.contextmanager
+def terminated_as_exit() -> Iterator[None]:
+    """Let SIGTERM end the process as an exception does, so that temporary files go."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread: signals are the host program's business
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _write_nowhere() -> None:
+    """Give what is left in stdout's buffer away, or Python complains about it at the end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

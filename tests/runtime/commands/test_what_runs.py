@@ -1,0 +1,82 @@
+"""Which model a name means, and what poan-run says of it."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poan_runtime.commands.run import main
+from poan_runtime.errors import PoanError
+from poan_runtime.models.find import find_model
+
+
+@pytest.fixture
+def shipped(make_model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Path, Path]:
+    """A shipped model, and a folder of the same name in the current one with another network."""
+    folder: Path = make_model()
+    monkeypatch.setattr("poan_runtime.models.find.MODELS", folder.parent)
+    monkeypatch.chdir(tmp_path)
+    here = tmp_path / folder.name
+    make_model(smooth=True).rename(here)
+    return folder, here
+
+
+def test_a_bare_name_is_the_shipped_model_whatever_lies_here(
+    shipped: tuple[Path, Path],
+) -> None:
+    folder, here = shipped
+    found = find_model(folder.name)
+    assert found.path == folder / "model.onnx"
+    assert found.notices == (
+        f"{folder.name} is the shipped model; for the folder of that name write ./{folder.name}",
+    )
+    for path in (f"./{folder.name}", f"{folder.name}/", Path(folder.name)):
+        assert find_model(path).path.resolve() == here / "model.onnx"
+
+
+def test_a_bare_name_that_is_no_shipped_model_is_never_a_folder(
+    shipped: tuple[Path, Path], tmp_path: Path
+) -> None:
+    shipped[1].rename(tmp_path / "mine")
+    with pytest.raises(PoanError, match=r"no shipped model \(.*for what lies here write \./mine"):
+        find_model("mine")
+    assert find_model("./mine").path.name == "model.onnx"
+
+
+def test_a_run_says_which_file_runs_and_its_hash(
+    nearest_x2: Path, make_scan: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(nearest_x2), str(make_scan()), "--backend", "onnxruntime"]) == 0
+    file = nearest_x2 / "model.onnx"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == f"tiny_x2: {file}, sha256 {digest}, in ONNX Runtime on the CPU, fp32"
+
+
+@pytest.mark.parametrize(("flag", "lines"), [("--quiet", 0), (None, 3), ("--verbose", 4)])
+def test_quiet_says_nothing_and_verbose_why_this_engine(
+    flag: str | None,
+    lines: int,
+    nearest_x2: Path,
+    make_scan: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [str(nearest_x2), str(make_scan()), *([flag] if flag else [])]
+    assert main([*arguments, "--backend", "onnxruntime"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert len(said.out.splitlines()) == lines
+    assert ("provider" in said.out) == (flag == "--verbose")
+
+
+@pytest.mark.parametrize("module", ["run", "bids", "bench", "build"])
+def test_every_command_tells_its_version(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import importlib
+    from importlib import metadata
+
+    command = importlib.import_module(f"poan_runtime.commands.{module}")
+    with pytest.raises(SystemExit) as left:
+        command.main(["--version"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out == f"poan-{module} {metadata.version('poan')}\n"

@@ -1,0 +1,45 @@
+"""What killed processes leave is removed by the next, and two writers do not disturb each other."""
+
+from pathlib import Path
+
+import pytest
+
+from poan_runtime.files import WholeFile
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    target = tmp_path / "out.nii"
+    left = tmp_path / ".out.nii.01234567.poan-partial"
+    other = tmp_path / ".other.nii.01234567.poan-partial"
+    for path in (left, other):
+        path.write_bytes(b"half")
+    with WholeFile(target) as file:
+        file.write(b"whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "out.nii"]
+    assert target.read_bytes() == b"whole"
+
+
+def test_of_two_writers_the_last_to_be_done_wins_whole(tmp_path: Path) -> None:
+    target = tmp_path / "out.nii"
+    first, second = WholeFile(target), WholeFile(target)
+    first.open()
+    first.write(b"first")
+    second.open()
+    second.write(b"second")
+    first.write(b" too")
+    second.complete()
+    assert target.read_bytes() == b"second"
+    first.complete()
+    assert target.read_bytes() == b"first too"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.nii"]
+
+
+def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    def write_and_fail() -> None:
+        with WholeFile(tmp_path / "out.nii") as file:
+            file.write(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_and_fail()
+    assert [*tmp_path.iterdir()] == []
