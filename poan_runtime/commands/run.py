@@ -60,7 +60,11 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--list", action="store_true", help="list the shipped models")
     p.add_argument("--preview", metavar="PNG", help="picture of LR, bicubic and SR (or a folder)")
-    p.add_argument("--report", metavar="JSON", help="timings, backend, hashes, warnings")
+    p.add_argument(
+        "--report",
+        metavar="FILE",
+        help="timings, backend, hashes, warnings as JSON; out.html is a page to look at",
+    )
     p.add_argument(
         "--changed-map",
         metavar="NIFTI",

@@ -25,6 +25,7 @@ from poan_runtime.models.find import AUTO, Trust, auto_model, exists
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.report.changed_map import ChangedMap
 from poan_runtime.report.document import scan_report, write_report
+from poan_runtime.report.html_page import HtmlPage, is_page
 from poan_runtime.report.preview import Preview
 from poan_runtime.super_resolve import Outcome, upscale_file
 
@@ -39,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
     trust = trust_of(args)
     scans = scans_of(args.scans)
     jobs = plan_jobs(scans, args, voice, several=len(args.scans) > 1)
+    if is_page(args.report) and len(jobs) > 1:
+        raise PoanError(f"{args.report}: a page shows one scan; name a .json for several")
     reports: list[dict[str, Any]] = []
     missing = [job.scan for job in jobs if not exists(job.scan)]
     for scan in missing:
@@ -54,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         with load_network(name, options_of(args), trust) as network:
             introduce(network, voice)
             failed |= run_jobs(args, network, jobs, reports, voice)
-            if args.report is not None:
+            if args.report is not None and not is_page(args.report):
                 write_report(Path(args.report), network, reports)
     return 2 if failed else 0
 
@@ -121,6 +124,8 @@ def explain(args: argparse.Namespace) -> int:
 
     voice = Voice("poan-run")
     scans = scans_of(args.scans)
+    if is_page(args.report):
+        raise PoanError(f"{args.report}: a plan is written as JSON")
     if args.report is not None:
         check_distinct(scans, [Path(args.report)])
     documents = []
@@ -177,11 +182,14 @@ def run_one(
             )
         unpacked_s = time.perf_counter() - start
         quiet = voice.level == QUIET
-        outcome = make(args, network, job, source, scratch, turns, quiet=quiet)
+        page = HtmlPage(source, args.axis) if is_page(args.report) else None
+        outcome = make(args, network, job, source, scratch, turns, page, quiet=quiet)
         total_s = time.perf_counter() - start
         contrast = other_contrast(source, network.model.manifest.contrast)
         warnings = [*network.notices, *outcome.warnings, *([contrast] if contrast else [])]
         say_outcome(job, outcome, warnings, total_s, voice)
+        if page is not None:
+            page.write(Path(args.report), network, outcome, source, warnings, total_s)
         if args.report is None:
             return {}
         settings = settings_of(args)
@@ -198,6 +206,7 @@ def make(
     source: Source,
     scratch: Path | None,
     turns: Turns | None,
+    page: HtmlPage | None,
     *,
     quiet: bool,
 ) -> Outcome:
@@ -220,6 +229,7 @@ def make(
                     progress,
                     picture,
                     *([changes] if changes else []),
+                    *([page] if page else []),
                     *([turns.check] if turns else []),
                 ],
                 turn=turns.lock if turns else None,
