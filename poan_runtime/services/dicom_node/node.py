@@ -1,6 +1,7 @@
 """The node: a door, a queue, workers, a thread for each peer, and the loop that joins them."""
 
 import dataclasses
+import math
 import sqlite3
 import threading
 import time
@@ -57,7 +58,7 @@ class Node:
         self.loops = [Loop(name, s.step, self.log) for name, s in self.sendings.items()]
         self.loops.append(Loop("commitment", telling.step, self.log))
         self.receiver = _door(config, self.storage, self.queue, self.outbox, self.log)
-        self._swept = time.monotonic()
+        self._swept = self._started = time.monotonic()
         self.log("started", port=self.receiver.port, workers=config.work.workers)
 
     def run(self) -> None:
@@ -79,7 +80,7 @@ class Node:
         self._answers += self.workers.answers()
         self._take_answers()
         work, now = self.config.work, time.time()
-        for series in self.queue.complete(now, work.quiet_s, trust_count=work.trust_count):
+        for series in self.queue.complete(now, self._quiet_s(), trust_count=work.trust_count):
             self.storage.take_up(series)
             self.log("complete", series=short(series))
         for _ in range(self.workers.idle):
@@ -127,6 +128,11 @@ class Node:
         self.log(
             "working", series=short(job.series_uid), images=len(job.files), attempt=job.attempts
         )
+
+    def _quiet_s(self) -> float:
+        """How long a series must be quiet; while we were away it could not be heard."""
+        up_s = time.monotonic() - self._started
+        return self.config.work.quiet_s if up_s > self.config.work.quiet_s else math.inf
 
     def _take_answers(self) -> None:
         """An answer is let go once it is in the queue: a full disk only holds it up."""

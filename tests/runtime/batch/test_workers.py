@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +108,37 @@ def test_no_more_processes_run_than_memory_allows(
     states = [result.state for result in Workers(cohort, 3, memory=1 << 20).results(scans)]
     assert states == ["done"] * 4
     assert max(most) == 1
+
+
+PARENT = """
+import multiprocessing, os, signal, threading
+from poan_runtime.batch.workers import _die_with_parent
+
+def at_work_for_ever():
+    _die_with_parent()
+    os.write(1, f"{os.getpid()}\\n".encode())
+    threading.Event().wait()
+
+if __name__ == "__main__":
+    multiprocessing.get_context("fork").Process(target=at_work_for_ever).start()
+    threading.Event().wait()
+"""
+
+
+def test_a_process_at_work_ends_with_its_parent(repository: Path, tmp_path: Path) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT],
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        stdout=subprocess.PIPE,
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.stdout.close()  # not read to its end: the child would hold it open
+    parent.kill()
+    parent.wait()
+    for _ in range(600):
+        if not Path(f"/proc/{child}/cmdline").exists():
+            return
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    raise AssertionError("it outlived its parent")

@@ -1,0 +1,1 @@
+"""An image server on the ISMRMRD stream protocol: slices in, finer slices out, at the scanner."""

@@ -1,0 +1,142 @@
+"""Images made finer as they come: one intensity unit for a series, its geometry kept."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from poan_runtime.as_measured import MeasuredBand, keeps_measured
+from poan_runtime.geometry import Geometry
+from poan_runtime.images.stored import to_stored
+from poan_runtime.intensity import intensity_unit
+from poan_runtime.network import Network, Settings
+from poan_runtime.services.mrd.meta import described
+from poan_runtime.services.mrd.wire import Image, ImageType
+from poan_runtime.tiles.run import SliceRunner, Timings
+
+SERIES_OFFSET = 1000
+Position = Literal["centre", "corner"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Way:
+    """How images are treated.
+
+    ``unit`` is what intensities are divided by; None takes the percentile of a series' first
+    image, or with ``wait_volume`` of all its images, which are then held until the end.
+    ``position`` is what the header's position means: the image's centre (MRD), or the centre of
+    its first voxel, as some converters write it.
+    """
+
+    settings: Settings = dataclasses.field(default_factory=Settings)
+    unit: float | None = None
+    wait_volume: bool = False
+    position: Position = "centre"
+
+
+class Stream:
+    """The images of one connection."""
+
+    def __init__(self, network: Network, way: Way) -> None:
+        self._network, self._way = network, way
+        self._units: dict[int, float] = {}
+        self._held: dict[int, list[Image]] = {}
+        self._runners: dict[tuple[int, int], SliceRunner] = {}
+        self.latencies_s: list[float] = []
+        self.untouched = 0
+
+    def take(self, image: Image) -> Iterator[Image]:
+        """An image in, what can go out now out."""
+        if not is_magnitude(image):
+            self.untouched += 1
+            yield image
+            return
+        series = int(image.head["image_series_index"])
+        if self._way.wait_volume and self._way.unit is None:
+            self._held.setdefault(series, []).append(image)
+            return
+        if series not in self._units:
+            self._units[series] = self._way.unit or self._unit_of([image])
+        yield self._finer(image, self._units[series])
+
+    def end(self) -> Iterator[Image]:
+        """What was held."""
+        for images in self._held.values():
+            unit = self._unit_of(images)
+            for image in images:
+                yield self._finer(image, unit)
+        self._held.clear()
+
+    def _unit_of(self, images: list[Image]) -> float:
+        values = np.concatenate([image.data.ravel() for image in images])
+        return intensity_unit(values, self._network.model.manifest.percentile)
+
+    def _finer(self, image: Image, unit: float) -> Image:
+        start = time.perf_counter()
+        planes = image.data.reshape(-1, *image.data.shape[2:])  # (channels * z, y, x)
+        fine = self.super_resolved(np.asarray(planes, np.float32), unit)
+        stored, _ = to_stored(fine, image.data.dtype, 1.0, 0.0)
+        made = Image(
+            head=self._head(image.head),
+            attributes=described(image.attributes, self._scale, self._network.model.manifest.name),
+            data=stored.reshape(*image.data.shape[:2], *stored.shape[1:]),
+        )
+        self.latencies_s.append(time.perf_counter() - start)
+        return made
+
+    @property
+    def _scale(self) -> int:
+        return self._network.model.manifest.scale
+
+    def super_resolved(self, planes: NDArray[np.float32], unit: float) -> NDArray[np.float32]:
+        """Planes (n, y, x) to (n, s*y, s*x), real values."""
+        manifest, settings = self._network.model.manifest, self._way.settings
+        fine = self._runner(planes.shape[1], planes.shape[2]).run(planes, unit)
+        if manifest.grid != "centre" or not keeps_measured(manifest, settings):
+            return fine
+        return MeasuredBand(scale=manifest.scale, keep=True)(planes, fine)[0]
+
+    def _runner(self, rows: int, columns: int) -> SliceRunner:
+        if (rows, columns) not in self._runners:
+            manifest, settings = self._network.model.manifest, self._way.settings
+            geometry = Geometry.derive(
+                (rows, columns, 1), np.eye(4), scale=manifest.scale, grid=manifest.grid, axis=2
+            )
+            self._runners[rows, columns] = SliceRunner(
+                backend=self._network.backend(settings),
+                layout=self._network.layout(geometry, settings),
+                skip=settings.skip,
+                timings=Timings(),
+            )
+        return self._runners[rows, columns]
+
+    def _head(self, head: np.void) -> np.void:
+        """The header of the finer image: a series of its own at the same place."""
+        made = head.copy()
+        made["position"] = finer_position(
+            head, self._scale, self._network.model.manifest.grid, self._way.position
+        )
+        series = int(head["image_series_index"]) + SERIES_OFFSET
+        made["image_series_index"] = series % (1 << 16)
+        return made
+
+
+def is_magnitude(image: Image) -> bool:
+    """Whether a network may see it; a header that does not say is believed to be one."""
+    return not image.complex and int(image.head["image_type"]) in (0, ImageType.MAGNITUDE)
+
+
+def finer_position(head: np.void, scale: int, grid: str, position: Position) -> NDArray[Any]:
+    """Where the finer image lies, in the header's sense of position; LPS mm.
+
+    On the ``centre`` grid the field of view stays, so its centre does, and the first voxel moves
+    by (1/s - 1)/2 old voxels. On the ``kspace`` grid the first voxel stays and the centre moves.
+    """
+    shift = 0.5 * (1 / scale - 1)
+    moves = {("centre", "corner"): shift, ("kspace", "centre"): -shift}.get((grid, position), 0.0)
+    size = head["field_of_view"][:2] / np.maximum(head["matrix_size"][:2], 1)  # mm along x, y
+    along = head["read_dir"] * size[0] + head["phase_dir"] * size[1]
+    return np.asarray(head["position"] + np.float32(moves) * along, np.float32)
