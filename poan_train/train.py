@@ -149,7 +149,10 @@ class Run:
         decay = min(decay, (1 + self.step) / (10 + self.step))
         weights = self.network.state_dict()
         for name, mean in self.average.state_dict().items():
-            mean.lerp_(weights[name], 1 - decay)
+            if mean.is_floating_point():
+                mean.lerp_(weights[name], 1 - decay)
+            else:  # a counter, as BatchNorm has
+                mean.copy_(weights[name])
 
 
 def train(
