@@ -185,9 +185,9 @@ def _names(model: Model, session: Any) -> tuple[str, str]:
         inputs, outputs = session.get_inputs(), session.get_outputs()
         source = _port(model, "input", inputs, model.manifest.input_name)
         target = _port(model, "output", outputs, model.manifest.output_name)
+        check_shapes(model, source.shape, target.shape)
     except UnicodeDecodeError:
         raise PoanError(f"{model.path}: a name in the graph is no text") from None
-    check_shapes(model, source.shape, target.shape)
     return source.name, target.name
 
 
