@@ -153,6 +153,12 @@ def introduce(network: Network, voice: Voice) -> None:
         f"{model.manifest.name}: {model.path}, sha256 {model.file.sha256[:12]}, "
         f"in {engine} on {where}, {precision}"
     )
+    gains = model.manifest.gains
+    if gains and min(gains.values()) < 0:
+        kind, gain = min(gains.items(), key=lambda item: item[1])
+        voice.warn(f"{model.manifest.name}: {gain:+.2f} dB against interpolation on {kind} LR")
+    elif not gains:
+        voice.say(f"{model.manifest.name}: its gain over interpolation is not stated")
     voice.detail(f"{opened.name} {opened.version} on {opened.device}: {opened.reason}")
 
 

@@ -162,7 +162,7 @@ def _preferred(manifest: Manifest, precision: str, folder: Path) -> ModelFile:
 
 def _verified(manifest: Manifest, file: ModelFile, folder: Path, judged: bool) -> Model:
     path = folder / file.name
-    if not path.is_file():
+    if not os.path.isfile(path):  # false also for a name that no file system takes
         raise PoanError(f"{path}: listed in the manifest, but there is no such file")
     if (found := sha256_of(path)) != file.sha256:
         raise PoanError(
