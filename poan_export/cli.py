@@ -30,8 +30,9 @@ def parser() -> argparse.ArgumentParser:
         prog="poan-export",
         description="Export a checkpoint to ONNX, prove that it still answers as PyTorch does, and "
         "write models, test vectors and a manifest. Exit status: 0, 2 for what you can mend, 3 if "
-        "the exported model is not within tolerance (then nothing is written), or an engine or an "
-        "8-bit model is not (then the rest is written).",
+        "the network is worse than interpolation on real tiles, or the exported model is not "
+        "within tolerance (then nothing is written), or an engine or an 8-bit model is not (then "
+        "the rest is written).",
     )
     p.add_argument("--ckpt", type=Path, help="checkpoint of poan-train")
     p.add_argument("--out", type=Path, help="folder to write (default: the checkpoint's stem)")
@@ -64,6 +65,11 @@ def parser() -> argparse.ArgumentParser:
         help="search the smallest set of modules that must stay in float32, print and use it",
     )
     p.add_argument("--parity-data", type=Path, help="NIfTI file or folder for the gate's tiles")
+    p.add_argument(
+        "--allow-worse",
+        action="store_true",
+        help="export a network that is worse than bicubic and sinc all the same",
+    )
     add_engine_options(p)
     add_triton_options(p)
     return p
@@ -146,6 +152,7 @@ def run(args: argparse.Namespace) -> int:
     with needs(MODULES, "train", "export"):
         from poan_export.export import export, to_stderr
         from poan_export.gate.parity import ParityFailure
+        from poan_export.gate.quality import WorseThanInterpolation
         from poan_export.plans.make import finish
     try:
         request = request_of(args)
@@ -153,7 +160,7 @@ def run(args: argparse.Namespace) -> int:
         good = finish(folder, request.engine, to_stderr)
         if args.triton is not None:
             serve(args, folder)
-    except ParityFailure as failure:
+    except (ParityFailure, WorseThanInterpolation) as failure:
         to_stderr(str(failure))
         return 3
     print(folder)
@@ -184,6 +191,7 @@ def request_of(args: argparse.Namespace) -> "Request":
         islands=args.islands,
         find_islands=args.find_islands,
         engine=engine,
+        allow_worse=args.allow_worse,
         vram=None if args.vram is None else parse_bytes(args.vram),
     )
 

@@ -1,7 +1,7 @@
 """poan-export, top to bottom: checkpoint in, folder with models, vectors and manifest out."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from poan_export.gate.parity import (
     run_torch,
     time_onnx,
 )
+from poan_export.gate.quality import Quality, quality_of, refuse_worse
 from poan_export.gate.real_tiles import REAL_TILES, Scans
 from poan_export.gate.spectrum import Choice, candidates, choose
 from poan_export.graphs import Written, write_eight_bit, write_graphs
@@ -79,8 +80,8 @@ class Size:
 def export(request: Request, report: Report) -> Path:
     """Export a checkpoint; the folder written.
 
-    Raises PoanError for what the user can mend and ParityFailure where the gate fails; then
-    nothing is written.
+    Raises PoanError for what the user can mend, and ParityFailure or WorseThanInterpolation where
+    a gate fails; then nothing is written.
     """
     network, facts = load_network(request.ckpt)
     chosen = check_request(request.engine, request.half or "fp32", trained=trained(facts))
@@ -90,6 +91,7 @@ def export(request: Request, report: Report) -> Path:
         scans = Scans(request.parity_data, size.tile, facts.scale, facts.degradation)
         gate = open_gate(network, facts, scans)
         report(f"reference computed on {len(gate.cases.items)} tiles ({gate.cases.source})")
+        quality = judge_quality(network, facts, scans, request, report)
         choice = choose_root(network, gate, request)
         if choice is not None:
             report(describe(choice))
@@ -109,10 +111,38 @@ def export(request: Request, report: Report) -> Path:
             written += write_eight_bit(written.files, gate, request, plans, scans)
         vectors = write_vectors(folder, gate)
         opset = opset_of(request)
-        write_manifest(
-            folder, manifest_of(out.name, network, facts, size, shipped, written, vectors, opset)
-        )
+        manifest = manifest_of(out.name, network, facts, size, shipped, written, vectors, opset)
+        write_manifest(folder, replace(manifest, gains=gains_of(facts, quality)))
     return out
+
+
+def judge_quality(
+    network: nn.Module, facts: Facts, scans: Scans, request: Request, report: Report
+) -> Quality | None:
+    """How the network compares with interpolation; None for one that was never trained.
+
+    Raises WorseThanInterpolation where it loses and that was not allowed.
+    """
+    if not trained(facts):
+        return None
+    quality = quality_of(
+        network,
+        scans.truths,
+        scale=facts.scale,
+        grid=grid_of(facts),
+        metrics=facts.metrics,
+        own_tiles=request.parity_data is not None,
+    )
+    report(str(quality))
+    refuse_worse(quality, allowed=request.allow_worse)
+    return quality
+
+
+def gains_of(facts: Facts, quality: Quality | None) -> dict[str, float]:
+    """The manifest's gains: on the kind of LR that the network was trained for."""
+    if quality is None:
+        return {}
+    return {str(facts.degradation.get("method", "bicubic")): round(quality.gain, 3)}
 
 
 @dataclass(frozen=True, kw_only=True)

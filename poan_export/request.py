@@ -37,6 +37,8 @@ class Request:
     """Modules that stay in float32 beside the fixed ones; None for the default."""
     find_islands: bool = False
     engine: EngineRequest = NO_ENGINE
+    allow_worse: bool = False
+    """Export a network that loses to interpolation all the same."""
     vram: int | None = None
     """Bytes of device memory that an engine may take; chooses tile and batch."""
 

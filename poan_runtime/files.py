@@ -170,6 +170,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def cache_place() -> Path:
+    """Where `cache_folder` lies, without making it. Raises RuntimeError where there is no home."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "poan"
+
+
 def cache_folder() -> Path:
     """Where compiled kernels and timings are kept between runs; made on first use.
 
@@ -177,9 +183,8 @@ def cache_folder() -> Path:
     loaded again, so it is its owner's alone (0700). Where it cannot be made, it is a temporary
     folder that goes with the process: the next start is slower.
     """
-    base = os.environ.get("XDG_CACHE_HOME")
     try:
-        folder = (Path(base) if base else Path.home() / ".cache") / "poan"
+        folder = cache_place()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder.stat().st_mode & 0o077:
             folder.chmod(0o700)

@@ -1,6 +1,7 @@
 """A model loaded into an engine, and the settings with which it runs."""
 
 import dataclasses
+import os
 import time
 from pathlib import Path
 from types import TracebackType
@@ -59,6 +60,8 @@ class Network:
     model: Model
     opened: OpenedBackend
     load_s: float
+    process: int = dataclasses.field(default_factory=os.getpid)
+    """The process that loaded it: an engine's threads do not follow a fork."""
 
     def __enter__(self) -> "Network":
         return self
@@ -81,7 +84,15 @@ class Network:
         return (*self.model.notices, *self.opened.notices)
 
     def backend(self, settings: Settings) -> Backend:
-        """The engine, wrapped in the self-ensemble if wanted."""
+        """The engine, wrapped in the self-ensemble if wanted.
+
+        Raises PoanError in a process that was forked off after loading.
+        """
+        if os.getpid() != self.process:
+            raise PoanError(
+                f"{self.model.manifest.name}: loaded before this process was forked off, and an "
+                "engine's threads do not follow; load the network in the new process"
+            )
         if not settings.self_ensemble:
             return self.opened.backend
         manifest = self.model.manifest

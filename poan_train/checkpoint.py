@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
@@ -59,7 +60,9 @@ def read_checkpoint(path: Path) -> tuple[Facts, dict[str, torch.Tensor], dict[st
     if not path.is_file():
         raise PoanError(f"{path}: no such checkpoint")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of odd bytes: they are refused, or do no harm
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
         facts = json.loads(content["facts"])
         weights, state = content["weights"], content["state"]
     except READ_ERRORS as e:

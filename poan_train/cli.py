@@ -20,6 +20,7 @@ from poan_train.checkpoint import Facts, read_checkpoint, save_checkpoint
 from poan_train.data import (
     CONTRASTS,
     EVERY,
+    Pair,
     Source,
     find_sources,
     load_pairs,
@@ -174,6 +175,8 @@ def run(args: argparse.Namespace) -> None:
     )
     facts.training.update(data=describe(training), hashes=hashes(training))
     facts.training.update(held_out=describe(held_out), set_aside=aside)
+    for line in remarks(facts, config, pairs):
+        Voice("poan-train").warn(line)
     if args.init:
         facts = with_history(facts, read_checkpoint(args.init)[0])
         facts.training["init"] = args.init.name
@@ -187,6 +190,16 @@ def run(args: argparse.Namespace) -> None:
         allow_changes=args.allow_changes,
         init=args.init,
     )
+
+
+def remarks(facts: Facts, config: TrainConfig, pairs: Sequence[Pair]) -> list[str]:
+    """What will not be as one may think, one line each, before the first step."""
+    network = networks.build(facts.arch, networks.config_from_json(facts.arch, facts.network))
+    lines = networks.unexportable(network)
+    side = min(min(pair.lr.shape[1:]) for pair in pairs)
+    if config.patch > side:
+        lines.append(f"--patch {config.patch}: the smallest LR slice allows {side}, which is taken")
+    return lines
 
 
 def split(args: argparse.Namespace) -> tuple[list[Source], list[Source], list[str]]:

@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Sequence
 
+from poan_runtime.commands.guard import INTERRUPTED
 from poan_runtime.commands.say import Voice
 from poan_runtime.errors import PoanError
 from poan_runtime.extras import needs
@@ -29,5 +30,8 @@ def start(command: str, module: str, argv: Sequence[str] | None) -> int:
     except PoanError as error:
         Voice(command).error(str(error))
         return 2
+    except KeyboardInterrupt:
+        Voice(command).error("interrupted")
+        return INTERRUPTED
     status: int = main(argv)
     return status

@@ -31,6 +31,7 @@ from poan_train.ranks import (
 from poan_train.resample import cubic_matrix
 from poan_train.resume import continued
 
+WARM_UP_SHARE = 0.05
 VALIDATION_TILE = 32
 """LR side of the tiles that a training is validated on, less where slices are smaller."""
 VALIDATION_TILES = 56
@@ -71,10 +72,13 @@ class TrainConfig:
 def learning_rate(config: TrainConfig, step: int, progress: float) -> float:
     """Learning rate at ``step`` (0-based), with ``progress`` in [0, 1) of the run behind it.
 
+    The warm-up ends after its steps, or after `WARM_UP_SHARE` of the run if that is sooner.
+
     >>> learning_rate(TrainConfig(lr=8.0), 0, 0.45)
     2.0
     """
-    warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    done = max((step + 1) / config.warmup, progress / WARM_UP_SHARE) if config.warmup else 1.0
+    warm = min(1.0, done)
     if config.schedule == "paper":
         return config.lr * warm * 0.5 ** math.floor(min(progress, 0.999) * 5)
     return config.lr * warm * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
@@ -145,7 +149,10 @@ class Run:
         decay = min(decay, (1 + self.step) / (10 + self.step))
         weights = self.network.state_dict()
         for name, mean in self.average.state_dict().items():
-            mean.lerp_(weights[name], 1 - decay)
+            if mean.is_floating_point():
+                mean.lerp_(weights[name], 1 - decay)
+            else:  # a counter, as BatchNorm has
+                mean.copy_(weights[name])
 
 
 def train(

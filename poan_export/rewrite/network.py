@@ -26,6 +26,16 @@ FORBIDDEN = {
     "col2im": "TensorRT rejects Col2Im (F.fold); add padded shifts",
     "_upsample_bicubic2d_aa": "TensorRT rejects an antialiased Resize; use a constant matrix",
     "_upsample_bilinear2d_aa": "TensorRT rejects an antialiased Resize; use a constant matrix",
+    **dict.fromkeys(
+        (
+            "upsample_nearest2d",
+            "_upsample_nearest_exact2d",
+            "upsample_bilinear2d",
+            "upsample_bicubic2d",
+        ),
+        "runtimes disagree on a Resize's coordinates; use poan_train.networks.blocks.BicubicUp "
+        "or a PixelShuffle",
+    ),
     "nonzero": "its output shape depends on the data",
     "masked_select": "its output shape depends on the data",
     "_unique2": "its output shape depends on the data",

@@ -38,7 +38,13 @@ class OnnxRuntimeBackend(Backend):
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Backend.run`."""
-        (out,) = self._session.run([self._output], {self._input: batch})
+        try:
+            (out,) = self._session.run([self._output], {self._input: batch})
+        except Exception as error:
+            if not type(error).__module__.startswith("onnxruntime"):
+                raise
+            reason = str(error).strip().splitlines()[0]
+            raise PoanError(f"onnxruntime cannot run it: {reason}") from None
         return np.asarray(out, np.float32)
 
 
@@ -175,9 +181,13 @@ def provider_options(model: Model, provider: str, options: EngineOptions) -> dic
 
 def _names(model: Model, session: Any) -> tuple[str, str]:
     """Names of the graph's input and output, whose shapes must fit the manifest."""
-    source = _port(model, "input", session.get_inputs(), model.manifest.input_name)
-    target = _port(model, "output", session.get_outputs(), model.manifest.output_name)
-    check_shapes(model, source.shape, target.shape)
+    try:
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        source = _port(model, "input", inputs, model.manifest.input_name)
+        target = _port(model, "output", outputs, model.manifest.output_name)
+        check_shapes(model, source.shape, target.shape)
+    except UnicodeDecodeError:
+        raise PoanError(f"{model.path}: a name in the graph is no text") from None
     return source.name, target.name
 
 

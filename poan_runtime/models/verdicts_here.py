@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from poan_runtime.errors import PoanError
-from poan_runtime.files import WholeFile, cache_folder, sha256_of
+from poan_runtime.files import WholeFile, cache_folder, cache_place, sha256_of
 from poan_runtime.models.manifest import MANIFEST_NAME, Manifest, read_manifest
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -19,12 +19,11 @@ SHIPPED = Path(__file__).parent / "shipped"
 def manifest_here(folder: Path) -> Manifest:
     """The manifest of a folder, completed by the verdicts of this machine."""
     manifest = read_manifest(folder)
-    kept = _kept(folder)
-    if is_own(folder) or not kept.is_file():
+    if is_own(folder):
         return manifest
     try:
-        found = read_manifest(kept)
-    except PoanError:  # damaged: as though nothing had been found yet
+        found = read_manifest(cache_place() / _name(folder))
+    except (PoanError, RuntimeError):  # none, damaged, or no home: nothing was found yet
         return manifest
     files = {(file.name, file.sha256): file.parity for file in found.files}
     return dataclasses.replace(
@@ -43,7 +42,7 @@ def keep_verdicts(folder: Path, manifest: Manifest) -> Path:
 
     The file that was written.
     """
-    target = folder / MANIFEST_NAME if is_own(folder) else _kept(folder)
+    target = folder / MANIFEST_NAME if is_own(folder) else cache_folder() / _name(folder)
     target.parent.mkdir(mode=0o700, exist_ok=True)
     with WholeFile(target) as file:
         file.write(manifest.text().encode())
@@ -56,5 +55,5 @@ def is_own(folder: Path) -> bool:
     return not shipped and os.access(folder, os.W_OK)
 
 
-def _kept(folder: Path) -> Path:
-    return cache_folder() / "verdicts" / f"{sha256_of(folder / MANIFEST_NAME)}.json"
+def _name(folder: Path) -> Path:
+    return Path("verdicts") / f"{sha256_of(folder / MANIFEST_NAME)}.json"

@@ -123,6 +123,16 @@ def build(arch: str, config: Any) -> nn.Module:
     return ARCHITECTURES[arch].network(config)
 
 
+def unexportable(network: nn.Module) -> list[str]:
+    """A line for each module that trains and that poan-export then refuses."""
+    return [
+        f"{name}: nn.Upsample cannot be exported (runtimes disagree on its coordinates); use "
+        "poan_train.networks.blocks.BicubicUp or a PixelShuffle"
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Upsample)
+    ]
+
+
 def config_from_json(arch: str, values: Mapping[str, Any]) -> Any:
     """The config saved in a checkpoint: lists become tuples, unknown fields are refused.
 

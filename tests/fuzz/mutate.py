@@ -1,5 +1,6 @@
 """Ways to spoil a file: bytes, fields of a header, values of a JSON document. All seeded."""
 
+import copy
 import json
 from pathlib import Path
 from random import Random
@@ -69,7 +70,7 @@ def spoil_document(document: Any, random: Random) -> Any:
         if random.random() < 0.15:
             del holder[key]
         else:
-            holder[key] = random.choice(VALUES)
+            holder[key] = copy.deepcopy(random.choice(VALUES))
     return document
 
 

@@ -99,7 +99,8 @@ def headers(folder: Path, random: Random) -> str:
     voxels = np.random.default_rng(random.randrange(99)).integers(0, 99, shape).astype(dtype)
     if dtype.kind == "f" and random.random() < 0.5:
         voxels.flat[random.randrange(voxels.size)] = random.choice(mutate.FLOATS)
-    raw = voxels.astype(header.get_data_dtype() if known(header) else dtype).tobytes("F")
+    with np.errstate(all="ignore"):
+        raw = voxels.astype(header.get_data_dtype() if known(header) else dtype).tobytes("F")
     head = header.binaryblock + bytes(4)
     data = head + bytes(max(0, int(header.single_vox_offset) - len(head))) + raw
     return run_scan(folder, mutate.write(folder / "scan.nii", data), random)
@@ -128,7 +129,7 @@ def run_scan(folder: Path, scan: Path, random: Random) -> str:
     if left or (came == "refused" and out.exists()):
         raise Finding(f"left behind: {left or out.name}")
     if came == "accepted":
-        image = nib.load(out)
+        image = quiet_load(out)
         slope, inter = image.dataobj.slope, image.dataobj.inter
         if not (np.isfinite(float(inter)) and np.isfinite(float(slope))):
             raise Finding(f"wrote scl_slope {slope}, scl_inter {inter}")
@@ -137,6 +138,12 @@ def run_scan(folder: Path, scan: Path, random: Random) -> str:
         with np.errstate(all="ignore"):
             np.asarray(image.dataobj)
     return came
+
+
+def quiet_load(path: Path) -> Any:
+    """nibabel's image, without the lines that it prints about odd headers."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        return nib.load(path)
 
 
 def streams(folder: Path, random: Random) -> str:

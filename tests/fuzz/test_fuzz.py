@@ -35,6 +35,10 @@ def test_spoilt_inputs_are_accepted_or_one_line(name: str) -> None:
         ("manifests", 0, 247),  # a number of 400 digits
         ("graphs", 0, 3),  # a name in the graph that is no UTF-8
         ("checkpoints", 0, 1),  # torch seeks before the start of the file
+        ("checkpoints", 1, 4215),  # torch warns of a pickle protocol
+        ("manifests", 1, 733),  # a file's name of 5,000 characters
+        ("graphs", 1, 3853),  # loads, and cannot run
+        ("graphs", 1, 2547),  # loads, and its input's name is no UTF-8
     ],
 )
 def test_a_finding_stays_mended(name: str, seed: int, case: int, tmp_path: Path) -> None:

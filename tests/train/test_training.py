@@ -188,6 +188,13 @@ def test_the_cosine_schedule_warms_up_and_ends_at_zero():
     assert learning_rate(config, 99, 1.0) == pytest.approx(0.0, abs=1e-12)
 
 
+def test_the_warm_up_follows_a_budget_that_is_shorter_than_it():
+    config = TrainConfig(lr=1.0, schedule="paper", warmup=100)
+    assert learning_rate(config, 0, 0.0) == pytest.approx(0.01)
+    assert learning_rate(config, 3, 0.025) == pytest.approx(0.5)
+    assert learning_rate(config, 5, 0.05) == 1.0
+
+
 def test_attention_joins_after_its_share_of_the_run(scan_folder, tmp_path):
     out = tmp_path / "a.pt"
     arguments = ["--data", scan_folder, *QUICK, "--steps", 4, "--out", out]

@@ -107,7 +107,9 @@ def test_an_int8_file_beside_float32_gets_a_verdict_for_cpus(
     save_checkpoint(tmp_path / "tiny.pt", facts_of(network, steps=1), network.state_dict())
     out = tmp_path / "tiny"
     arguments = ["--ckpt", str(tmp_path / "tiny.pt"), "--halo", "1", "--overlap", "2"]
-    assert main([*arguments, "--tile", str(TILE), "--int8", "--engine", "none"]) == 0
+    assert (
+        main([*arguments, "--tile", str(TILE), "--int8", "--engine", "none", "--allow-worse"]) == 0
+    )
     manifest = read_manifest(out)
     assert manifest.attention.form == "flat"
     assert [entry.file for entry in manifest.cpu_precisions] == ["model.onnx", "model.int8.onnx"]

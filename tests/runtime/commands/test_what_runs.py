@@ -54,7 +54,7 @@ def test_a_run_says_which_file_runs_and_its_hash(
     assert first == f"tiny_x2: {file}, sha256 {digest}, in ONNX Runtime on the CPU, fp32"
 
 
-@pytest.mark.parametrize(("flag", "lines"), [("--quiet", 0), (None, 3), ("--verbose", 4)])
+@pytest.mark.parametrize(("flag", "lines"), [("--quiet", 0), (None, 4), ("--verbose", 5)])
 def test_quiet_says_nothing_and_verbose_why_this_engine(
     flag: str | None,
     lines: int,
@@ -80,3 +80,17 @@ def test_every_command_tells_its_version(module: str, capsys: pytest.CaptureFixt
         command.main(["--version"])
     assert left.value.code == 0
     assert capsys.readouterr().out == f"poan-{module} {metadata.version('poan')}\n"
+
+
+def test_a_gain_that_is_negative_or_not_stated_is_told(
+    make_model: Any, make_scan: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worse = make_model(gains={"bicubic": 0.4, "truncated": -1.25})
+    assert main([str(worse), str(make_scan())]) == 0
+    assert "warning: tiny_x2: -1.25 dB against interpolation on truncated LR" in (
+        capsys.readouterr().err
+    )
+    assert main([str(make_model()), str(make_scan("b.nii"))]) == 0
+    said = capsys.readouterr()
+    assert "tiny_x2: its gain over interpolation is not stated" in said.out
+    assert said.err == ""

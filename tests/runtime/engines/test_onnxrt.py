@@ -20,7 +20,9 @@ class Session:
 
     made: tuple[list[str], list[dict[str, str]], str | None]
 
-    def __init__(self, path: str, settings: Any, providers: Any, provider_options: Any) -> None:
+    def __init__(
+        self, path: str, settings: Any, providers: Any, provider_options: Any, enable_fallback: int
+    ) -> None:
         Session.made = (providers, provider_options, os.environ.get("NVIDIA_TF32_OVERRIDE"))
         self._real = REAL(path, settings, providers=[onnxrt.CPU])
         self.get_inputs, self.get_outputs = self._real.get_inputs, self._real.get_outputs

@@ -1,0 +1,300 @@
+"""Kill every command that writes at random moments: what has its final name is whole.
+
+    python -m benchmarks.kills --count 200 --json benchmarks/results/kills.json
+
+Each command runs once undisturbed, which gives its time. Then it is started again and again and
+gets SIGKILL, SIGTERM or SIGINT at a random moment of that time. After each kill every output that
+is there is checked; after the last one the command runs undisturbed again, and no temporary file
+may be left beside its output.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from poan_runtime.files import sha256_of
+from poan_runtime.models.manifest import read_manifest
+from poan_train.checkpoint import read_checkpoint
+
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+SHARES = {"run": 0.5, "export": 0.15, "train": 0.15, "eval": 0.1, "bench": 0.1}
+STARTED_S = 0.4
+"""Python itself has started by then; before it nothing of ours runs."""
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What is started, what it writes below ``folder``, and how that is checked."""
+
+    folder: Path
+    words: list[str]
+    outputs: list[str]
+    check: Callable[[Path], None]
+    again: list[str]
+    """Options of the last, undisturbed run, where something may be there already."""
+
+
+def make_scans(folder: Path) -> list[Path]:
+    """Four T2 volumes of smooth seeded shapes."""
+    folder.mkdir()
+    y, x = np.mgrid[:64, :60]
+    random = np.random.default_rng(1)
+    for number in range(4):
+        slices = np.zeros((64, 60, 8), np.int16)
+        for z in range(8):
+            for _ in range(12):
+                cy, cx, r = random.uniform(8, 52), random.uniform(8, 52), random.uniform(2, 9)
+                slices[..., z][(y - cy) ** 2 + (x - cx) ** 2 < r**2] += random.integers(50, 400)
+        slices += random.integers(1, 30, slices.shape).astype(np.int16)
+        image = nib.Nifti1Image(slices, np.diag([1.0, 1.0, 4.0, 1.0]))
+        nib.save(image, folder / f"sub-{number}_T2w.nii.gz")
+    return sorted(folder.iterdir())
+
+
+def commands(work: Path) -> dict[str, Command]:
+    """All commands that write, with small inputs below ``work``."""
+    scans = make_scans(work / "scans")
+    checkpoint = work / "net.pt"
+    quick = ["--scale", "2", "--batch", "2", "--patch", "8", "--precision", "fp32"]
+    train = ["--data", str(work / "scans"), *quick]
+    subprocess.run(
+        [sys.executable, "-m", "poan_train", *train, "--steps", "2", "--out", str(checkpoint)],
+        check=True,
+        capture_output=True,
+        env=environment(),
+    )
+    folders = {name: work / name for name in SHARES}
+    for folder in folders.values():
+        folder.mkdir()
+    small = ["--tile", "12", "--halo", "1", "--overlap", "2", "--engine", "none", "--allow-worse"]
+    return {
+        "run": Command(
+            folder=folders["run"],
+            words=[
+                "poan_runtime.commands.run",
+                "main",
+                "t2_x2",
+                *map(str, scans),
+                "-o",
+                f"{folders['run']}/",
+                "--overwrite",
+                "--report",
+                str(folders["run"] / "report.json"),
+            ],
+            outputs=[*(f"{s.name[:5]}_desc-sr_T2w.nii.gz" for s in scans), "report.json"],
+            check=check_scan,
+            again=[],
+        ),
+        "export": Command(
+            folder=folders["export"],
+            words=[
+                "poan_export.cli",
+                "main",
+                "--ckpt",
+                str(checkpoint),
+                *small,
+                "--out",
+                str(folders["export"] / "net"),
+            ],
+            outputs=["net"],
+            check=check_export,
+            again=[],
+        ),
+        "train": Command(
+            folder=folders["train"],
+            words=[
+                "poan_train.start",
+                "train",
+                *train,
+                "--steps",
+                "6",
+                "--validate-every",
+                "2",
+                "--overwrite",
+                "--out",
+                str(folders["train"] / "net.pt"),
+            ],
+            outputs=["net.pt"],
+            check=check_checkpoint,
+            again=[],
+        ),
+        "eval": Command(
+            folder=folders["eval"],
+            words=[
+                "poan_train.start",
+                "evaluate",
+                "--ckpt",
+                str(checkpoint),
+                "--data",
+                str(work / "scans"),
+                "--lr-model",
+                "bicubic",
+                "--every",
+                "4",
+                "--json",
+                str(folders["eval"] / "e.json"),
+            ],
+            outputs=["e.json"],
+            check=check_json,
+            again=[],
+        ),
+        "bench": Command(
+            folder=folders["bench"],
+            words=[
+                "poan_runtime.commands.bench",
+                "main",
+                "t2_x2",
+                "--iterations",
+                "2",
+                "--no-cold",
+                "--scan-iterations",
+                "0",
+                "--json",
+                str(folders["bench"] / "b.json"),
+            ],
+            outputs=["b.json"],
+            check=check_json,
+            again=[],
+        ),
+    }
+
+
+def check_scan(path: Path) -> None:
+    """A NIfTI file that can be read to its end, or a report."""
+    if path.suffix == ".json":
+        return check_json(path)
+    image: Any = nib.load(path)
+    assert np.asarray(image.dataobj).shape == (128, 120, 8)
+    return None
+
+
+def check_export(path: Path) -> None:
+    """Every file that the manifest lists is there with its hash."""
+    for file in read_manifest(path).files:
+        assert sha256_of(path / file.name) == file.sha256
+
+
+def check_checkpoint(path: Path) -> None:
+    """A checkpoint with the state to resume from."""
+    assert read_checkpoint(path)[2] is not None
+
+
+def check_json(path: Path) -> None:
+    """A whole JSON document."""
+    json.loads(path.read_text())
+
+
+def environment() -> dict[str, str]:
+    """One thread, this source tree."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def start(command: Command, more: list[str] | None = None) -> "subprocess.Popen[bytes]":
+    """Start a command; Ctrl-C reaches it though nobody sits at a terminal."""
+    module, function, *words = command.words
+    code = f"import sys; from {module} import {function}; sys.exit({function}())"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *words, *(more or [])],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def kill_at_random(command: Command, seconds: float, random: Random) -> dict[str, Any]:
+    """One kill; what was there afterwards, and whether it is whole."""
+    number = random.choice(SIGNALS)
+    at = random.uniform(STARTED_S, seconds)
+    process = start(command)
+    time.sleep(at)
+    process.send_signal(number)
+    _, error = process.communicate()
+    partial, there = [], 0
+    for name in command.outputs:
+        path = command.folder / name
+        if path.exists():
+            there += 1
+            try:
+                command.check(path)
+            except Exception as broken:  # whatever is wrong with it
+                partial.append(f"{name}: {broken}")
+    return {
+        "signal": number.name,
+        "at_s": round(at, 2),
+        "status": process.returncode,
+        "outputs": there,
+        "partial": partial,
+        "traceback": b"Traceback" in error and number != signal.SIGKILL,
+        "stderr": error.decode(errors="replace")[-300:] if b"Traceback" in error else "",
+    }
+
+
+def left_in(folder: Path) -> list[str]:
+    """Temporary files and folders."""
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def torture(name: str, command: Command, count: int, random: Random) -> dict[str, Any]:
+    """Kill one command ``count`` times."""
+    begun = time.perf_counter()
+    assert start(command).wait() == 0, name
+    seconds = time.perf_counter() - begun
+    trials = [kill_at_random(command, seconds, random) for _ in range(count)]
+    before = len(left_in(command.folder))
+    assert start(command, command.again).wait() == 0, name
+    return {
+        "command": name,
+        "undisturbed_s": round(seconds, 2),
+        "kills": count,
+        "by_signal": Counter(trial["signal"] for trial in trials),
+        "finished_before": sum(trial["status"] == 0 for trial in trials),
+        "partial_outputs": [trial for trial in trials if trial["partial"]],
+        "tracebacks": [trial for trial in trials if trial["traceback"]],
+        "temporary_files_before_the_last_run": before,
+        "temporary_files_after_it": left_in(command.folder),
+    }
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(prog="python -m benchmarks.kills", description=__doc__)
+    p.add_argument("--count", type=int, default=200)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--only", choices=tuple(SHARES))
+    p.add_argument("--json", type=Path)
+    args = p.parse_args()
+    random = Random(args.seed)
+    with tempfile.TemporaryDirectory() as work:
+        found = [
+            torture(name, command, max(1, round(args.count * SHARES[name])), random)
+            for name, command in commands(Path(work)).items()
+            if args.only in (None, name)
+        ]
+    text = json.dumps({"seed": args.seed, "commands": found}, indent=1) + "\n"
+    if args.json:
+        args.json.write_text(text)
+    sys.stdout.write(text)
+    bad = any(
+        row["partial_outputs"] or row["tracebacks"] or row["temporary_files_after_it"]
+        for row in found
+    )
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
