@@ -8,6 +8,8 @@ import pydicom
 import pytest
 
 from poan_runtime.engines.backend import EngineOptions
+from poan_runtime.network import Network
+from poan_runtime.services.dicom_node import work as module
 from poan_runtime.services.dicom_node.config import Rule
 from poan_runtime.services.dicom_node.work import Answer, How, Networks, Task, work
 from tests.runtime.images.dicom.made import image, write
@@ -28,7 +30,14 @@ def made(tmp_path: Path) -> tuple[Path, ...]:
     )
 
 
-def answer(tmp_path: Path, files: tuple[Path, ...], model: Path, out: str, **rule: str) -> Answer:
+def answer(
+    tmp_path: Path,
+    files: tuple[Path, ...],
+    model: Path,
+    out: str,
+    networks: Networks | None = None,
+    **rule: str,
+) -> Answer:
     how = How(
         rules=(Rule(model=str(model), targets=("a", "b"), **rule),),  # type: ignore[arg-type]
         options=EngineOptions(backend="onnxruntime"),
@@ -36,7 +45,7 @@ def answer(tmp_path: Path, files: tuple[Path, ...], model: Path, out: str, **rul
     task = Task(
         series_uid="1", sender="S", files=files, out=tmp_path / out, root=tmp_path, last=LAST
     )
-    return work(task, how, Networks(how.options))
+    return work(task, how, networks or Networks(how.options))
 
 
 def test_the_same_images_make_the_same_bytes(
@@ -69,3 +78,23 @@ def test_a_broken_file_fails_the_series_and_leaves_nothing(
 def test_no_rule_no_result(tmp_path: Path, made: tuple[Path, ...], nearest_x2: Path) -> None:
     found = answer(tmp_path, made, nearest_x2, "x", sender="ANOTHER")
     assert (found.results, found.error) == ((), "")
+
+
+def test_a_model_is_loaded_once_for_all_series(
+    tmp_path: Path,
+    made: tuple[Path, ...],
+    nearest_x2: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loads: list[str] = []
+    whole = module.load_network
+
+    def counted(name: str, options: EngineOptions) -> Network:
+        loads.append(name)
+        return whole(name, options)
+
+    monkeypatch.setattr(module, "load_network", counted)
+    networks = Networks(EngineOptions(backend="onnxruntime"))
+    for out in ("x", "y"):
+        assert answer(tmp_path, made, nearest_x2, out, networks=networks).error == ""
+    assert loads == [str(nearest_x2)]
