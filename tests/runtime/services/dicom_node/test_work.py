@@ -70,7 +70,7 @@ def test_a_broken_file_fails_the_series_and_leaves_nothing(
 ) -> None:
     made[1].write_bytes(made[1].read_bytes()[:400])
     found = answer(tmp_path, made, nearest_x2, "x")
-    assert found.error.startswith("1 of 3 files: in/1.dcm: ")
+    assert found.error.startswith("1 of 3 files: 1.dcm: ")
     assert str(tmp_path) not in found.error
     assert not (tmp_path / "x").exists()
 
