@@ -28,11 +28,17 @@ class Job:
     output: Path
     preview: Path | None = None
     changed: Path | None = None
+    nifti: Path | None = None
+    """Beside a derived DICOM series."""
 
     @property
     def files(self) -> list[Path]:
         """All that will be written."""
-        return [path for path in (self.output, self.preview, self.changed) if path is not None]
+        return [
+            path
+            for path in (self.output, self.preview, self.changed, self.nifti)
+            if path is not None
+        ]
 
 
 def scans_of(words: Sequence[str]) -> list[Path]:
@@ -78,7 +84,7 @@ def plan_jobs(
         wanted = args.changed_map
         maps = [*named(scans, wanted, "changed", ".nii.gz", NIFTI_NAMES, several)]
     jobs = [
-        Job(scan=scan, output=output, preview=preview, changed=changed)
+        Job(scan=scan, output=output, preview=preview, changed=changed, nifti=_nifti(args, outputs))
         for scan, output, preview, changed in zip(scans, outputs, previews, maps, strict=True)
     ]
     reports = [] if args.report is None else [Path(args.report)]
@@ -88,6 +94,17 @@ def plan_jobs(
         [path for path in outputs if not path.name.endswith(NIFTI_NAMES)],
     )
     return jobs
+
+
+def _nifti(args: argparse.Namespace, outputs: list[Path]) -> Path | None:
+    """The file that ``--nifti`` names, which goes with one derived series."""
+    if args.nifti is None:
+        return None
+    if len(outputs) > 1 or outputs[0].name.endswith(NIFTI_NAMES):
+        raise PoanError("--nifti: goes with one derived DICOM series; else -o names the file")
+    if not args.nifti.endswith(NIFTI_NAMES):
+        raise PoanError(f"{args.nifti}: expected a name that ends in {' or '.join(NIFTI_NAMES)}")
+    return Path(args.nifti)
 
 
 def jobs_to_do(jobs: list[Job], args: argparse.Namespace, voice: Voice) -> list[Job]:

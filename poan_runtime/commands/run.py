@@ -140,6 +140,10 @@ def _add_dicom_options(p: argparse.ArgumentParser) -> None:
     g.add_argument("--list-series", action="store_true", help="list the series of the folders")
     g.add_argument("--uid-root", metavar="UID", help="root of new UIDs, which then repeat")
     g.add_argument("--uid-seed", metavar="TEXT", help="new UIDs follow from it and the source's")
+    g.add_argument("--nifti", metavar="FILE", help="NIfTI too, beside the derived series")
+    g.add_argument(
+        "--enhanced", action="store_true", help="multi-frame output of an Enhanced series"
+    )
     g.add_argument("--burn-in", action="store_true", help="write the notice into the pixels too")
 
 

@@ -42,5 +42,6 @@ def derived_series(
         provenance_of(network, settings),
         identity=Identity(root=args.uid_root, seed=args.uid_seed),
         burn_in=args.burn_in,
+        enhanced=args.enhanced,
         scratch=scratch,
     )

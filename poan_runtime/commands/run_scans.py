@@ -16,8 +16,9 @@ from poan_runtime.commands.say import QUIET, Voice, level_of
 from poan_runtime.commands.server_options import access_of
 from poan_runtime.engines.backend import EngineOptions
 from poan_runtime.errors import PoanError
+from poan_runtime.images.both import Both
 from poan_runtime.images.dicom.recognise import is_dicom
-from poan_runtime.images.formats import NIFTI_NAMES, open_source
+from poan_runtime.images.formats import NIFTI_NAMES, open_sink, open_source
 from poan_runtime.images.nifti.header import check_dtype
 from poan_runtime.images.source import Sink, Source
 from poan_runtime.images.suspects import contrast_of, looks_like_labels, other_contrast
@@ -225,7 +226,7 @@ def make(
         try:
             outcome = upscale_file(
                 source,
-                _target(args, source, job.output, network, scratch),
+                _target(args, source, job, network, scratch),
                 network,
                 settings_of(args),
                 dtype=args.dtype,
@@ -292,14 +293,19 @@ def _below_zero_lines(outcome: Outcome) -> list[str]:
 
 
 def _target(
-    args: argparse.Namespace, source: Source, output: Path, network: Network, scratch: Path | None
+    args: argparse.Namespace, source: Source, job: Job, network: Network, scratch: Path | None
 ) -> Path | Sink:
-    """A NIfTI file by its path, a derived DICOM series by its sink."""
+    """A NIfTI file by its path; a derived series by its sink, with a NIfTI file or without."""
+    output, settings = job.output, settings_of(args)
     if output.name.endswith(NIFTI_NAMES) or not is_dicom(source.path or output):
         return output
     from poan_runtime.commands.run_dicom import derived_series
 
-    return derived_series(args, source, output, network, settings_of(args), scratch)
+    series = derived_series(args, source, output, network, settings, scratch)
+    if job.nifti is None:
+        return series
+    note, threads = f"poan {network.model.manifest.name}", settings.threads
+    return Both(series, open_sink(job.nifti, source, note=note, scratch=scratch, threads=threads))
 
 
 def trust_of(args: argparse.Namespace) -> Trust | None:

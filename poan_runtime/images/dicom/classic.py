@@ -82,8 +82,8 @@ def drop_stale(header: Dataset) -> None:
     for name in STALE:
         if name in header:
             delattr(header, name)
-    for tag in [tag for tag in header if 0x5000 <= tag.tag.group <= 0x60FF]:
-        del header[tag.tag]
+    for tag in [element.tag for element in header if element.tag.group >> 8 in (0x50, 0x60)]:
+        del header[tag]
 
 
 def _flattened(source: Dataset, index: int) -> Dataset:

@@ -27,6 +27,12 @@ from poan_runtime.files import sync_folder, temporary_file, writing
 from poan_runtime.geometry import Geometry
 from poan_runtime.images.dicom.burn_in import burn
 from poan_runtime.images.dicom.classic import classic_header, decimal, state_echo_planar
+from poan_runtime.images.dicom.enhanced import (
+    check_enhanced,
+    enhanced_header,
+    mappings,
+    rescale,
+)
 from poan_runtime.images.dicom.files import MR, read_header, reading
 from poan_runtime.images.dicom.frames import Frame
 from poan_runtime.images.dicom.provenance import NOTICE, Identity, Provenance, code, source_image
@@ -42,7 +48,8 @@ LOSSY |= {"1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203"}
 class DerivedSeries:
     """Writes the folder ``folder``, which appears whole or not at all.
 
-    ``made`` is the time that the instances state.
+    ``made`` is the time that the instances state. ``enhanced`` writes one multi-frame instance of
+    an Enhanced source in place of a classic series.
     """
 
     def __init__(
@@ -53,6 +60,7 @@ class DerivedSeries:
         *,
         identity: Identity | None = None,
         burn_in: bool = False,
+        enhanced: bool = False,
         scratch: Path | None = None,
         made: datetime.datetime | None = None,
     ) -> None:
@@ -63,7 +71,7 @@ class DerivedSeries:
         self._folder = folder
         self._provenance = provenance
         self._identity = identity or Identity()
-        self._burn_in = burn_in
+        self._burn_in, self._enhanced = burn_in, enhanced
         self._scratch = scratch
         self._made = made or datetime.datetime.now()
         self._slope, self._inter, self._dtype = _output_scale(source)
@@ -80,6 +88,8 @@ class DerivedSeries:
         """See `Sink.begin`."""
         turn, shape, affine = self._stack.turn, geometry.fine_spatial, geometry.fine_affine
         self._axis = geometry.axis
+        if self._enhanced:
+            check_enhanced(self._stack, turn.axes[self._axis])
         inverse = np.empty(3, int)
         inverse[list(turn.axes)] = range(3)
         columns, rows, slices = (shape[a] for a in inverse)
@@ -115,7 +125,7 @@ class DerivedSeries:
         with writing(parent):
             partial = Path(tempfile.mkdtemp(dir=parent, prefix=".poan-"))
         try:
-            for name, instance in self.instances():
+            for name, instance in self.one() if self._enhanced else self.instances():
                 with writing(parent):
                     save(instance, partial / name)
             with writing(parent):
@@ -148,6 +158,34 @@ class DerivedSeries:
                 self._place(header, k)
                 self._fill(header, self._planes[volume, k])
                 yield f"{number:05}.dcm", header
+
+    def one(self) -> Iterator[tuple[str, Dataset]]:
+        """The one instance of an Enhanced source; its pixels are in memory."""
+        _, slices, rows, columns = self._shape
+        frames = [frame for volume in self._stack.frames for frame in volume]
+        source = read_header(frames[0].path)
+        places = [Dataset() for _ in frames]
+        for number, place in enumerate(places):
+            self._place(place, number % slices)
+        with reading(frames[0].path):
+            header = enhanced_header(source, frames, places, self._provenance)
+            rescale(header, self._slope, self._inter)
+        kept = {name: header[name].value for name in ("SOPClassUID", "ImageType")}
+        self._describe(header, source, frames[0], 1)
+        for name, value in kept.items():
+            setattr(header, name, value)
+        for name in ("DerivationDescription", "DerivationCodeSequence", "SourceImageSequence"):
+            delattr(header, name)  # each frame says it
+        header.SOPInstanceUID = self._identity.uid(self._provenance, "enhanced", self.series)
+        header.Rows, header.Columns = rows, columns
+        for item in mappings(header):
+            _recode(item, self._dtype.kind == "i")
+        self._code_pixels(header)
+        planes = self._planes.reshape(-1, rows, columns)
+        shown = (burn(plane, NOTICE) for plane in planes) if self._burn_in else planes
+        header.PixelData = b"".join(np.ascontiguousarray(plane).tobytes() for plane in shown)
+        header["PixelData"].VR = "OW"
+        yield "00001.dcm", header
 
     def close(self) -> None:
         """See `Sink.close`."""
@@ -206,15 +244,9 @@ class DerivedSeries:
 
     def _fill(self, header: Dataset, plane: NDArray[Any]) -> None:
         """The pixels and how they are coded; real values stay what they were."""
-        signed = self._dtype.kind == "i"
-        header.SamplesPerPixel = 1
-        header.PhotometricInterpretation = (
-            "MONOCHROME1" if self._stack.first.inverted else "MONOCHROME2"
-        )
-        header.BitsAllocated, header.BitsStored, header.HighBit = 16, 16, 15
-        header.PixelRepresentation = int(signed)
+        self._code_pixels(header)
         for item in header.get("RealWorldValueMappingSequence", []):
-            _recode(item, signed)
+            _recode(item, self._dtype.kind == "i")
         if "RescaleSlope" in header or (self._slope, self._inter) != (1.0, 0.0):
             header.RescaleSlope = decimal(self._slope)
             header.RescaleIntercept = decimal(self._inter)
@@ -223,6 +255,13 @@ class DerivedSeries:
             plane = burn(plane, NOTICE)
         header.PixelData = np.ascontiguousarray(plane).tobytes()
         header["PixelData"].VR = "OW"
+
+    def _code_pixels(self, header: Dataset) -> None:
+        inverted = self._stack.first.inverted
+        header.SamplesPerPixel = 1
+        header.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
+        header.BitsAllocated, header.BitsStored, header.HighBit = 16, 16, 15
+        header.PixelRepresentation = int(self._dtype.kind == "i")
 
 
 def _output_scale(source: DicomSource) -> tuple[float, float, np.dtype[Any]]:

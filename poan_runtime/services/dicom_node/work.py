@@ -185,6 +185,6 @@ def _new_folder(folder: Path) -> Iterator[None]:
 
 def _without_paths(line: str, task: Task) -> str:
     """Names of folders say nothing to a peer or in a metric."""
-    for path in {task.root, *(file.parent for file in task.files)}:
+    for path in sorted({str(task.root), *(str(file.parent) for file in task.files)}, reverse=True):
         line = line.replace(f"{path}/", "")
     return line

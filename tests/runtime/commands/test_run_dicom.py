@@ -41,6 +41,21 @@ def test_nifti_output_equals_that_of_the_converted_series(
     np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-5)  # NIfTI holds float32
 
 
+def test_one_run_gives_both_a_series_and_nifti(
+    nearest_x2: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, both, alone = (str(tmp_path / name) for name in ("out", "both.nii.gz", "alone.nii.gz"))
+    assert main([str(nearest_x2), str(folder), "-o", alone]) == 0
+    assert main([str(nearest_x2), str(folder), "-o", out, "--nifti", both]) == 0
+    assert Path(both).read_bytes() == Path(alone).read_bytes()
+    assert len([*Path(out).iterdir()]) == 5
+    assert main([str(nearest_x2), str(folder), "-o", alone, "--nifti", both, "--overwrite"]) == 2
+    assert main([str(nearest_x2), str(folder), "-o", out + "2", "--nifti", "x.png"]) == 2
+    assert main([str(nearest_x2), str(folder), "-o", out + "2", "--nifti", both]) == 2
+    assert capsys.readouterr().err.count("\n") == 3
+    assert not Path(out + "2").exists()
+
+
 def test_the_report_and_the_lines_hold_no_patient_data(
     nearest_x2: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,6 +63,40 @@ def test_real_series_come_back_from_dcm2niix_with_our_affine_and_values(
     assert faults(files) <= faults([*(real_series / name).iterdir()])
 
 
+@pytest.mark.parametrize(("name", "series"), [REAL[1], REAL[2], REAL[4]])
+def test_an_enhanced_source_can_stay_one_instance(
+    real_series: Path, tmp_path: Path, name: str, series: str | None
+) -> None:
+    files, fine, affine = derive(real_series / name, tmp_path / "out", series, enhanced=True)
+    (made,) = files
+    assert faults(files) <= faults([*(real_series / name).iterdir()])
+    read = nib.load(converted(tmp_path / "out", tmp_path / "nii", "-p", "n")[0])
+    ours = nib.as_closest_canonical(nib.Nifti1Image(fine[..., 0], affine))
+    theirs = nib.as_closest_canonical(read)  # not told that a scan was 3D, it does not turn it
+    np.testing.assert_allclose(theirs.affine, ours.affine, atol=1e-4)
+    assert np.array_equal(np.asarray(theirs.dataobj, np.float32), np.asarray(ours.dataobj))
+    header = pydicom.dcmread(made)
+    assert header.ImageType[0] == "DERIVED"
+    frames = header.PerFrameFunctionalGroupsSequence
+    assert len(frames) == header.NumberOfFrames == fine.shape[2]
+    sources = [f.DerivationImageSequence[0].SourceImageSequence[0] for f in frames]
+    assert len({item.ReferencedFrameNumber for item in sources}) == fine.shape[2]
+    assert {f.MRImageFrameTypeSequence[0].FrameType[0] for f in frames} == {"DERIVED"}
+    assert NOTICE in header.ImageComments
+
+
+def test_enhanced_output_of_anything_else_is_refused_before_any_work(
+    make_series: MakeSeries, real_series: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(PoanError, match="expected Enhanced MR input"):
+        derive(make_series(), tmp_path / "out", enhanced=True)
+    with pytest.raises(PoanError, match="lies in several files"):
+        derive(real_series / "siemens_xa10_enhanced", tmp_path / "out", enhanced=True)
+    with pytest.raises(PoanError, match="cut across another axis"):
+        derive(real_series / "philips_enhanced_b0", tmp_path / "out", "801a", 0, enhanced=True)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_conforming_series_has_no_fault_across_any_axis(
     make_series: MakeSeries, tmp_path: Path, axis: int

@@ -1,16 +1,20 @@
 """A node's parts, a peer, a configuration."""
 
 import gc
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pynetdicom.association import Association
+from pynetdicom.dul import DULServiceProvider
 
 from poan_runtime.services.dicom_node.database import Database
 from poan_runtime.services.dicom_node.outbox import Outbox
 from poan_runtime.services.dicom_node.queue import Queue
-from tests.runtime.services.dicom_node.peer import Archive, Running
+from tests.runtime.services.dicom_node.peer import Archive, Running, until
 
+THREADS = (Association, DULServiceProvider)
 WriteConfig = Callable[..., Path]
 
 
@@ -18,6 +22,7 @@ WriteConfig = Callable[..., Path]
 def collected() -> Iterator[None]:
     """pynetdicom leaves sockets to the garbage collector: their warnings are this test's."""
     yield
+    until(lambda: not any(isinstance(t, THREADS) for t in threading.enumerate()), 10)
     gc.collect()
 
 

@@ -48,6 +48,9 @@ def sent(port: int, images: list[Dataset], title: str = "SENDER", **named: Any) 
     ae.add_requested_context(Verification)
     association = ae.associate(HERE, port, ae_title="POAN", **named)
     if not association.is_established:
+        left = association.dul.socket
+        if left is not None and left.socket is not None:
+            left.socket.close()  # pynetdicom forgets it after an alert of TLS
         return []
     statuses = [association.send_c_store(ds).get("Status") for ds in images]
     association.release()
@@ -96,7 +99,10 @@ class Archive:
 
     def stop(self) -> None:
         """Go away."""
+        here = self._server.active_associations
         self._server.shutdown()
+        for association in here:
+            association.join(5)
 
     def times(self) -> collections.Counter[str]:
         """How often each instance came."""
