@@ -8,7 +8,7 @@ faithfulness, and where it is wanted LR's band is put back.
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from poan_runtime.signal.noise import Noise, noise_level
 
 SMALLEST, LARGEST = 1e-12, 1e12
 """Magnitudes between which nothing overflows or vanishes in float32."""
+AGREE = 0.03
+"""Shares of the matrix by which header and spectrum may differ."""
 SCANNER_LIKE = ("scanner", "truncated")
 """LR models whose LR is the centre of k-space: such a network belongs on the native matrix."""
 
@@ -130,6 +132,33 @@ def network_sees(
         return source, None, found
     cropped = NativeSource(source, axis, found.native)
     return cropped, cropped.to_stored, found
+
+
+@runtime_checkable
+class SaysNative(Protocol):
+    """A source whose header says what was acquired."""
+
+    native_shape: tuple[int, int, int] | None
+    """Lines along the three voxel axes, over the whole field of view."""
+
+
+def header_disagrees(source: Source, axis: int, found: Native) -> tuple[str, ...]:
+    """One line where a header's acquired matrix is not the one that the spectrum shows."""
+    if not isinstance(source, SaysNative) or source.native_shape is None:
+        return ()
+    stated = [source.native_shape[a] for a in in_plane_axes(axis)]
+    off = [
+        abs(min(n, full) - native) / full
+        for n, full, native, why in zip(
+            stated, found.matrix, found.native, found.reasons, strict=True
+        )
+        if why.startswith(("full", "zero-filled"))  # else the spectrum could not tell
+    ]
+    if max(off, default=0.0) <= AGREE:
+        return ()
+    matrix, native = ("x".join(map(str, pair)) for pair in (found.matrix, found.native))
+    said = "x".join(map(str, stated))
+    return (f"the header says that {said} of {matrix} were acquired, the spectrum {native}",)
 
 
 def wants_native(manifest: Manifest, settings: Settings) -> bool:

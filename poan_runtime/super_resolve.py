@@ -11,7 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
-from poan_runtime.as_measured import Measured, MeasuredBand, keeps_measured, network_sees
+from poan_runtime.as_measured import (
+    Measured,
+    MeasuredBand,
+    header_disagrees,
+    keeps_measured,
+    network_sees,
+)
 from poan_runtime.geometry import Geometry, spatial_shape
 from poan_runtime.images.formats import open_sink, open_source
 from poan_runtime.images.source import ArraySink, ArraySource, Sink, Slab, Source
@@ -127,6 +133,7 @@ class SuperResolution:
         turn: Turn | None = None,
     ) -> None:
         manifest = network.model.manifest
+        scan = source
         source, lr_to_stored, self.measured = network_sees(source, manifest, settings)
         self.native_used = lr_to_stored is not None
         self.geometry = Geometry.derive(
@@ -147,6 +154,9 @@ class SuperResolution:
         """What the network sees."""
         self.below_zero = BelowZero()
         self._keep_negative = settings.keep_negative
+        self._remarks: tuple[str, ...] = ()
+        if self.measured is not None:
+            self._remarks = header_disagrees(scan, self.geometry.axis, self.measured.native)
         self._percentile = manifest.percentile
         self._steps = steps
         self._turn = contextlib.nullcontext() if turn is None else turn
@@ -185,7 +195,7 @@ class SuperResolution:
             layout=self.layout,
             units=tuple(found.unit for found in self._units),
             timings=self.timings,
-            warnings=(*self.source.warnings, *ours, *warnings),
+            warnings=(*self.source.warnings, *self._remarks, *ours, *warnings),
             measured=self.measured,
             change=self.band.change if self.band else None,
             native_used=self.native_used,

@@ -20,6 +20,7 @@ from poan_runtime.commands.guard import guarded
 from poan_runtime.engines.backend import Backend
 from poan_runtime.errors import PoanError
 from poan_runtime.files import WholeFile
+from poan_runtime.signal.measured import keep_measured
 from poan_runtime.tiles.ensemble import SelfEnsemble
 from poan_runtime.tiles.layout import Layout, lay_out
 from poan_runtime.tiles.run import SliceRunner, Timings
@@ -164,6 +165,7 @@ def evaluate_kind(
         "sinc": sinc(case.lr, scale),
         "sr": super_resolve(network, case.lr, scale, "centre", tiling, self_ensemble=ensemble),
     }
+    estimates["kept"] = keep_measured(case.lr, estimates["sr"], scale)
     row: dict[str, Any] = {"volume": pair.source.path.name, "contrast": pair.source.contrast}
     row |= {"zero_fill_cutoff": pair.cutoff, **score(case, estimates)}
     images = (case.lr, estimates["sinc"], estimates["sr"], case.hr)

@@ -1,7 +1,8 @@
 """A network on the five fixed kinds of LR, beside bicubic and sinc, within the head.
 
 The kinds are those of :data:`poan_train.acquire.KINDS`. ``sinc`` is zero-filling in k-space: what a
-scanner offers without any network. The gain is over the better of bicubic and sinc.
+scanner offers without any network. ``kept`` is ``sr`` with the band that LR holds put back. The
+gains of both are over the better of bicubic and sinc.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,8 @@ from poan_train.data import Pair
 from poan_train.degrade import Array, degrade
 from poan_train.metrics import psnr_within, ssim_within
 
-METHODS = ("bicubic", "sinc", "sr")
+RIVALS = ("bicubic", "sinc")
+METHODS = (*RIVALS, "sr")
 TISSUE = 0.25
 """Share of the median tissue from which a smoothed voxel belongs to the head."""
 
@@ -60,17 +62,18 @@ def head(hr: Array) -> Array:
 
 
 def score(case: Case, estimates: Mapping[str, Array]) -> dict[str, Any]:
-    """PSNR and SSIM within the head of each estimate (S, H, W), and the gain of ``sr``."""
+    """PSNR and SSIM within the head of each estimate (S, H, W); gains of ``sr`` and ``kept``."""
     row: dict[str, Any] = {"kind": case.kind, "slices": len(case.lr)}
     for name, estimate in estimates.items():
         row[name] = {
             "psnr": psnr_within(case.hr, estimate, case.mask),
             "ssim": ssim_within(case.hr, estimate, case.mask),
         }
-    others = [m for m in estimates if m != "sr"]
     for measure in ("psnr", "ssim"):
-        best = max(row[m][measure] for m in others)
+        best = max(row[m][measure] for m in RIVALS)
         row[f"gain_{measure}"] = row["sr"][measure] - best
+        if "kept" in row:
+            row[f"gain_{measure}_kept"] = row["kept"][measure] - best
     return row
 
 
@@ -84,7 +87,7 @@ def summaries(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             mean[method] = {
                 m: float(np.mean([row[method][m] for row in own])) for m in ("psnr", "ssim")
             }
-        for gain in ("gain_psnr", "gain_ssim"):
+        for gain in (g for g in own[0] if g.startswith("gain_")):
             mean[gain] = float(np.mean([row[gain] for row in own]))
         mean["lowest_gain_psnr"] = min(row["gain_psnr"] for row in own)
         out.append(mean)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from poan_runtime.commands.arguments import Parser, device, positive
+from poan_runtime.commands.guard import guarded
 from poan_runtime.errors import PoanError
 
 PORT = 9002
@@ -56,18 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = p.parse_args(argv)
     if args.unit is not None and not args.unit > 0:
         p.error("--unit: expected more than 0")
-    try:
-        if args.openrecon_label:
-            from poan_runtime.services.mrd.label import openrecon_label
+    return guarded("poan-mrd", lambda: run(args))
 
-            print(openrecon_label(args.model, args.port))
-            return 0
+
+def run(args: argparse.Namespace) -> int:
+    """Print the label, or serve."""
+    if not args.openrecon_label:
         return _serve(args)
-    except PoanError as error:
-        print(f"poan-mrd: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    from poan_runtime.services.mrd.label import openrecon_label
+
+    print(openrecon_label(args.model, args.port))
+    return 0
 
 
 def _serve(args: argparse.Namespace) -> int:

@@ -3,12 +3,12 @@
 import argparse
 import contextlib
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poan_runtime.commands.arguments import Parser
+from poan_runtime.commands.guard import guarded
 from poan_runtime.errors import PoanError
 from poan_runtime.extras import needs
 
@@ -49,26 +49,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = p.parse_args(argv)
     if args.action == "drop" and not args.series:
         p.error("drop: expected a series")
-    try:
-        with needs("pynetdicom", "node"), needs("pydicom", "dicom"):
-            from poan_runtime.services.dicom_node.config import read_config
+    return guarded("poan-node", lambda: act(args))
 
-            config = read_config(args.config)
-            if args.action == "run":
-                return _run(config)
-            from poan_runtime.services.dicom_node import operate
 
-            lines = {
-                "status": lambda: operate.status(config),
-                "retry": lambda: operate.retry(config, args.series),
-                "drop": lambda: operate.drop(config, args.series),
-                "check-config": lambda: operate.check(config, echo=args.echo),
-            }[args.action]()
-    except PoanError as error:
-        print(f"poan-node: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+def act(args: argparse.Namespace) -> int:
+    """Do what the arguments ask for."""
+    with needs("pynetdicom", "node"), needs("pydicom", "dicom"):
+        from poan_runtime.services.dicom_node.config import read_config
+
+        config = read_config(args.config)
+        if args.action == "run":
+            return _run(config)
+        from poan_runtime.services.dicom_node import operate
+    lines = {
+        "status": lambda: operate.status(config),
+        "retry": lambda: operate.retry(config, args.series),
+        "drop": lambda: operate.drop(config, args.series),
+        "check-config": lambda: operate.check(config, echo=args.echo),
+    }[args.action]()
     print("\n".join(lines))
     return 0
 

@@ -10,6 +10,7 @@ from poan_runtime.commands.server_options import add_server_options
 
 EPILOG = """\
 examples:
+  poan-run auto scan.nii.gz                   the model for the scan's contrast; auto_x3, auto_x4
   poan-run t2_x2 scan.nii.gz                  writes scan_desc-sr.nii.gz beside it
   poan-run t2_x2 scan.nii.gz -o fine.nii.gz --preview fine.png --report fine.json
   poan-run ./my_x4 a.nii.gz b.nii.gz -o out/  a model of one's own is a path, with a separator
@@ -59,7 +60,11 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--list", action="store_true", help="list the shipped models")
     p.add_argument("--preview", metavar="PNG", help="picture of LR, bicubic and SR (or a folder)")
-    p.add_argument("--report", metavar="JSON", help="timings, backend, hashes, warnings")
+    p.add_argument(
+        "--report",
+        metavar="FILE",
+        help="timings, backend, hashes, warnings as JSON; out.html is a page to look at",
+    )
     p.add_argument(
         "--changed-map",
         metavar="NIFTI",

@@ -20,11 +20,12 @@ from poan_runtime.images.dicom.recognise import is_dicom
 from poan_runtime.images.formats import NIFTI_NAMES, open_source
 from poan_runtime.images.nifti.header import check_dtype
 from poan_runtime.images.source import Sink, Source
-from poan_runtime.images.suspects import looks_like_labels, other_contrast
-from poan_runtime.models.find import Trust, exists
+from poan_runtime.images.suspects import contrast_of, looks_like_labels, other_contrast
+from poan_runtime.models.find import AUTO, Trust, auto_model, exists
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.report.changed_map import ChangedMap
 from poan_runtime.report.document import scan_report, write_report
+from poan_runtime.report.html_page import HtmlPage, is_page
 from poan_runtime.report.preview import Preview
 from poan_runtime.super_resolve import Outcome, upscale_file
 
@@ -39,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
     trust = trust_of(args)
     scans = scans_of(args.scans)
     jobs = plan_jobs(scans, args, voice, several=len(args.scans) > 1)
+    if is_page(args.report) and len(jobs) > 1:
+        raise PoanError(f"{args.report}: a page shows one scan; name a .json for several")
     reports: list[dict[str, Any]] = []
     missing = [job.scan for job in jobs if not exists(job.scan)]
     for scan in missing:
@@ -47,21 +50,59 @@ def run(args: argparse.Namespace) -> int:
     if not todo:
         return 2 if missing else 0
     failed = bool(missing)
-    with load_network(args.model, options_of(args), trust) as network:
-        introduce(network, voice)
-        work: list[Work] = [functools.partial(run_one, args, network, job, voice) for job in todo]
-        on_gpu = network.opened.device.startswith("cuda")
-        for job, one in zip(todo, overlapped(work) if on_gpu else iter(work), strict=True):
-            try:
-                reports.append(one())
-            except (PoanError, OSError) as error:
-                if isinstance(error, BrokenPipeError):
-                    raise
-                reports.append(failure(job.scan, in_words(error), voice))
-                failed = True
-        if args.report is not None:
-            write_report(Path(args.report), network, reports)
+    by_model = models_of(args, todo, voice)
+    if args.report is not None and len(by_model) > 1:
+        raise PoanError(f"--report: tells of one model, the scans need {', '.join(by_model)}")
+    for name, jobs in by_model.items():
+        with load_network(name, options_of(args), trust) as network:
+            introduce(network, voice)
+            failed |= run_jobs(args, network, jobs, reports, voice)
+            if args.report is not None and not is_page(args.report):
+                write_report(Path(args.report), network, reports)
     return 2 if failed else 0
+
+
+def models_of(args: argparse.Namespace, jobs: list[Job], voice: Voice) -> dict[str, list[Job]]:
+    """Which model runs which scans: the one that was named, or by ``auto`` each scan's own."""
+    if args.model not in AUTO:
+        return {args.model: jobs}
+    found: dict[str, list[Job]] = {}
+    for job in jobs:
+        contrast = contrast_told(job.scan, args.series)
+        name = auto_model(args.model, contrast)
+        voice.say(f"{job.scan.name}: {contrast or 'contrast not told'}, taken to {name}")
+        found.setdefault(name, []).append(job)
+    return found
+
+
+def contrast_told(scan: Path, series: str | None) -> str | None:
+    """T1, T2, PD or FLAIR as the scan's name tells, or its DICOM series description."""
+    if not is_dicom(scan):
+        return contrast_of(scan.name)
+    with contextlib.closing(open_source(scan, series=series)) as source:
+        return contrast_of(str(getattr(source, "description", ""))) or contrast_of(scan.name)
+
+
+def run_jobs(
+    args: argparse.Namespace,
+    network: Network,
+    jobs: list[Job],
+    reports: list[dict[str, Any]],
+    voice: Voice,
+) -> bool:
+    """Super-resolve scans with one model, adding to ``reports``; whether one of them failed."""
+    work: list[Work] = [functools.partial(run_one, args, network, job, voice) for job in jobs]
+    on_gpu = network.opened.device.startswith("cuda")
+    failed = False
+    for job, one in zip(jobs, overlapped(work) if on_gpu else iter(work), strict=True):
+        try:
+            reports.append(one())
+        except (PoanError, OSError) as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            reports.append(failure(job.scan, in_words(error), voice))
+            failed = True
+    return failed
 
 
 def list_series(paths: list[str], voice: Voice) -> int:
@@ -83,6 +124,8 @@ def explain(args: argparse.Namespace) -> int:
 
     voice = Voice("poan-run")
     scans = scans_of(args.scans)
+    if is_page(args.report):
+        raise PoanError(f"{args.report}: a plan is written as JSON")
     if args.report is not None:
         check_distinct(scans, [Path(args.report)])
     documents = []
@@ -145,11 +188,14 @@ def run_one(
             )
         unpacked_s = time.perf_counter() - start
         quiet = voice.level == QUIET
-        outcome = make(args, network, job, source, scratch, turns, quiet=quiet)
+        page = HtmlPage(source, args.axis) if is_page(args.report) else None
+        outcome = make(args, network, job, source, scratch, turns, page, quiet=quiet)
         total_s = time.perf_counter() - start
         contrast = other_contrast(source, network.model.manifest.contrast)
         warnings = [*network.notices, *outcome.warnings, *([contrast] if contrast else [])]
         say_outcome(job, outcome, warnings, total_s, voice)
+        if page is not None:
+            page.write(Path(args.report), network, outcome, source, warnings, total_s)
         if args.report is None:
             return {}
         settings = settings_of(args)
@@ -166,6 +212,7 @@ def make(
     source: Source,
     scratch: Path | None,
     turns: Turns | None,
+    page: HtmlPage | None,
     *,
     quiet: bool,
 ) -> Outcome:
@@ -188,6 +235,7 @@ def make(
                     progress,
                     picture,
                     *([changes] if changes else []),
+                    *([page] if page else []),
                     *([turns.check] if turns else []),
                 ],
                 turn=turns.lock if turns else None,

@@ -24,6 +24,11 @@ from poan_runtime.models.verdicts_here import manifest_here
 MODELS = Path(__file__).parent / "shipped"
 FILE_SUFFIXES = (".onnx", ".plan", ".json")
 """A name that ends so is a file's, never a shipped model's."""
+ALIASES = {f"{word}_x{scale}": f"mr_x{scale}" for word in ("t1", "t2") for scale in (2, 3, 4)}
+"""Names of models of one contrast that the model of every contrast stands in for, if none of
+that name is shipped."""
+AUTO = ("auto", "auto_x2", "auto_x3", "auto_x4")
+"""Names that leave the model to the scan's contrast; without a scale it is 2."""
 ONLY_PORT = ""
 """As a port's name: the only one that the graph has."""
 
@@ -96,7 +101,7 @@ def located(name: str | Path) -> tuple[Path, tuple[str, ...]]:
         if not exists(path):
             raise PoanError(f"{name}: no such file or folder")
         return path, ()
-    shipped, here = MODELS / name, f".{os.sep}{name}"
+    shipped, here = MODELS / shipped_name(str(name)), f".{os.sep}{name}"
     if os.path.isfile(shipped / MANIFEST_NAME):
         if not exists(path / MANIFEST_NAME):
             return shipped, ()
@@ -105,6 +110,30 @@ def located(name: str | Path) -> tuple[Path, tuple[str, ...]]:
     if exists(path):
         raise PoanError(f"{name}: no shipped model ({known}); for what lies here write {here}")
     raise PoanError(f"{name}: no such file or folder, nor a shipped model ({known})")
+
+
+def shipped_name(name: str) -> str:
+    """The shipped model that a bare name means: itself, or what it is an alias for.
+
+    >>> shipped_name("mr_x2"), shipped_name("pan")
+    ('mr_x2', 'pan')
+    """
+    is_there = os.path.isfile(MODELS / name / MANIFEST_NAME)
+    return name if is_there else ALIASES.get(name, name)
+
+
+def auto_model(name: str, contrast: str | None) -> str:
+    """The shipped model for a scan of ``contrast`` (``T1``, ``T2``, ...; None for unknown).
+
+    ``name`` is one of `AUTO`. There is a model of every contrast for each scale, and it is what
+    a contrast without a model of its own gets.
+
+    >>> auto_model("auto_x3", "FLAIR")
+    'mr_x3'
+    """
+    scale = name.removeprefix("auto").removeprefix("_x") or "2"
+    own = f"{(contrast or 'mr').lower()}_x{scale}"
+    return shipped_name(own) if os.path.isfile(MODELS / own / MANIFEST_NAME) else f"mr_x{scale}"
 
 
 def is_bare(name: str | Path) -> bool:

@@ -1,121 +1,97 @@
+"""The model card and the manifests say what was measured."""
+
 import json
+import shutil
 
 import pytest
 
 from benchmarks import model_card
-from poan_runtime.errors import PoanError
-from poan_train import evaluate
+from poan_runtime.models.find import MODELS, shipped_models
+from poan_runtime.models.manifest import read_manifest
+from poan_train.acquire import KINDS
+
+
+def row(volume, kind, gain, kept):
+    return {
+        "volume": f"{volume}.nii.gz",
+        "kind": kind,
+        "bicubic": {"psnr": 30.0},
+        "sinc": {"psnr": 31.0},
+        "gain_psnr": gain,
+        "gain_psnr_kept": kept,
+    }
+
+
+def write(results, name, gain=1.0, kept=1.25, every=2):
+    rows = [row(v, kind, gain, kept) for kind in KINDS for v in ("a", "b")]
+    path = results / f"eval/{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"every": every, "kinds": list(KINDS), "volumes": rows}))
+
+
+@pytest.fixture
+def results(tmp_path):
+    for model in model_card.MODELS:
+        write(tmp_path, model)
+        write(tmp_path, f"{model}_set_aside", gain=0.5, kept=0.75)
+    return tmp_path
 
 
 def test_the_cards_figures_are_those_of_the_measurements_kept_with_it():
     card = model_card.CARD.read_text()
-    fresh = model_card.rewritten(card, model_card.render())
-    assert card == fresh, "run: python -m benchmarks.model_card"
+    assert card == model_card.rewritten(card, model_card.render()), (
+        "python -m benchmarks.model_card"
+    )
 
 
-def measures(psnr, ssim=0.9):
-    return {
-        f"{m}_{p}_peak": v for m, v in (("psnr", psnr), ("ssim", ssim)) for p in ("volume", "slice")
-    }
+def test_the_manifests_say_what_the_kept_measurements_say():
+    for folder in shipped_models():
+        rows = model_card.read(model_card.record.RESULTS, folder.name)["volumes"]
+        manifest = read_manifest(folder)
+        assert manifest.keep_measured == model_card.keeps(rows)
+        assert manifest.gains == model_card.gains(rows, manifest.keep_measured)
 
 
-def volumes(*psnr, up=30.0):
-    return [
-        {"volume": f"{name}.nii.gz", "bicubic": measures(up, 0.8), "sr": measures(p)}
-        for name, p in zip("ab", psnr, strict=True)
-    ]
+def test_the_band_is_put_back_where_that_gains_and_costs_no_volume_much(results):
+    better = [row("a", "snr30", 1.0, 1.2), row("b", "snr30", 1.0, 0.95)]
+    assert model_card.keeps(better) == "on"
+    assert model_card.keeps([*better, row("c", "bicubic", 1.0, 0.8)]) == "off"  # one loses 0.2 dB
+    assert model_card.keeps([row("a", "snr30", 1.0, 0.99)]) == "off"
+    assert model_card.gains(better, "on") == {"snr30": 1.07}  # (1.2 + 0.95) / 2 = 1.075, to even
+    assert model_card.gains(better, "off") == {"snr30": 1.0}
 
 
-def add_row(results, label, *psnr, seed=0, budget=("--cpu-minutes", "4"), up=30.0):
-    row = {"table": 1, "label": label, "arch": label, "contrast": "T2", "scale": 2, "seed": seed}
-    trained = None if label in ("bicubic", "nlm") else {"steps": 500 + 100 * seed}
-    protocol = {"budget": budget, "rates": [1e-3], "every": 4}
-    content = {"row": row, "protocol": protocol, "parameters": 7, "trained": trained}
-    path = results / f"paper_tables/rows/table1_T2_x2_{label}_seed{seed}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**content, "volumes": volumes(*psnr, up=up)}))
+def test_the_table_states_what_the_runtime_writes_volume_by_volume(results):
+    write(results, "mr_x3", gain=-0.25, kept=-0.5)
+    text = model_card.render(results)
+    assert "one slice in 2." in text
+    line = next(x for x in text.splitlines() if x.startswith("| mr_x2 | a |"))
+    assert line.count("30.00 / 31.00 **+1.25**") == len(KINDS)
+    assert "30.00 / 31.00 **-0.25**" in text  # a loss is stated like a gain, without the band
+    assert "Lowest gain: mr_x2 +1.25 dB, mr_x3 -0.25 dB, mr_x4 +1.25 dB." in text
+    assert "mr_x2 on, mr_x3 off, mr_x4 on" in text
 
 
-def add_eval(results, name, *psnr, every=1):
-    path = results / f"eval/{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"every": every, "volumes": volumes(*psnr)}))
-
-
-def test_the_card_states_where_poan_loses_as_it_states_where_it_wins(tmp_path):
-    add_eval(tmp_path, "t2_x2", 36.0, 37.0)
-    add_eval(tmp_path, "sampled/t2_x2", 35.5, 36.5, every=4)
-    add_eval(tmp_path, "without_attention/t2_x2", 35.375, 36.75, every=4)
-    add_row(tmp_path, "bicubic", 30.0, 30.0)
-    add_row(tmp_path, "nlm", 31.0, 31.0)
-    add_row(tmp_path, "edsr-lite", 33.0, 34.5)
-    add_row(tmp_path, "seran-lite", 34.5, 34.75)
-    for seed, shift in ((0, 0.0), (1, 0.5)):
-        add_row(tmp_path, "poan-lite", 33.0 + shift, 34.0 + shift, seed=seed)
-    text = model_card.render(tmp_path)
-    assert "| t2_x2 | mean | 30.00 / 0.8000 | 36.50 / 0.9000 | +6.50 |" in text
-    row = next(line for line in text.splitlines() if line.startswith("| t2_x2 | a | 30.00 / 0.9"))
-    assert row.split(" | ")[2:] == [
-        *("30.00 / 0.9000", "31.00 / 0.9000", "33.00 / 0.9000", "34.50 / 0.9000"),
-        *("33.25 / 0.9000", "35.50 / 0.9000 |"),
-    ]
-    assert (
-        "- t2_x2, poan-lite of the equal budget (550 steps): +2.75 dB against NLM (ahead on 2 of 2 "
-        "volumes); +0.00 dB against EDSR-lite (ahead on 1 of 2 volumes, 500 steps); -0.88 dB "
-        "against SERAN-lite (ahead on 0 of 2 volumes, 500 steps)."
-    ) in text
-    assert "poan-train --cpu-minutes 4` (the same settings, learning rate 0.001, seed 0, 1)" in text
-    assert "Slices: one in 4." in text
-    assert text.endswith("(`poan-eval --without-attention` bypasses it): t2_x2 +0.125, -0.250.")
-    assert "- t1_x4: poan-lite was not trained under the equal budget." in text
-
-
-def test_a_column_that_was_not_measured_holds_a_dash(tmp_path):
-    add_row(tmp_path, "poan-lite", 33.0, 34.0)
-    assert "| t2_x2 | b |" not in model_card.render(tmp_path)  # nothing to compare with
-    add_row(tmp_path, "bicubic", 30.0, 30.0)
-    text = model_card.render(tmp_path)
-    assert "| t2_x2 | b | 30.00 / 0.9000 | - | - | - | 34.00 / 0.9000 | - |" in text
-    assert "NLM not measured; EDSR-lite not measured" in text
-
-
-def test_columns_of_other_slices_or_budgets_are_refused(tmp_path):
-    add_row(tmp_path, "edsr-lite", 33.0, 34.0)
-    add_row(tmp_path, "poan-lite", 33.0, 34.0, up=30.1)
-    with pytest.raises(PoanError, match="t2_x2: edsr-lite and poan-lite were measured on other sl"):
-        model_card.render(tmp_path)
-    add_row(tmp_path, "poan-lite", 33.0, 34.0, budget=("--cpu-minutes", "9"))
-    with pytest.raises(PoanError, match="t2_x2: trained under several budgets"):
-        model_card.render(tmp_path)
-
-
-def test_the_tool_rewrites_what_stands_between_the_marks_and_nothing_else(tmp_path, capsys):
-    add_eval(tmp_path, "t2_x2", 36.0, 37.0)
-    card = tmp_path / "CARD.md"
+def test_the_command_rewrites_card_and_manifests(results, tmp_path, capsys):
+    card, shipped = tmp_path / "card.md", tmp_path / "shipped"
+    shutil.copytree(MODELS, shipped)
     card.write_text(f"before\n{model_card.BEGIN}\nold\n{model_card.END}\nafter\n")
-    arguments = ["--results", str(tmp_path), "--card", str(card)]
-    assert model_card.main(arguments) == 0
-    text = card.read_text()
-    assert text.startswith(f"before\n{model_card.BEGIN}\n### Shipped models")
-    assert text.endswith(f"\n{model_card.END}\nafter\n")
-    assert "old" not in text
-    assert model_card.main(arguments) == 0
-    assert card.read_text() == text
-    card.write_text("no marks\n")
-    assert model_card.main(arguments) == 2
-    assert capsys.readouterr().err.startswith("model_card: the card needs one line '<!-- figures")
+    where = ["--results", str(results), "--card", str(card), "--shipped", str(shipped)]
+    assert model_card.main(where) == 0
+    assert card.read_text().startswith(f"before\n{model_card.BEGIN}\n### Validation")
+    assert card.read_text().endswith(f"{model_card.END}\nafter\n")
+    told = read_manifest(shipped / "mr_x3")
+    assert (told.keep_measured, told.gains) == ("on", dict.fromkeys(KINDS, 1.25))
+    write(results, "mr_x4", every=3)
+    assert model_card.main(where) == 2
+    assert "measure all models alike" in capsys.readouterr().err
+    card.write_text("no marks")
+    write(results, "mr_x4")
+    assert model_card.main(where) == 2
+    assert "the card needs one line" in capsys.readouterr().err
 
 
-def test_measuring_runs_poan_eval_on_all_slices_and_on_those_of_the_rows(tmp_path, monkeypatch):
-    commands = []
-    monkeypatch.setattr(evaluate, "main", lambda command: commands.append(command) or 0)
-    add_row(tmp_path, "bicubic", 30.0, 30.0)
-    model_card.measure(tmp_path / "val", tmp_path)
-    assert len(commands) == 12
-    every, out = (commands[1][commands[1].index(o) + 1] for o in ("--every", "--json"))
-    assert (every, out) == ("4", str(tmp_path / "eval/sampled/t2_x2.json"))
-    assert "--without-attention" in commands[2]
-    assert commands[0][commands[0].index("--every") + 1] == "1"
-    monkeypatch.setattr(evaluate, "main", lambda command: 2)
-    with pytest.raises(PoanError, match="t2_x2: poan-eval failed"):
-        model_card.measure(tmp_path / "val", tmp_path)
+def test_a_subject_that_should_be_set_aside_must_be_there(tmp_path):
+    (tmp_path / "T1_sub-gbm2_gd.nii.gz").touch()
+    with pytest.raises(model_card.PoanError, match="no volume of sub-ucsfbr08"):
+        model_card.set_aside(tmp_path, tmp_path)

@@ -13,7 +13,7 @@ import poan_runtime
 from poan_runtime import geometry
 from poan_runtime.as_measured import NativeSource, measured_of
 from poan_runtime.commands.run import main
-from poan_runtime.images.source import ArraySource
+from poan_runtime.images.source import ArraySink, ArraySource
 from poan_runtime.signal.kspace import not_below_zero, to_native, zero_fill
 from poan_runtime.signal.measured import difference, down
 from tests.runtime.images.conformance import check_source
@@ -96,6 +96,30 @@ def test_a_full_spectrum_and_a_model_on_the_kspace_grid_are_left_alone(
     assert poan_runtime.upscale(full, model).data.shape == (128, 128, 3)
     kspace = make_model(grid="kspace", degradation=SCANNER)
     assert poan_runtime.upscale(scan, kspace, settings(native="on")).data.shape[0] == 192
+
+
+@pytest.mark.parametrize(
+    ("stated", "said"),
+    [
+        ((64, 80, 5), False),
+        ((66, 79, 5), False),  # 2 % of 96, 1 % of 80
+        ((64, 100, 5), False),  # no more than all of it can be seen
+        ((68, 80, 5), True),
+        ((96, 80, 5), True),
+    ],
+)
+def test_a_header_that_states_another_matrix_than_the_spectrum_is_one_warning(
+    scanner_model: Path, filled: np.ndarray, stated: tuple[int, int, int], said: bool
+) -> None:
+    source = ArraySource(filled, AFFINE)
+    source.native_shape = stated  # type: ignore[attr-defined]
+    with poan_runtime.load_network(scanner_model) as network:
+        sink = ArraySink()
+        outcome = poan_runtime.upscale_file(source, sink, network, settings())
+    line = (
+        f"the header says that {stated[0]}x{stated[1]} of 96x80 were acquired, the spectrum 64x80"
+    )
+    assert outcome.warnings == ((line,) if said else ())
 
 
 def test_the_measured_band_is_put_back(scanner_model: Path, scan: Path) -> None:

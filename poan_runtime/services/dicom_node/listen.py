@@ -19,6 +19,8 @@ from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAsso
 LONGEST_PDU = 1 << 20
 """Bytes. We announce 16 KiB; nobody has a reason to send more than a request of some KiB."""
 SLACK = 1 << 20
+GREETING_S = 5.0
+"""How long a guest may take to say who it is."""
 
 _config.LOG_HANDLER_LEVEL = "none"
 
@@ -48,7 +50,9 @@ class GuardedSocket(AssociationSocket):
         if nr_bytes > LONGEST_PDU or self.received + nr_bytes > self.limits.largest + SLACK:
             raise OSError("longer than we take")
         self.received += nr_bytes
-        until = time.monotonic() + self.limits.timeout_s
+        known = self.assoc.is_established
+        patience_s = self.limits.timeout_s if known else min(GREETING_S, self.limits.timeout_s)
+        until = time.monotonic() + patience_s
         stream, wanted = bytearray(), nr_bytes
         connection = cast(socket.socket, self.socket)
         while wanted:
@@ -94,7 +98,7 @@ class GuardedServer(ThreadedAssociationServer):
     def get_request(self) -> Any:
         """The next connection; its TLS handshake is left to its own thread."""
         connection, address = cast(socket.socket, self.socket).accept()
-        connection.settimeout(self.limits.timeout_s)
+        connection.settimeout(min(GREETING_S, self.limits.timeout_s))
         if self.ssl_context:
             connection = self.ssl_context.wrap_socket(
                 connection, server_side=True, do_handshake_on_connect=False
@@ -137,7 +141,7 @@ def listen(
     """Start to serve in a thread of its own."""
     ae.maximum_associations = limits.most_associations
     ae.network_timeout = ae.dimse_timeout = limits.timeout_s
-    ae.acse_timeout = min(5.0, limits.timeout_s)
+    ae.acse_timeout = min(GREETING_S, limits.timeout_s)
 
     def forget_bytes(event: Any) -> None:
         with contextlib.suppress(AttributeError):  # the connection has gone

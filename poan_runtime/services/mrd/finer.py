@@ -78,6 +78,8 @@ class Stream:
         start = time.perf_counter()
         planes = image.data.reshape(-1, *image.data.shape[2:])  # (channels * z, y, x)
         fine = self.super_resolved(np.asarray(planes, np.float32), unit)
+        if planes.min() >= 0 and not self._way.settings.keep_negative:
+            fine = np.maximum(fine, 0)
         stored, _ = to_stored(fine, image.data.dtype, 1.0, 0.0)
         made = Image(
             head=self._head(image.head),

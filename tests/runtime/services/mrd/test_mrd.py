@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from poan_runtime.commands.mrd import main
 from poan_runtime.intensity import intensity_unit
-from poan_runtime.network import Network, load_network
+from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.services.mrd.finer import SERIES_OFFSET, Way
 from poan_runtime.services.mrd.serve import Server
 from poan_runtime.super_resolve import upscale_file
@@ -166,6 +166,21 @@ def test_with_the_volumes_unit_the_voxels_are_those_of_poan_run(
             answers = replies(serve(network, **way), sent)
             found = np.stack([a.data[0, 0] for a in answers], axis=2)
             assert np.array_equal(found, expected)
+
+
+def test_ringing_below_zero_is_cut_off_as_poan_run_does(
+    serve: Serve, tmp_path: Path, make_model: Callable[..., Path]
+) -> None:
+    volume = np.zeros((20, 18, 1), np.float32)
+    volume[6:14, 5:13] = 100
+    nib.save(nib.Nifti1Image(volume, np.diag([1.5, 2, 4, 1])), tmp_path / "scan.nii")
+    kept = Settings(keep_measured="on", native="off")
+    with load_network(make_model(smooth=True)) as network:
+        upscale_file(tmp_path / "scan.nii", tmp_path / "fine.nii", network, kept)
+        expected = np.asarray(nib.load(tmp_path / "fine.nii").dataobj)[..., 0]
+        (answer,) = replies(serve(network, settings=kept), [image(volume[..., 0])])
+    assert np.array_equal(answer.data[0, 0], expected)
+    assert (expected == 0).sum() > 100  # edges ring: about half of the dark voxels fall below
 
 
 def test_the_first_images_unit_stays_for_its_series(network: Network) -> None:
