@@ -23,7 +23,7 @@ def guarded(command: str, work: Callable[[], int]) -> int:
     voice = Voice(command)
     interrupts: list[int] = []
     try:
-        with terminated_as_exit(), noted(interrupts):
+        with terminated_as_exit(interrupts), noted(interrupts):
             return work()
     except PoanError as error:
         voice.error(str(error))
@@ -35,7 +35,9 @@ def guarded(command: str, work: Callable[[], int]) -> int:
         _write_nowhere()
         return NOBODY_READS
     except Exception as error:
-        if interrupts:  # a library that was starting made another error of it
+        if signal.SIGTERM in interrupts:  # a library that was starting made another error of it
+            raise SystemExit(128 + signal.SIGTERM) from None
+        if interrupts:
             voice.error("interrupted")
             return INTERRUPTED
         if not isinstance(error, OSError):
@@ -74,10 +76,15 @@ def in_words(error: PoanError | OSError) -> str:
 
 
 @contextlib.contextmanager
-def terminated_as_exit() -> Iterator[None]:
-    """Let SIGTERM end the process as an exception does, so that temporary files go."""
+def terminated_as_exit(interrupts: list[int] | None = None) -> Iterator[None]:
+    """Let SIGTERM end the process as an exception does, so that temporary files go.
+
+    It is noted in ``interrupts`` as well.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if interrupts is not None:
+            interrupts.append(number)
         raise SystemExit(128 + number)
 
     try:

@@ -53,6 +53,19 @@ def test_an_error_that_a_library_makes_of_ctrl_c_is_an_interrupt(capsys) -> None
         signal.signal(signal.SIGINT, before)
 
 
+def test_an_error_that_a_library_makes_of_sigterm_ends_with_its_number() -> None:
+    def work() -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except SystemExit:
+            raise ImportError("initialization failed") from None
+        return 0
+
+    with pytest.raises(SystemExit) as left:
+        guarded("poan-x", work)
+    assert left.value.code == 143
+
+
 def test_a_mistake_of_ours_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         guarded("poan-x", raising(ZeroDivisionError()))
