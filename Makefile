@@ -4,14 +4,16 @@ BIN := .venv/bin
 
 .PHONY: demo test lint wheel docs fuzz clean
 
+# The installed package, not this source tree: python puts the current folder first.
 demo: .venv-demo/ready
-	.venv-demo/bin/python -m poan_runtime.commands.demo --out demo
+	mkdir -p demo
+	cd demo && ../.venv-demo/bin/python -m poan_runtime.commands.demo --out .
 
-# The plain install: numpy, nibabel, pillow, onnxruntime. No torch.
-.venv-demo/ready: pyproject.toml $(shell find poan_runtime -name '*.py' -o -name '*.onnx' -o -name '*.json')
+# The plain install: numpy, nibabel, pillow, onnxruntime, each by its hash. No torch.
+.venv-demo/ready: pyproject.toml requirements/plain.txt $(shell find poan_runtime -name '*.py' -o -name '*.onnx' -o -name '*.json')
 	$(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/plain.txt
 	.venv-demo/bin/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps .
-	.venv-demo/bin/pip install --quiet --disable-pip-version-check '.[cpu]'
 	touch $@
 
 test: .venv/ready
@@ -26,6 +28,11 @@ lint: .venv/ready
 # The built wheel, in an empty environment outside of the repository.
 wheel:
 	PYTHON=$(PYTHON) .ci/wheel
+
+# The pages as a site in build/site; a dead link fails.
+docs: .venv/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.5,<10' 'mkdocs<2'
+	$(BIN)/mkdocs build --strict --quiet
 
 # 100,000 spoilt headers, streams, manifests, vectors, graphs, checkpoints and DICOM files.
 fuzz: .venv/ready

@@ -104,8 +104,9 @@ def in_range(slices: Slab) -> tuple[Slab, float]:
     ``unit`` is 1 for ordinary values and else a power of two, so that no digit is lost. Values
     that are not finite count as zero.
 
-    >>> in_range(np.float32([[[3e38, np.nan]]]))[0].round(2).tolist()
-    [[[0.88, 0.0]]]
+    >>> scaled, unit = in_range(np.float32([[[3e38, np.nan]]]))
+    >>> round(float(scaled.max()), 2), unit == 2.0**128
+    (0.88, True)
     """
     finite: Slab = np.nan_to_num(slices, posinf=0.0, neginf=0.0)
     largest = float(np.abs(finite).max(initial=0))

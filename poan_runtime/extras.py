@@ -13,11 +13,14 @@ from poan_runtime.errors import PoanError
 def command(*extras: str) -> str:
     """The pip command that adds extras, fit for how poan was installed.
 
-    From a package index that is ``pip install 'poan[cpu]'``; from a source checkout, whose name
-    on an index may be somebody else's, ``pip install '/path/to/checkout[cpu]'``.
+    From a source checkout, whose name on an index may be somebody else's, that is ``pip install
+    '/path/to/checkout[cpu]'``, from a wheel ``pip install '/path/to/poan.whl[cpu]'``, and from a
+    package index ``pip install 'poan[cpu]'``.
     """
-    folder = checkout()
+    folder, packed = checkout(), wheel()
     wanted = ",".join(extras)
+    if folder is None and packed is not None:
+        return f"pip install '{packed}[{wanted}]'"
     if folder is None:
         return f"pip install 'poan[{wanted}]'"
     here = "." if folder == Path.cwd() else str(folder)
@@ -50,6 +53,13 @@ def checkout() -> Path | None:
     here = _tree_of(Path(__file__).resolve().parent.parent)
     url = urlparse(str(_origin().get("url", "")))
     return here or (_tree_of(Path(unquote(url.path))) if url.scheme == "file" else None)
+
+
+def wheel() -> Path | None:
+    """The wheel that poan was installed from, if it is still there."""
+    url = urlparse(str(_origin().get("url", "")))
+    path = Path(unquote(url.path))
+    return path if url.scheme == "file" and path.suffix == ".whl" and path.is_file() else None
 
 
 def _tree_of(folder: Path) -> Path | None:

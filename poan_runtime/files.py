@@ -16,6 +16,8 @@ from typing import BinaryIO
 
 from poan_runtime.errors import PoanError
 
+HASHED_AT_ONCE = 1 << 20
+
 
 class WholeFile:
     """A file that gets its name only once it is complete.
@@ -40,7 +42,7 @@ class WholeFile:
         with self._refusals():
             remove_abandoned(self.target.parent, f".{glob.escape(self.target.name)}.*.poan-partial")
             self._file = self._partial.open("xb")
-            hold(self._file.fileno())
+            hold(self._file)
 
     def write(self, data: bytes | memoryview) -> int:
         """Append; what the operating system refuses (a full disk) is a PoanError."""
@@ -95,7 +97,7 @@ class WholeFile:
             raise PoanError(f"{self.target}: cannot be written: {error.strerror}") from None
 
 
-def hold(handle: int) -> bool:
+def hold(handle: int | BinaryIO) -> bool:
     """Mark an open file or folder as in use while its handle is open; whether that was possible."""
     try:
         import fcntl
@@ -167,7 +169,15 @@ def reading(path: Path) -> Iterator[None]:
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file in lower-case hexadecimal."""
     with reading(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(file).hex()
+
+
+def file_sha256(file: BinaryIO) -> bytes:
+    """SHA-256 of what is left of an open file."""
+    digest = hashlib.sha256()
+    while chunk := file.read(HASHED_AT_ONCE):
+        digest.update(chunk)
+    return digest.digest()
 
 
 def cache_place() -> Path:

@@ -10,7 +10,7 @@ An :class:`Acquisition` holds ranges, a :class:`Scan` is one draw from them.
 """
 
 import json
-import tomllib
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -22,6 +22,11 @@ from scipy import fft
 from poan_runtime.errors import PoanError
 from poan_runtime.intensity import intensity_unit
 from poan_train.degrade import GRID, Array, Degradation, degrade
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 Range: TypeAlias = tuple[float, float]
 Filter: TypeAlias = Literal["none", "hamming", "tukey", "fermi"]

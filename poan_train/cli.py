@@ -1,7 +1,6 @@
 """poan-train: from a folder of NIfTI volumes to a checkpoint."""
 
 import argparse
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from poan_runtime.commands.arguments import Parser
 from poan_runtime.commands.guard import INTERRUPTED, guarded
 from poan_runtime.commands.say import Voice
 from poan_runtime.errors import PoanError
+from poan_runtime.files import file_sha256
 from poan_runtime.intensity import PERCENTILE
 from poan_train import networks
 from poan_train.acquire import lr_model
@@ -228,7 +228,7 @@ def hashes(sources: Sequence[Source]) -> dict[str, str]:
     found: dict[str, str] = {}
     for source in sources:
         with source.path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = file_sha256(stream).hex()
         name = source.path.name
         found[name if name not in found else str(source.path)] = digest
     return found

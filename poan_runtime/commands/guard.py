@@ -21,8 +21,9 @@ def guarded(command: str, work: Callable[[], int]) -> int:
     temporary files are gone.
     """
     voice = Voice(command)
+    interrupts: list[int] = []
     try:
-        with terminated_as_exit():
+        with terminated_as_exit(interrupts), noted(interrupts):
             return work()
     except PoanError as error:
         voice.error(str(error))
@@ -33,9 +34,38 @@ def guarded(command: str, work: Callable[[], int]) -> int:
     except BrokenPipeError:
         _write_nowhere()
         return NOBODY_READS
-    except OSError as error:
+    except Exception as error:
+        if signal.SIGTERM in interrupts:  # a library that was starting made another error of it
+            raise SystemExit(128 + signal.SIGTERM) from None
+        if interrupts:
+            voice.error("interrupted")
+            return INTERRUPTED
+        if not isinstance(error, OSError):
+            raise
         voice.error(in_words(error))
         return 2
+
+
+@contextlib.contextmanager
+def noted(interrupts: list[int]) -> Iterator[None]:
+    """Note each Ctrl-C beside raising KeyboardInterrupt, where Python's own handler is in place."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    try:
+        signal.signal(signal.SIGINT, note)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def in_words(error: PoanError | OSError) -> str:
@@ -46,10 +76,15 @@ def in_words(error: PoanError | OSError) -> str:
 
 
 @contextlib.contextmanager
-def terminated_as_exit() -> Iterator[None]:
-    """Let SIGTERM end the process as an exception does, so that temporary files go."""
+def terminated_as_exit(interrupts: list[int] | None = None) -> Iterator[None]:
+    """Let SIGTERM end the process as an exception does, so that temporary files go.
+
+    It is noted in ``interrupts`` as well.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if interrupts is not None:
+            interrupts.append(number)
         raise SystemExit(128 + number)
 
     try:

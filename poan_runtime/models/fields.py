@@ -201,7 +201,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
             raise _Wrong.value(where, rule.words, value)
         bare = get_args(kind)[0] if get_origin(kind) is Annotated else kind
         return CONVERT[bare](value) if bare in CONVERT else value
-    if isinstance(kind, type):
+    if isinstance(kind, type) and get_origin(kind) is None:  # 3.10 takes list[int] for a type
         return _decode_record(kind, value, where)
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (types.UnionType, Union):
@@ -243,7 +243,8 @@ def _decode_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
 
 
 def _constants_fit(kind: Any, value: Any) -> bool:
-    if not (isinstance(kind, type) and issubclass(kind, Record) and isinstance(value, dict)):
+    plain = isinstance(kind, type) and get_origin(kind) is None
+    if not (plain and issubclass(kind, Record) and isinstance(value, dict)):
         return False
     constants = {
         field.name: get_args(field_kind)
@@ -309,7 +310,7 @@ def _schema(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
         return dict(rule.schema)
     if kind is types.NoneType:
         return {"type": "null"}
-    if isinstance(kind, type):
+    if isinstance(kind, type) and get_origin(kind) is None:  # 3.10 takes list[int] for a type
         if kind.__name__ not in definitions:
             definitions[kind.__name__] = _record_schema(kind, definitions)
         return {"$ref": f"#/$defs/{kind.__name__}"}

@@ -31,6 +31,15 @@ def test_from_a_checkout_the_folder_is_named(monkeypatch: pytest.MonkeyPatch, tr
     assert extras.command("cpu") == "pip install '.[cpu]'"
 
 
+def test_from_a_wheel_its_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    packed = tmp_path / "poan-0.1.0-py3-none-any.whl"
+    packed.touch()
+    pip_says(monkeypatch, {"url": packed.as_uri(), "archive_info": {}})
+    assert extras.command("dicom") == f"pip install '{packed}[dicom]'"
+    packed.unlink()
+    assert extras.command("dicom") == "pip install 'poan[dicom]'"
+
+
 def test_an_editable_install_stays_one(monkeypatch: pytest.MonkeyPatch, tree: Path) -> None:
     pip_says(monkeypatch, {"url": tree.as_uri(), "dir_info": {"editable": True}})
     monkeypatch.chdir(tree)

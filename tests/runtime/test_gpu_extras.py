@@ -1,10 +1,10 @@
 """Extras for GPUs: each flavour and CUDA in one, with bounds that fit together."""
 
-import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+import tomllib
 from packaging.requirements import Requirement
 
 from poan_runtime.engines import nvidia

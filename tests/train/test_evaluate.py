@@ -116,7 +116,7 @@ def test_without_attention_a_networks_poab_returns_its_input(tmp_path, scan_fold
             out = tmp_path / "e.json"
             arguments = ["--ckpt", tmp_path / f"{name}.pt", "--data", scan_folder, "--json", out]
             assert evaluate.main([*map(str, [*arguments, "--tile", 20]), *extra]) == 0
-            means[name, *extra] = json.loads(out.read_text())["mean"]["sr"]
+            means[(name, *extra)] = json.loads(out.read_text())["mean"]["sr"]
     assert means["with", "--without-attention"] == means[("bare",)]
     assert means[("with",)] != means[("bare",)]
     assert evaluate.main([*map(str, arguments), "--without-attention"]) == 2

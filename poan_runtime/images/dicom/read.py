@@ -29,7 +29,7 @@ from pydicom.uid import (
 )
 
 from poan_runtime.errors import PoanError
-from poan_runtime.files import temporary_file, writing
+from poan_runtime.files import file_sha256, temporary_file, writing
 from poan_runtime.images.dicom.as_nifti import nifti_header
 from poan_runtime.images.dicom.files import (
     LONGEST_VALUE,
@@ -119,7 +119,7 @@ class DicomSource:
         total = hashlib.sha256()
         for path in paths:
             with reading(path), path.open("rb") as file:
-                total.update(hashlib.file_digest(file, "sha256").digest())
+                total.update(file_sha256(file))
         return {f"{len(paths)} DICOM files": total.hexdigest()}
 
     @property

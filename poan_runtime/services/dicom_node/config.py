@@ -5,7 +5,7 @@ Every key is known and typed; what is not is one line that names it.
 
 import dataclasses
 import re
-import tomllib
+import sys
 import types
 import typing
 from pathlib import Path
@@ -14,6 +14,11 @@ from typing import Any, TypeVar
 from poan_runtime.errors import PoanError
 from poan_runtime.files import reading
 from poan_runtime.services.dicom_node.queue import Retry
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 Part = TypeVar("Part")
 LONGEST_TITLE = 16

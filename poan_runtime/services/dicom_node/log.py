@@ -29,7 +29,7 @@ class Log:
 
     def __call__(self, event: str, **facts: object) -> None:
         """Write one event; facts are numbers, states, names from the configuration."""
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "event": event, **facts}, default=str)
         with self._lock:
             stream = self._stream or sys.stderr

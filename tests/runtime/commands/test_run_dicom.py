@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -91,3 +92,13 @@ def test_seeded_uids_repeat_from_run_to_run(nearest_x2: Path, folder: Path, tmp_
         runs.append([pydicom.dcmread(file).SOPInstanceUID for file in sorted(out.iterdir())])
     assert runs[0] == runs[1]
     assert len(set(runs[0])) == 5
+
+
+def test_a_series_of_another_contrast_than_the_models_is_a_warning(
+    make_model: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for contrast, warned in (("T1", True), ("T2", False), ("MR", False)):
+        out = str(tmp_path / f"{contrast}.nii.gz")
+        assert main([str(make_model(contrast=contrast)), str(folder), "-o", out]) == 0
+        said = "looks like T2 by its name, the model was trained on T1" in capsys.readouterr().err
+        assert said == warned

@@ -23,7 +23,8 @@ def test_a_name_with_a_line_break_and_a_colour_code_stays_one_line(
         "poan-run: missing\\n\\x1b[31mred.nii: no such file or folder\n"
     )
     assert main([str(nearest_x2), str(make_scan("two\nlines.nii"))]) == 0
-    assert all("two\\nlines" in line for line in capsys.readouterr().out.splitlines()[1:])
+    (written,) = [line for line in capsys.readouterr().out.splitlines() if "40x36x5" in line]
+    assert "two\\nlines_desc-sr.nii.gz: 40x36x5" in written
 
 
 def test_an_option_with_a_line_break_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

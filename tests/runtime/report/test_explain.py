@@ -100,3 +100,18 @@ def test_signed_zeros_and_many_constants_are_counted_as_a_run_counts_them(
     (ran,) = json.loads(report.read_text())["scans"]
     assert foreseen["tiles"]["to_run"] == ran["tiles"]["run"]
     assert ran["tiles"]["run"] > 100
+
+
+def test_it_says_axis_shape_and_voxel_size_of_the_output(
+    make_model: Any, make_scan: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = tmp_path / "plan.json"
+    scan = make_scan(shape=(20, 18, 5))
+    assert cli.main(["--explain", str(make_model()), str(scan), "--report", str(plan)]) == 0
+    said = capsys.readouterr().out
+    assert "slices across axis 2" in said
+    assert "output     40 x 36 x 5, voxels of 0.45 x 0.45 x 4 mm" in said
+    (found,) = json.loads(plan.read_text())["scans"]
+    assert found["slice_axis"] == 2
+    assert found["output"]["shape"] == [40, 36, 5]
+    assert found["output"]["spacing"] == pytest.approx([0.45, 0.45, 4.0], rel=1e-6)

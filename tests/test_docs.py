@@ -1,0 +1,93 @@
+"""Every block of the pages runs, or says why not; every link leads somewhere."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(ROOT.glob("docs/*.md"))
+FENCED = re.compile(r"^```(sh|bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+MARK = re.compile(r"^# not run here: \S.+$", re.MULTILINE)
+NOT_RUN = {"use.md": 2, "models.md": 1, "training.md": 1}
+"""How many blocks of a page say why they are not run."""
+COMMANDS = {
+    "poan-run": "poan_runtime.commands.run",
+    "poan-bids": "poan_runtime.commands.bids",
+    "poan-bench": "poan_runtime.commands.bench",
+    "poan-train": "poan_train",
+    "poan-eval": "poan_train.evaluate",
+    "poan-export": "poan_export",
+}
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return FENCED.findall(page.read_text())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A T2 scan, a folder of three to train on."""
+    y, x = np.mgrid[:64, :60]
+    random = np.random.default_rng(0)
+    (tmp_path / "data").mkdir()
+    for number in range(3):
+        slices = random.integers(1, 30, (64, 60, 4)).astype(np.int16)
+        for z in range(4):
+            for _ in range(8):
+                cy, cx, r = random.uniform(8, 52), random.uniform(8, 52), random.uniform(2, 9)
+                slices[..., z][(y - cy) ** 2 + (x - cx) ** 2 < r**2] += random.integers(50, 400)
+        image = nibabel.Nifti1Image(slices, np.diag([1.0, 1.0, 4.0, 1.0]))
+        nibabel.save(image, tmp_path / f"data/sub-{number}_T2w.nii.gz")
+        nibabel.save(image, tmp_path / "scan.nii.gz")
+    return tmp_path
+
+
+def run(kind: str, code: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    if kind == "python":
+        command = [sys.executable, "-c", code]
+    else:
+        functions = "".join(
+            f'{name}() {{ "{sys.executable}" -m {module} "$@"; }}\n'
+            for name, module in COMMANDS.items()
+        )
+        command = ["bash", "-e", "-c", functions + code]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_of_a_page_runs_or_says_why_not(page: Path, folder: Path) -> None:
+    marked = 0
+    for kind, code in blocks(page):
+        if MARK.match(code):
+            marked += 1
+            continue
+        done = run(kind, code, folder)
+        assert done.returncode == 0, f"{page.name}:\n{code}\n{done.stdout}{done.stderr}"
+    assert marked == NOT_RUN.get(page.name, 0)
+
+
+def test_a_block_that_fails_is_found(folder: Path) -> None:
+    assert run("sh", "poan-run t2_x2 missing.nii", folder).returncode == 2
+    assert run("sh", "false\ntrue", folder).returncode == 1
+    assert run("python", "import poan_runtime; poan_runtime.nothing", folder).returncode == 1
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.name)
+def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if not re.match(r"[a-z]+:", target):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = re.findall(r"^  - .+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(listed) == [page.name for page in PAGES]
