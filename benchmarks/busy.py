@@ -8,8 +8,8 @@ reading, tiling, blending, writing, and what lies between slabs and between scan
 """
 
 import argparse
-import contextlib
 import dataclasses
+import functools
 import json
 import tempfile
 import threading
@@ -21,11 +21,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from poan_runtime.commands import run_scans
-from poan_runtime.commands.run import parser
-from poan_runtime.engines.backend import Backend, EngineOptions, OpenedBackend, Tiles
+from poan_runtime.commands.overlap import Turns, overlapped
+from poan_runtime.engines.backend import Backend, OpenedBackend, Tiles
 from poan_runtime.models.find import Model, find_model
 from poan_runtime.network import Network
+from poan_runtime.super_resolve import upscale_file
 
 SHAPE = (240, 240, 48)
 TILE, BATCH = 60, 8
@@ -87,7 +87,7 @@ def stand_in(ms: float) -> tuple[Network, SlowDevice]:
 
 
 def measure(ms: float, scans: int, suffix: str) -> dict[str, Any]:
-    """poan-run on so many scans; the share, and the whole command's seconds."""
+    """So many scans, each to a file of its own format; the share, and the seconds of all."""
     network, device = stand_in(ms)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -95,11 +95,9 @@ def measure(ms: float, scans: int, suffix: str) -> dict[str, Any]:
         for index, path in enumerate(paths):
             voxels = np.random.default_rng(index).integers(1, 1000, SHAPE).astype(np.int16)
             nib.save(nib.Nifti1Image(voxels, np.diag([1.0, 1.0, 3.0, 1.0])), path)
-        (folder / "out").mkdir()
-        arguments = ["t2_x2", *map(str, paths), "-o", str(folder / "out")]
         start = time.perf_counter()
-        with loaded(network):
-            run_scans.run(parser().parse_args(arguments))
+        for done in overlapped([functools.partial(one_scan, path, network) for path in paths]):
+            done()
         seconds = time.perf_counter() - start
     return {
         "scans": scans,
@@ -111,19 +109,11 @@ def measure(ms: float, scans: int, suffix: str) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def loaded(network: Network) -> Any:
-    """Let poan-run load the stand-in."""
-    real = run_scans.load_network
-
-    def load(name: str, options: EngineOptions, trust: Any) -> Network:
-        return network
-
-    run_scans.load_network = load  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        run_scans.load_network = real
+def one_scan(path: Path, network: Network, turns: Turns) -> dict[str, Any]:
+    """A scan through the run loop, to a file of its own format."""
+    target = path.with_name(f"fine-{path.name}")
+    upscale_file(path, target, network, consumers=[turns.check], turn=turns.lock)
+    return {}
 
 
 def main() -> None:

@@ -356,3 +356,4 @@ def ahead(items: Iterator[T], name: str) -> Generator[T, None, None]:
         while (item := upcoming.result()) is not end:
             upcoming = maker.submit(next, items, end)
             yield cast(T, item)
+            item = None  # a slab is let go before the next is waited for
