@@ -265,11 +265,15 @@ class DerivedSeries:
 
 
 def _output_scale(source: DicomSource) -> tuple[float, float, np.dtype[Any]]:
-    """Slope, intercept and 16-bit type: the source's, or the coarsest of its slices'."""
+    """Slope, intercept and 16-bit type: the source's, or the coarsest of its slices'.
+
+    They are rounded to float32 as NIfTI holds them, so that both ways out give one integer.
+    """
+    if source.dtype.kind in "iu":
+        return source.slope, source.inter, source.dtype.newbyteorder("<")
     frames = [frame for volume in source.stack.frames for frame in volume]
     coarsest = max(frames, key=lambda frame: abs(frame.slope))
-    kind = source.dtype if source.dtype.kind in "iu" else np.dtype(np.int16)
-    return coarsest.slope, coarsest.inter, kind.newbyteorder("<")
+    return coarsest.slope, coarsest.inter, np.dtype("<i2")
 
 
 def _recode(item: Dataset, signed: bool) -> None:
