@@ -95,9 +95,9 @@ class DerivedSeries:
         columns, rows, slices = (shape[a] for a in inverse)
         self._affine = affine @ np.linalg.inv(turn.matrix((columns, rows, slices)))
         self._shape = (len(self._stack.frames), slices, rows, columns)
+        size = int(np.prod(self._shape)) * self._dtype.itemsize
+        file = self._resources.enter_context(temporary_file(self._scratch, size))
         with writing(self._scratch):
-            file = self._resources.enter_context(temporary_file(self._scratch))
-            file.truncate(int(np.prod(self._shape)) * self._dtype.itemsize)
             self._map = mmap.mmap(file.fileno(), 0)
         self._planes: NDArray[Any] = np.frombuffer(self._map, self._dtype).reshape(self._shape)
 
