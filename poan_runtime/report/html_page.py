@@ -147,9 +147,9 @@ class HtmlPage:
 
     def _spectrum(self, outcome: Outcome, grid: str) -> str:
         """Marks: the input's Nyquist, and where what was measured ends, if that was found."""
-        scale = outcome.geometry.scale
-        marks = [(1 / scale, "input's Nyquist")]
-        found = outcome.measured
+        scale, found = outcome.geometry.scale, outcome.measured
+        measured = outcome.native_used or (found is not None and not found.native.is_zero_filled)
+        marks = [(1 / scale, "native band: the input's Nyquist" if measured else "input's Nyquist")]
         if found is not None and found.native.is_zero_filled and not outcome.native_used:
             for cutoff, along in zip(found.native.cutoffs, ("rows", "columns"), strict=True):
                 if cutoff is not None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from poan_runtime.commands.run import main
 from poan_runtime.report import html_page
+from poan_runtime.signal.kspace import to_native, zero_fill
 from tests.conftest import MakeModel, MakeScan
 from tests.runtime.images.dicom.made import program
 
@@ -65,9 +66,20 @@ def test_what_a_model_has_no_rule_for_is_absent(
     page: Callable[..., str], make_model: MakeModel
 ) -> None:
     html = page(make_model(grid="kspace"))
-    for word in ("changed", "native, ", "what was measured", "sinc", 'opacity" min'):
+    for word in ("changed", "native, ", "native band", "what was measured", "sinc", 'opacity" min'):
         assert word not in html.split("<script")[0]
     assert 'id="changed"' not in html
+
+
+def test_the_native_band_is_drawn_where_what_was_measured_ends(page: Callable[..., str]) -> None:
+    full = np.random.default_rng(1).integers(1, 900, (96, 96, 4)).astype(np.float32)
+    filled = zero_fill(to_native(np.moveaxis(full, 2, 0), (60, 96)), (96, 96))
+    for data, mark in (
+        (full, "native band: the input"),
+        (np.moveaxis(filled, 0, 2), "native, rows"),
+    ):
+        html = page(shape=data.shape, data=np.rint(np.abs(data)).astype(np.int16))
+        assert mark in html
 
 
 def test_too_large_a_scan_shows_its_middle_and_says_so(
