@@ -20,6 +20,7 @@ from PIL import Image
 from poan_runtime.commands import run as cli
 from poan_runtime.geometry import upscaled_affine
 from poan_runtime.images.volume import read_volume
+from poan_runtime.intensity import decibels
 
 SIDE, SLICES, SUPERSAMPLING = 192, 8, 4
 MODEL = "t2_x2"
@@ -64,8 +65,8 @@ def _save(volume: NDArray[Any], affine: NDArray[np.float64], path: Path) -> None
 
 def psnr(truth: NDArray[np.float32], estimate: NDArray[np.float32]) -> float:
     """PSNR in dB with the truth's maximum as peak."""
-    error = np.mean((truth.astype(np.float64) - estimate) ** 2)
-    return float(10 * np.log10(float(truth.max()) ** 2 / error))
+    error = float(np.mean((truth.astype(np.float64) - estimate) ** 2))
+    return float(decibels(float(truth.max()), error))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
