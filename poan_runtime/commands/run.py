@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         help="show engine, tiles, work, predicted time and memory; write no scan",
     )
     p.add_argument("--list", action="store_true", help="list the shipped models")
-    p.add_argument("--preview", metavar="PNG", help="picture of LR, bicubic and SR (or a folder)")
+    p.add_argument("--preview", metavar="PNG", help="LR, bicubic, sinc, SR (or a folder)")
     p.add_argument(
         "--report",
         metavar="FILE",
