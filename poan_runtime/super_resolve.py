@@ -118,7 +118,8 @@ class SuperResolution:
     each slab after the network, in order, before the measured band is looked at. A scan that its
     scanner zero-filled is seen at its native matrix (`poan_runtime.as_measured`). ``turn`` is held
     while the network runs, not while the source is read for its intensity unit and its first slab,
-    nor while the last slab is written and the sink is finished: with a lock of theirs, several runs share an engine without a pause between them.
+    nor while the last slab is written and the sink is finished: with a lock of theirs, several runs
+    share an engine without a pause between them.
     """
 
     def __init__(
