@@ -26,7 +26,7 @@ from poan_runtime.intensity import StreamedUnit, streamed_intensity_unit
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.signal.measured import Change
 from poan_runtime.tiles.layout import Layout
-from poan_runtime.tiles.run import SliceRunner, Timings, run_volume
+from poan_runtime.tiles.run import NO_TURN, SliceRunner, Timings, Turn, run_volume
 
 READ_BYTES = 1 << 22
 """Bytes of float32 that are read at once to find the intensity unit."""
@@ -48,8 +48,6 @@ class Pair(NamedTuple):
 
 Step = Callable[[Slab, Slab], Slab]
 """What is done to each slab after the network: (lr, sr) to the sr that is written."""
-Turn = contextlib.AbstractContextManager[object]
-"""What may be entered by one run at a time, a lock."""
 Consumer = Callable[[Geometry, Pair], None]
 """Who looks at each slab as it is written: a progress bar, a preview, a figure."""
 
@@ -119,8 +117,9 @@ class SuperResolution:
     Everything derived is derived here, once: ``geometry``, ``layout``. ``steps`` are done to
     each slab after the network, in order, before the measured band is looked at. A scan that its
     scanner zero-filled is seen at its native matrix (`poan_runtime.as_measured`). ``turn`` is held
-    while the network runs, not while the source is read for its intensity unit, nor while the sink
-    is finished: with a lock of theirs, several runs share an engine without a pause between them.
+    while the network runs, not while the source is read for its intensity unit and its first slab,
+    nor while the last slab is written and the sink is finished: with a lock of theirs, several runs
+    share an engine without a pause between them.
     """
 
     def __init__(
@@ -159,7 +158,7 @@ class SuperResolution:
             self._remarks = header_disagrees(scan, self.geometry.axis, self.measured.native)
         self._percentile = manifest.percentile
         self._steps = steps
-        self._turn = contextlib.nullcontext() if turn is None else turn
+        self._turn = NO_TURN if turn is None else turn
         self._units: list[StreamedUnit] = []
         self._runner = SliceRunner(
             backend=network.backend(settings),
@@ -175,9 +174,8 @@ class SuperResolution:
                 found = self.intensity(volume)
             self._units.append(found)
             clamp = found.negative == 0 and not self._keep_negative
-            with self._turn:
-                for pair in self._slabs_of(volume, found.unit):
-                    yield pair._replace(sr=self.below_zero.clamp(pair.sr)) if clamp else pair
+            for pair in self._slabs_of(volume, found.unit):
+                yield pair._replace(sr=self.below_zero.clamp(pair.sr)) if clamp else pair
 
     def intensity(self, volume: int) -> StreamedUnit:
         """What a volume's intensities are divided by, from one pass over it."""
@@ -208,7 +206,7 @@ class SuperResolution:
             return self.source.read_slices(self.geometry.axis, start, stop, volume)
 
         slices = self.geometry.slices
-        slabs = run_volume(self._runner, slices=slices, unit=unit, read=read)
+        slabs = run_volume(self._runner, slices=slices, unit=unit, read=read, turn=self._turn)
         with contextlib.closing(slabs):
             for start, lr, sr in slabs:
                 for step in self._steps:

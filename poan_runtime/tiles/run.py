@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import itertools
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -324,14 +325,25 @@ class Feed:
             yield batch - missing, np.concatenate([*parts, *filler])
 
 
+NO_TURN = contextlib.nullcontext()
+Turn = contextlib.AbstractContextManager[object]
+"""What may be entered by one run at a time, a lock."""
+
+
 def run_volume(
-    runner: SliceRunner, *, slices: int, unit: float, read: Callable[[int, int], Slab]
+    runner: SliceRunner,
+    *,
+    slices: int,
+    unit: float,
+    read: Callable[[int, int], Slab],
+    turn: Turn = NO_TURN,
 ) -> Generator[tuple[int, Slab, Slab], None, None]:
     """Yield (start, lr, sr) for each slab of a volume, in order.
 
     ``read(start, stop)`` gives LR slices. The next slab is read and cut into tiles in a thread of
     its own, and run in another, while the last one is looked at. Who wants to write beside the
-    inference too does so in a thread of its own.
+    inference too does so in a thread of its own. ``turn`` is held while the engine is in use: the
+    first slab is read before, and the last is looked at after.
     """
     step = runner.layout.slab
 
@@ -341,9 +353,15 @@ def run_volume(
                 slab = read(start, min(start + step, slices))
             yield runner.work(start, slab, unit)
 
+    def in_turn() -> Generator[tuple[int, Slab, Slab], None, None]:
+        first = iter([*itertools.islice(prepared, 1)])  # lets go of it once the second is asked for
+        with turn:
+            yield from runner.run_slabs(itertools.chain(first, prepared))
+
     with (
         contextlib.closing(ahead(works(), "poan-read")) as prepared,
-        contextlib.closing(ahead(runner.run_slabs(prepared), "poan-run")) as slabs,
+        contextlib.closing(in_turn()) as running,
+        contextlib.closing(ahead(running, "poan-run")) as slabs,
     ):
         yield from slabs
 

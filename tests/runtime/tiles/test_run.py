@@ -1,6 +1,8 @@
 """Slabs through networks: identity, halos, constant tiles, self-ensemble."""
 
 import dataclasses
+import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -324,6 +326,50 @@ def test_a_constant_runs_once_though_the_next_slab_is_cut_before_it_is_answered(
     assert len(list(run_volume(runner, slices=6, unit=1.0, read=read))) == 6
     assert backend.batches == [1]
     assert (runner.timings.tiles_run, runner.timings.tiles_skipped) == (1, 5)
+
+
+def with_turn(turn: threading.Lock, backend: Backend, reads: list[int]) -> Any:
+    """A volume of three slabs, whose run needs the turn."""
+    volume = np.random.default_rng(0).normal(size=(3, 4, 4)).astype(np.float32)
+    layout = Layout(**{**vars(plan(volume.shape, tile=4, batch=1)), "slab": 1})
+    runner = SliceRunner(backend=backend, layout=layout, skip=True, timings=Timings())
+
+    def read(start: int, stop: int) -> Array:
+        reads.append(start)
+        return volume[start:stop]
+
+    return run_volume(runner, slices=3, unit=1.0, read=read, turn=turn)
+
+
+def test_the_first_slab_is_read_while_another_run_has_the_engine() -> None:
+    turn, backend, reads = threading.Lock(), Repeat(2), list[int]()
+    with turn:
+        waiting = threading.Thread(target=list, args=(with_turn(turn, backend, reads),))
+        waiting.start()
+        for _ in range(6000):
+            if reads:
+                break
+            time.sleep(0.01)
+        assert reads
+        assert backend.batches == []
+    waiting.join(timeout=60)
+    assert backend.batches == [1, 1, 1]
+
+
+def test_the_engine_is_free_while_the_last_slab_is_looked_at() -> None:
+    turn = threading.Lock()
+    slabs = with_turn(turn, Repeat(2), [])
+    for _ in range(3):
+        next(slabs)
+    assert turn.acquire(timeout=60)
+
+
+def test_who_stops_looking_frees_the_engine() -> None:
+    turn = threading.Lock()
+    slabs = with_turn(turn, Repeat(2), [])
+    next(slabs)
+    slabs.close()
+    assert turn.acquire(blocking=False)
 
 
 def test_who_stops_looking_stops_the_run() -> None:
