@@ -78,5 +78,5 @@ def test_the_cpu_container_is_built_and_answers_offline(repository: Path, tmp_pa
         ["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True
     )
     assert found.returncode == 0, found.stderr[-3000:]
-    assert "t2_x2" in found.stdout
+    assert "mr_x2" in found.stdout
     assert found.stdout.splitlines()[-1] == "0.1.0"
