@@ -29,7 +29,7 @@ from poan_runtime.signal.measured import up
 Volume = NDArray[np.float32]
 
 SIDE, SLICES, SUPERSAMPLING = 192, 8, 4
-MODEL = "t2_x2"
+MODEL = "mr_x2"
 SCALE = 2
 SNR, SEED = 30.0, 7
 """Median tissue over the noise of each channel, and the noise's seed."""
