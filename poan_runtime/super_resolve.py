@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from nibabel.spatialimages import SpatialImage
@@ -25,6 +25,7 @@ from poan_runtime.images.volume import Volume
 from poan_runtime.intensity import StreamedUnit, streamed_intensity_unit
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.signal.measured import Change
+from poan_runtime.tiles.ensemble import Spread
 from poan_runtime.tiles.layout import Layout
 from poan_runtime.tiles.run import SliceRunner, Timings, run_volume
 
@@ -44,6 +45,9 @@ class Pair(NamedTuple):
     """(n, s*h, s*w)"""
     changed: Slab | None = None
     """LR - down(SR) of what the network made, (n, h, w); None on the ``kspace`` grid."""
+    spread: Slab | None = None
+    """Standard deviation over eight flips and rotations of what the network made, as ``sr``; None
+    unless the settings ask for it."""
 
 
 Step = Callable[[Slab, Slab], Slab]
@@ -100,6 +104,8 @@ class Outcome:
     measured_kept: bool = False
     below_zero: BelowZero = dataclasses.field(default_factory=BelowZero)
     """Ringing of the network that was cut off at 0."""
+    spread: Spread | None = None
+    """Standard deviation over eight flips and rotations, where the settings ask for it."""
 
     @property
     def faithfulness(self) -> str | None:
@@ -153,6 +159,7 @@ class SuperResolution:
         self.source = source
         """What the network sees."""
         self.below_zero = BelowZero()
+        self.spread = Spread() if settings.uncertainty else None
         self._keep_negative = settings.keep_negative
         self._remarks: tuple[str, ...] = ()
         if self.measured is not None:
@@ -201,6 +208,7 @@ class SuperResolution:
             native_used=self.native_used,
             measured_kept=self.band is not None and self.band.keep,
             below_zero=self.below_zero,
+            spread=self.spread,
         )
 
     def _slabs_of(self, volume: int, unit: float) -> Generator[Pair, None, None]:
@@ -210,14 +218,23 @@ class SuperResolution:
         slices = self.geometry.slices
         slabs = run_volume(self._runner, slices=slices, unit=unit, read=read)
         with contextlib.closing(slabs):
-            for start, lr, sr in slabs:
+            for start, lr, images in slabs:
+                sr = images[0]
                 for step in self._steps:
                     sr = step(lr, sr)
                 changed = None
                 if self.band is not None:
                     with self.timings.time("measured"):
                         sr, changed = self.band(lr, sr)
-                yield Pair(volume, start, lr, sr, changed)
+                yield Pair(volume, start, lr, sr, changed, self._spread_of(images, unit))
+
+    def _spread_of(self, images: Slab, unit: float) -> Slab | None:
+        """The second image of (images, n, s*h, s*w), looked at."""
+        if self.spread is None:
+            return None
+        mean, spread = images
+        self.spread.add(spread, mean, unit)
+        return cast(Slab, spread)
 
 
 def intensity_of(source: Source, volume: int, percentile: float, along: int = 2) -> StreamedUnit:

@@ -66,7 +66,8 @@ def acquired(truth: Volume) -> NDArray[np.int16]:
     lr = to_native(np.moveaxis(truth, 2, 0), (SIDE // SCALE, SIDE // SCALE))
     sigma = np.median(lr[lr > 0.05 * lr.max()]) / SNR
     real, imaginary = np.random.default_rng(SEED).normal(0, sigma, (2, *lr.shape))
-    return np.moveaxis(np.rint(np.hypot(lr + real, imaginary)), 0, 2).astype(np.int16)
+    magnitude = np.rint(np.hypot(lr + real, imaginary))
+    return np.asarray(np.moveaxis(magnitude, 0, 2), np.int16)
 
 
 def bicubic(lr: Volume) -> Volume:
