@@ -17,7 +17,7 @@ from poan_runtime.images.source import Slab, Source
 from poan_runtime.intensity import as_float32
 from poan_runtime.models.manifest import Manifest
 from poan_runtime.network import Settings
-from poan_runtime.signal.kspace import not_below_zero, resampled_affine, to_native
+from poan_runtime.signal.kspace import not_below_zero, resample, resampled_affine, to_native
 from poan_runtime.signal.measured import Change, difference, up
 from poan_runtime.signal.native import Native, find_native, sampled
 from poan_runtime.signal.noise import Noise, noise_level
@@ -114,6 +114,19 @@ def in_range(slices: Slab) -> tuple[Slab, float]:
         return finite, 1.0
     exponent = int(np.frexp(largest)[1])
     return np.ldexp(finite, -exponent), 2.0**exponent
+
+
+def resampled(slices: Slab, matrix: tuple[int, int]) -> Slab:
+    """Slices (..., h, w) of any finite magnitude on another matrix, by their spectrum."""
+    finite, unit = in_range(slices)
+    return as_float32(resample(finite, matrix) * np.float64(unit))
+
+
+def filled_up(slices: Slab, matrix: tuple[int, int]) -> Slab:
+    """Slices (n, h, w) with the spectrum filled up to ``matrix``; as they are if they have it."""
+    if slices.shape[-2:] == matrix:
+        return slices
+    return not_below_zero(resampled(slices, matrix), slices)
 
 
 def network_sees(

@@ -28,8 +28,9 @@ class Settings:
     ``threads`` compress the output. ``native`` crops the
     spectrum of a scan that its scanner zero-filled (``auto``: for a model trained on scanner-like
     LR); ``keep_measured`` puts LR's own band back into SR (``auto``: as the manifest says).
-    ``keep_negative`` leaves voxels below zero as they are where the volume has none itself; a
-    network rings there, a magnitude image does not, so by default they become 0.
+    ``like_input`` then brings the result to ``scale`` times the stored matrix, by filling its
+    spectrum. ``keep_negative`` leaves voxels below zero as they are where the volume has none
+    itself; a network rings there, a magnitude image does not, so by default they become 0.
 
     >>> Settings(axis="axial", self_ensemble=True).skip
     True
@@ -45,6 +46,7 @@ class Settings:
     threads: int | None = None
     native: Literal["auto", "on", "off"] = "auto"
     keep_measured: Literal["auto", "on", "off"] = "auto"
+    like_input: bool = False
     keep_negative: bool = False
 
 

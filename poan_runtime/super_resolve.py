@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 from nibabel.spatialimages import SpatialImage
@@ -14,6 +14,7 @@ from nibabel.spatialimages import SpatialImage
 from poan_runtime.as_measured import (
     Measured,
     MeasuredBand,
+    filled_up,
     header_disagrees,
     keeps_measured,
     network_sees,
@@ -42,7 +43,7 @@ class Pair(NamedTuple):
     lr: Slab
     """(n, h, w)"""
     sr: Slab
-    """(n, s*h, s*w)"""
+    """(n, s*h, s*w); with ``like_input`` s times the stored matrix."""
     changed: Slab | None = None
     """LR - down(SR) of what the network made, (n, h, w); None on the ``kspace`` grid."""
     spread: Slab | None = None
@@ -149,6 +150,7 @@ class SuperResolution:
             grid=manifest.grid,
             axis=settings.axis,
             lr_to_stored=lr_to_stored,
+            fine_plane=self._like_input(manifest.scale, settings),
         )
         self.layout = network.layout(self.geometry, settings)
         self.timings = Timings()
@@ -174,6 +176,13 @@ class SuperResolution:
             skip=settings.skip,
             timings=self.timings,
         )
+
+    def _like_input(self, scale: int, settings: Settings) -> tuple[int, int] | None:
+        """``scale`` times the stored matrix, where that is wanted and not what comes by itself."""
+        if not (settings.like_input and self.native_used and self.measured is not None):
+            return None
+        rows, columns = self.measured.native.matrix
+        return scale * rows, scale * columns
 
     def slabs(self) -> Generator[Pair, None, None]:
         """Run everything, volume by volume; a slab is the caller's once it is yielded."""
@@ -226,7 +235,9 @@ class SuperResolution:
                 if self.band is not None:
                     with self.timings.time("measured"):
                         sr, changed = self.band(lr, sr)
-                yield Pair(volume, start, lr, sr, changed, self._spread_of(images, unit))
+                spread = self._spread_of(images, unit)
+                sr = filled_up(sr, self.geometry.fine_plane)
+                yield Pair(volume, start, lr, sr, changed, spread)
 
     def _spread_of(self, images: Slab, unit: float) -> Slab | None:
         """The second image of (images, n, s*h, s*w), looked at."""
@@ -234,7 +245,7 @@ class SuperResolution:
             return None
         mean, spread = images
         self.spread.add(spread, mean, unit)
-        return cast(Slab, spread)
+        return filled_up(spread, self.geometry.fine_plane)
 
 
 def intensity_of(source: Source, volume: int, percentile: float, along: int = 2) -> StreamedUnit:

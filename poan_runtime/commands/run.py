@@ -120,6 +120,11 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
         "model was trained for scanners)",
     )
     g.add_argument(
+        "--like-input",
+        action="store_true",
+        help="give exactly scale times the input's matrix, also from a smaller native one",
+    )
+    g.add_argument(
         "--keep-measured",
         default="auto",
         choices=["auto", "on", "off"],

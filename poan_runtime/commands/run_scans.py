@@ -296,6 +296,8 @@ def _measured_lines(outcome: Outcome) -> list[str]:
     lines = [outcome.faithfulness]
     if found.native.is_zero_filled:
         used = "super-resolved from there" if outcome.native_used else "taken as it comes"
+        if outcome.geometry.is_filled_up:
+            used += ", then filled up to the input's matrix"
         lines.insert(0, f"zero-filled by its scanner, {found.native}; {used}")
     return lines
 
@@ -368,5 +370,6 @@ def settings_of(args: argparse.Namespace) -> Settings:
         threads=args.threads,
         native=args.native,
         keep_measured=args.keep_measured,
+        like_input=args.like_input,
         keep_negative=args.keep_negative,
     )
