@@ -1,5 +1,6 @@
 """Zero-filled scans from their native matrix; the measured band compared, and put back."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 
 import poan_runtime
 from poan_runtime import geometry
-from poan_runtime.as_measured import NativeSource, measured_of
+from poan_runtime.as_measured import NativeSource, header_disagrees, measured_of
 from poan_runtime.commands.run import main
+from poan_runtime.images.formats import open_source
 from poan_runtime.images.source import ArraySink, ArraySource
 from poan_runtime.signal.kspace import not_below_zero, resampled_affine, to_native, zero_fill
 from poan_runtime.signal.measured import difference, down
@@ -99,27 +101,66 @@ def test_a_full_spectrum_and_a_model_on_the_kspace_grid_are_left_alone(
 
 
 @pytest.mark.parametrize(
-    ("stated", "said"),
+    ("stated", "used", "said"),
     [
-        ((64, 80, 5), False),
-        ((66, 79, 5), False),  # 2 % of 96, 1 % of 80
-        ((64, 100, 5), False),  # no more than all of it can be seen
-        ((68, 80, 5), True),
-        ((96, 80, 5), True),
+        ((64, 80, 5), (64, 80), False),
+        ((66, 79, 5), (66, 80), False),  # 2 % of 96; 1 % of 80 is as good as all
+        ((64, 100, 5), (64, 80), False),  # no more than all of it can be seen
+        ((62, 74, 5), (62, 74), False),  # 0.93 of 80: beyond where the spectrum is looked at
+        ((68, 80, 5), (64, 80), True),
+        ((64, 68, 5), (64, 80), True),  # 0.85 of 80: there the spectrum shows no end
+        ((96, 80, 5), (64, 80), True),
     ],
 )
-def test_a_header_that_states_another_matrix_than_the_spectrum_is_one_warning(
-    scanner_model: Path, filled: np.ndarray, stated: tuple[int, int, int], said: bool
+def test_a_header_is_used_where_the_spectrum_agrees_and_else_is_one_warning(
+    scanner_model: Path,
+    filled: np.ndarray,
+    stated: tuple[int, int, int],
+    used: tuple[int, int],
+    said: bool,
 ) -> None:
     source = ArraySource(filled, AFFINE)
     source.native_shape = stated  # type: ignore[attr-defined]
     with poan_runtime.load_network(scanner_model) as network:
-        sink = ArraySink()
-        outcome = poan_runtime.upscale_file(source, sink, network, settings())
+        outcome = poan_runtime.upscale_file(source, ArraySink(), network, settings())
     line = (
-        f"the header says that {stated[0]}x{stated[1]} of 96x80 were acquired, the spectrum 64x80"
+        f"the header says that {stated[0]}x{stated[1]} of 96x80 lines were acquired, by the "
+        "spectrum it is 64x80, which is used"
     )
     assert outcome.warnings == ((line,) if said else ())
+    assert outcome.geometry.shape == (*used, SLICES)
+    # The field of view stays: corners in mm; float64 rounding of sums of tens.
+    lies = outcome.geometry
+    expected = geometry.corners(AFFINE, filled.shape)
+    np.testing.assert_allclose(geometry.corners(lies.affine, lies.shape), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize(("stated", "used"), [((20, 24, 4), (20, 24)), ((5, 24, 4), (32, 24))])
+def test_where_the_spectrum_cannot_tell_the_header_does_within_reason(
+    stated: tuple[int, int, int], used: tuple[int, int]
+) -> None:
+    data = np.random.default_rng(6).uniform(100, 900, (32, 40, 4)).astype(np.float32)
+    source = ArraySource(data, np.diag([1.0, 1.0, 5.0, 1.0]))
+    assert measured_of(source, 2).native.native == (32, 40)
+    source.native_shape = stated  # type: ignore[attr-defined]
+    found = measured_of(source, 2).native
+    assert found.native == used
+    assert found.cutoffs[1] == 24 / 40
+    assert str(found).endswith("columns: 24 of 40 acquired, says the header)")
+
+
+def test_of_real_series_header_and_spectrum_give_the_acquired_matrix(shared_data: Path) -> None:
+    """70 of 96 lines by both; 256 of 288 by the header, too far out to be seen; 190 seen of 205."""
+    dicom = shared_data / "dicom"
+    for name, native in (
+        ("philips_pcasl_classic", (76, 70)),
+        ("philips_brainix_flair", (190, 256)),
+    ):
+        with contextlib.closing(open_source(dicom / name)) as source:
+            found = measured_of(source, 2).native
+            assert found.native == native
+            (line,) = header_disagrees(source, 2, found)
+        assert f"by the spectrum it is {native[0]}x{native[1]}, which is used" in line
 
 
 def test_the_measured_band_is_put_back(scanner_model: Path, scan: Path) -> None:
