@@ -22,6 +22,8 @@ from poan_runtime.errors import PoanError
 from poan_runtime.geometry import slice_axis
 from poan_runtime.images.volume import read_volume
 from poan_runtime.intensity import PERCENTILE, intensity_unit
+from poan_runtime.signal.kspace import not_below_zero, to_native
+from poan_runtime.signal.native import find_native
 from poan_train.acquire import (
     FOREGROUND,
     Acquisition,
@@ -30,10 +32,10 @@ from poan_train.acquire import (
     draw,
     tissue_of,
 )
-from poan_train.degrade import Array, Degradation, crop_to_multiple, degrade, to_true_resolution
+from poan_train.degrade import Array, Degradation, crop_to_multiple, degrade
 from poan_train.resample import Grid
 
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 CONTRASTS = ("T1", "T2", "PD", "FLAIR")
 EVERY = ("all", "any", "MR")
 """Words for volumes of every contrast."""
@@ -205,6 +207,19 @@ def hr_slices(source: Source, axis: str | int | None = None) -> tuple[Array, tup
     if source.is_ixi:
         slices = centre_crop(slices, (IXI_CROP[2], *IXI_CROP[:2]))
     return to_true_resolution(np.nan_to_num(slices, posinf=0.0, neginf=0.0))
+
+
+def to_true_resolution(slices: Array) -> tuple[Array, tuple[float, float]]:
+    """Slices (S, H, W) on the matrix that was measured, and the cutoffs of rows and columns.
+
+    Found and cropped as at run time, each axis by itself: learning to reproduce a scanner's
+    interpolation is worthless. A cutoff is a share of Nyquist, 1.0 where the spectrum is full.
+    """
+    found = find_native(slices)
+    rows, columns = (1.0 if c is None else c for c in found.cutoffs)
+    if found.is_zero_filled:
+        slices = not_below_zero(to_native(slices, found.native), slices)
+    return np.asarray(slices, np.float32), (rows, columns)
 
 
 def centre_crop(x: Array, shape: Sequence[int]) -> Array:
