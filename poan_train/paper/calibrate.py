@@ -133,7 +133,7 @@ def native_slices(source: Source, zero_filling: ZeroFilling = "keep") -> Array:
 
 def score_source(source: Source, scale: int) -> dict[Convention, Score]:
     """Bicubic's (PSNR, SSIM) on a volume under every convention."""
-    scores = {}
+    scores: dict[Convention, Score] = {}
     for zero_filling in ZERO_FILLINGS:
         hr = crop_to_multiple(native_slices(source, zero_filling), scale)
         scores |= score_volume(hr, scale, zero_filling)
