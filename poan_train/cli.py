@@ -30,6 +30,7 @@ from poan_train.data import (
 from poan_train.degrade import GRID
 from poan_train.paper.ablations import ABLATIONS, changes
 from poan_train.paper.calibrate import calibrate, ixi_test_sources, report
+from poan_train.paper.convention import OURS, add_preparation, preparation_of
 from poan_train.ranks import Interrupted
 from poan_train.resume import with_history
 from poan_train.train import TrainConfig, train
@@ -83,6 +84,7 @@ def _add_what(p: argparse.ArgumentParser) -> None:
     p.add_argument("--val-share", type=float, default=0.1, help="share of subjects held out")
     p.add_argument("--table", type=Path, help="TSV with file, contrast, subject")
     p.add_argument("--axis", help="slice axis: 0, 1, 2, sagittal, coronal or axial")
+    add_preparation(p.add_argument_group("a paper's conventions, not for LR as a scanner makes it"))
     p.add_argument("--cache", type=Path, help="folder of decoded volumes")
     p.add_argument("--licence", default="", help="licence of the data, recorded in the checkpoint")
 
@@ -186,11 +188,16 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.data is None:
         raise PoanError("--data is needed to train (only --steps 0 goes without)")
+    preparation = preparation_of(args)
+    if model.acquisition and preparation != OURS:
+        raise PoanError("--zero-filling, --slices and --round-lr go with LR as papers make it")
     training, held_out, aside = split(args)
     pairs, validation = (
-        list(load_pairs(part, args.scale, model.method, args.axis, args.cache))
+        list(load_pairs(part, args.scale, model.method, args.axis, args.cache, preparation))
         for part in (training, held_out)
     )
+    if preparation != OURS:
+        facts.degradation["preparation"] = asdict(preparation)
     facts.training.update(data=describe(training), hashes=hashes(training))
     facts.training.update(held_out=describe(held_out), set_aside=aside)
     if args.init:
