@@ -41,10 +41,18 @@ LITE_TRAINING |= {"clip": 1.0, "ema": 0.999, "steps": 20_000, "attention_from": 
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="poan-train", description=__doc__)
+    _add_what(p)
+    _add_checkpoint(p)
+    _add_calibration(p)
+    _add_training(p)
+    return p
+
+
+def _add_what(p: argparse.ArgumentParser) -> None:
+    """The network, and the data that it is trained on."""
     p.add_argument("--data", type=Path, help="folder of NIfTI volumes (with --steps 0 not needed)")
     p.add_argument("--contrast", choices=(*CONTRASTS, *EVERY), default="T2")
     p.add_argument("--scale", type=int, choices=networks.SCALES)
-    p.add_argument("--out", type=Path, help="checkpoint to write, NAME.pt")
     p.add_argument("--arch", choices=tuple(networks.ARCHITECTURES), default="poan-lite")
     p.add_argument("--ablation", choices=tuple(ABLATIONS), help="a row of the paper's tables")
     p.add_argument(
@@ -77,6 +85,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--axis", help="slice axis: 0, 1, 2, sagittal, coronal or axial")
     p.add_argument("--cache", type=Path, help="folder of decoded volumes")
     p.add_argument("--licence", default="", help="licence of the data, recorded in the checkpoint")
+
+
+def _add_checkpoint(p: argparse.ArgumentParser) -> None:
+    """What is written, and what it goes on from."""
+    p.add_argument("--out", type=Path, help="checkpoint to write, NAME.pt")
     p.add_argument("--resume", action="store_true", help="go on from --out where it left off")
     p.add_argument(
         "--allow-changes",
@@ -85,6 +98,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--overwrite", action="store_true", help="replace --out if it is there")
     p.add_argument("--init", type=Path, help="checkpoint whose fitting tensors to start from")
+
+
+def _add_calibration(p: argparse.ArgumentParser) -> None:
     c = p.add_argument_group("calibration, instead of training")
     c.add_argument(
         "--check-ixi",
@@ -93,6 +109,9 @@ def parser() -> argparse.ArgumentParser:
         help="folder of IXI: which degradation and metric reproduce the paper's bicubic row?",
     )
     c.add_argument("--check-volumes", type=int, default=8, metavar="N", help="of each contrast")
+
+
+def _add_training(p: argparse.ArgumentParser) -> None:
     t = p.add_argument_group("training (default: a CPU's for small networks, else the paper's)")
     t.add_argument("--steps", type=int)
     t.add_argument("--minutes", type=float)
@@ -111,7 +130,6 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("--seed", type=int)
     t.add_argument("--log-every", type=int)
     t.add_argument("--validate-every", type=int)
-    return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -175,11 +193,11 @@ def run(args: argparse.Namespace) -> None:
     )
     facts.training.update(data=describe(training), hashes=hashes(training))
     facts.training.update(held_out=describe(held_out), set_aside=aside)
-    for line in remarks(facts, config, pairs):
-        Voice("poan-train").warn(line)
     if args.init:
         facts = with_history(facts, read_checkpoint(args.init)[0])
         facts.training["init"] = args.init.name
+    for line in remarks(facts, config, pairs):
+        Voice("poan-train").warn(line)
     train(
         facts,
         config,

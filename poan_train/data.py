@@ -1,7 +1,7 @@
 """Training data: a folder of NIfTI volumes, decoded once into a memory-mapped cache.
 
 A step never waits for gzip: each volume becomes two arrays of slices, HR (S, H, W) and its LR
-(S, H / s, W / s), float32, divided by the LR volume's intensity scale, as the runtime will do.
+(S, H / s, W / s), float32, divided by the LR volume's intensity unit, as the runtime will do.
 Where LR is a scanner's, the cached LR is its noise-free part, and each patch is acquired from it.
 """
 
@@ -214,7 +214,7 @@ def centre_crop(x: Array, shape: Sequence[int]) -> Array:
 
 
 def make_pair(source: Source, scale: int, method: Degradation, axis: str | int | None) -> Pair:
-    """Read, undo zero-filling, degrade, divide by the LR's intensity scale, drop background."""
+    """Read, undo zero-filling, degrade, divide by the LR's intensity unit, drop background."""
     hr, cutoff = hr_slices(source, axis)
     try:
         hr = crop_to_multiple(hr, scale)

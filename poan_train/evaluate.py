@@ -83,7 +83,7 @@ def super_resolve(
     *,
     self_ensemble: bool = False,
 ) -> Array:
-    """SR (S, s h, s w) of slices (S, h, w) in units of the intensity scale, tiled as poan-run."""
+    """SR (S, s h, s w) of slices (S, h, w) in the intensity unit, tiled as poan-run."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     whole = tiling.tile == 0
     backend: Any = TorchBackend(network=network.to(device), device=device)

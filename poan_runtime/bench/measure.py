@@ -20,9 +20,9 @@ from poan_runtime.bench.machine import describe_machine, snapshot
 from poan_runtime.bench.sampler import sampled
 from poan_runtime.bench.statistics import ratios, summarise
 from poan_runtime.bench.timeline import Span, spans_of, trace
+from poan_runtime.engines import PRECISIONS
 from poan_runtime.engines.backend import LANES, EngineOptions
 from poan_runtime.engines.nvidia import device_index
-from poan_runtime.engines.precision import PRECISIONS
 from poan_runtime.errors import PoanError
 from poan_runtime.files import WholeFile
 from poan_runtime.images.volume import Volume

@@ -7,6 +7,7 @@ from poan_runtime.commands.arguments import Parser, add_loudness, axis, device, 
 from poan_runtime.commands.guard import guarded
 from poan_runtime.commands.say import Voice, level_of
 from poan_runtime.commands.server_options import add_server_options
+from poan_runtime.engines import PRECISIONS
 
 EPILOG = """\
 examples:
@@ -59,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         help="show engine, tiles, work, predicted time and memory; write no scan",
     )
     p.add_argument("--list", action="store_true", help="list the shipped models")
-    p.add_argument("--preview", metavar="PNG", help="picture of LR, bicubic and SR (or a folder)")
+    p.add_argument("--preview", metavar="PNG", help="LR, bicubic, sinc, SR (or a folder)")
     p.add_argument(
         "--report",
         metavar="FILE",
@@ -125,7 +126,7 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
     g.add_argument(
         "--precision",
         default="auto",
-        choices=["auto", "fp32", "bf16"],
+        choices=PRECISIONS,
         help="of an ONNX file on a CPU; auto takes bf16 where the manifest says that it passed",
     )
     g.add_argument("--threads", type=positive, help="threads of the inference engine")

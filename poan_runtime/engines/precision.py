@@ -11,12 +11,11 @@ import importlib.util
 from typing import Protocol
 
 from poan_runtime import extras
+from poan_runtime.engines import PRECISIONS
 from poan_runtime.engines.nvidia import device_kind
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Model
 from poan_runtime.models.manifest import CpuPrecision
-
-PRECISIONS = ("auto", "fp32", "bf16")
 
 
 class Options(Protocol):

@@ -17,6 +17,7 @@ import numpy as np
 from poan_runtime.errors import PoanError
 from poan_runtime.geometry import slice_axis
 from poan_runtime.images.volume import read_volume
+from poan_runtime.intensity import decibels
 from poan_train.acquire import FOREGROUND
 from poan_train.data import IXI_CROP, SLICE_FOREGROUND, Source, centre_crop
 from poan_train.data import find_sources as find
@@ -147,12 +148,12 @@ def score_volume(hr: Array, scale: int) -> dict[Convention, Score]:
 
 
 def _db(peak: float, mse: float) -> float:
-    return float(10 * np.log10(peak**2 / mse)) if mse > 0 and peak > 0 else float("nan")
+    return float(decibels(peak, mse)) if mse > 0 and peak > 0 else float("nan")
 
 
 def _mean_db(peaks: Array, mse: Array) -> float:
     use = (mse > 0) & (peaks > 0)
-    return float((10 * np.log10(peaks[use] ** 2 / mse[use])).mean()) if use.any() else float("nan")
+    return float(decibels(peaks[use], mse[use]).mean()) if use.any() else float("nan")
 
 
 def _mean(scores: Sequence[Score]) -> Score:
