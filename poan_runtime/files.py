@@ -4,6 +4,7 @@ import contextlib
 import functools
 import glob
 import hashlib
+import importlib.util
 import os
 import secrets
 import shutil
@@ -17,6 +18,8 @@ from typing import BinaryIO
 from poan_runtime.errors import PoanError
 
 HASHED_AT_ONCE = 1 << 20
+CAN_HOLD = importlib.util.find_spec("fcntl") is not None
+"""Whether `hold` can tell who else is at work: not on Windows."""
 
 
 class WholeFile:
