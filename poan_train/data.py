@@ -32,8 +32,8 @@ from poan_train.acquire import (
     draw,
     tissue_of,
 )
+from poan_train.convention import OURS, Preparation
 from poan_train.degrade import Array, Degradation, crop_to_multiple, degrade
-from poan_train.paper.convention import OURS, Preparation
 from poan_train.resample import Grid
 
 CACHE_VERSION = 5
@@ -320,7 +320,10 @@ def load_pairs(
 
 
 class PatchSampler:
-    """Random patches as a function of seed, rank, step and index, so that resuming repeats nothing.
+    """Random patches as a function of seed, step and index, so that resuming repeats nothing.
+
+    ``batch_size`` counts the patches of all processes; of ``world`` processes number ``rank`` takes
+    every world-th. So the patches of a step are the same on any number of processes.
 
     ``batch(step)`` returns LR (N, 1, p, p) and HR (N, 1, s p, s p), float32, flipped and transposed
     at random; on the k-space grid transposed only, for a flip would move LR against HR by s - 1 HR
@@ -339,25 +342,27 @@ class PatchSampler:
         seed: int,
         *,
         rank: int = 0,
+        world: int = 1,
         grid: Grid = "centre",
         acquisition: Acquisition | None = None,
     ) -> None:
         if not pairs:
             raise PoanError("no slice with anything but background to train on")
-        self.pairs, self.scale, self.batch_size = list(pairs), scale, batch_size
+        self.pairs, self.scale = list(pairs), scale
         self.patch = min(patch, *(min(p.lr.shape[1:]) for p in pairs))
         counts = np.sqrt([len(p.lr) for p in pairs])
         self.odds = counts / counts.sum()
-        self.seed, self.rank, self.flips = seed, rank, grid == "centre"
+        self.seed, self.flips = seed, grid == "centre"
+        self.indices = range(rank, batch_size, world)
         self.acquisition = acquisition
 
     def batch(self, step: int) -> tuple[Array, Array]:
-        drawn = (self._patch(step, index) for index in range(self.batch_size))
+        drawn = (self._patch(step, index) for index in self.indices)
         lr, hr = zip(*drawn, strict=True)
         return np.stack(lr)[:, None], np.stack(hr)[:, None]
 
     def _patch(self, step: int, index: int) -> tuple[Array, Array]:
-        rng = np.random.default_rng([self.seed, self.rank, step, index])
+        rng = np.random.default_rng([self.seed, 0, step, index])
         s, p = self.scale, self.patch
         pair = self.pairs[int(rng.choice(len(self.pairs), p=self.odds))]
         z, y, x = self._place(pair, rng)

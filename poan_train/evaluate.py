@@ -27,6 +27,14 @@ from poan_runtime.tiles.run import SliceRunner, Timings
 from poan_train import networks
 from poan_train.acquire import KINDS
 from poan_train.checkpoint import Facts, load_network
+from poan_train.convention import (
+    OURS,
+    PSNRS,
+    SSIMS,
+    add_measures,
+    add_preparation,
+    preparation_of,
+)
 from poan_train.data import (
     CONTRASTS,
     EVERY,
@@ -39,14 +47,6 @@ from poan_train.degrade import GRID, Array, Degradation, sinc
 from poan_train.kinds import case_of, kinds_table, score, summaries
 from poan_train.metrics import psnr, psnr_whole, ssim
 from poan_train.networks.poan import POAB
-from poan_train.paper.convention import (
-    OURS,
-    PSNRS,
-    SSIMS,
-    add_measures,
-    add_preparation,
-    preparation_of,
-)
 from poan_train.resample import Grid, cubic_matrix
 
 MEASURES = (*PSNRS.values(), *SSIMS.values())

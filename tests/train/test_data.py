@@ -165,14 +165,15 @@ def pairs_of(scan_folder, scale=2, method="bicubic"):
     return list(load_pairs(find_sources(scan_folder, "T2"), scale, method))
 
 
-def test_a_batch_is_a_function_of_seed_rank_and_step(scan_folder):
+def test_a_batch_is_a_function_of_seed_and_step_on_any_number_of_processes(scan_folder):
     pairs = pairs_of(scan_folder)
     make = lambda **k: PatchSampler(pairs, 2, 8, 4, 5, **k)  # noqa: E731
     lr, hr = make().batch(3)
     assert (lr.shape, hr.shape) == ((4, 1, 8, 8), (4, 1, 16, 16))
     assert np.array_equal(make().batch(3)[0], lr)
     assert not np.array_equal(make().batch(4)[0], lr)
-    assert not np.array_equal(make(rank=1).batch(3)[0], lr)
+    for rank in range(3):
+        assert np.array_equal(make(rank=rank, world=3).batch(3)[0], lr[rank::3])
 
 
 def test_subjects_that_are_set_aside_are_in_no_part(tmp_path):

@@ -6,11 +6,11 @@ import pytest
 
 from poan_train import cli, evaluate, networks
 from poan_train.checkpoint import Facts, read_checkpoint, save_checkpoint
+from poan_train.convention import PSNRS, SSIMS
 from poan_train.degrade import GRID, sinc
 from poan_train.metrics import psnr, ssim
 from poan_train.paper import calibrate as room
 from poan_train.paper.calibrate import CONVENTIONS, Convention, calibrate, ixi_test_sources
-from poan_train.paper.convention import PSNRS, SSIMS
 
 TRUTH = Convention(
     degradation="kspace", rounded=False, slices="foreground", psnr="whole-volume", ssim="slice"
