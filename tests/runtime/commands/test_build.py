@@ -58,6 +58,17 @@ def test_an_onnx_file_that_is_not_the_manifests_is_not_built(
     assert (folder / "manifest.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(("name", "got"), [("nowhere", "nothing of that name"), ("", "a file")])
+def test_what_is_no_folder_is_refused_in_words(
+    name: str, got: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = folder / (name or "model.onnx")
+    assert cli.main([str(named)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"poan-build: {named}: expected a folder that poan-export wrote")
+    assert line.endswith(f"got {got}")
+
+
 def test_a_plan_is_not_built_from_a_plan(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert build(folder, "--source", "engine.plan") == 2
     assert "expected an ONNX file to build from" in capsys.readouterr().err
