@@ -15,6 +15,7 @@ from poan_runtime.bench.sampler import sampled
 from poan_runtime.bench.statistics import summarise
 from poan_runtime.bench.table import table
 from poan_runtime.bench.timeline import Span, spans_of, trace
+from poan_runtime.commands import bench as cli
 from poan_runtime.engines.cores import TileByTile
 
 pytest.importorskip("cuda.bindings", reason="needs cuda-python")
@@ -53,6 +54,26 @@ def test_any_percentile_is_given_and_stands_in_the_table(nearest_x2: Path) -> No
     assert figures["p75"] <= figures["p90"] <= figures["p99.9"] == figures["max"]
     assert "p99.9" in table(document)
     assert summarise([1.0, 2.0, 3.0, 4.0], (25,))["p25"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong", "expected"),
+    [
+        ("--percentile", "120", "from 0 to 100"),
+        ("--duration", "-1", "at least 0"),
+        ("--warmup-ms", "nan", "at least 0"),
+        ("--bandwidth", "inf", "at least 1"),
+        ("--bandwidth", "much", "at least 1"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_before_anything_is_measured(
+    option: str, wrong: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as usage:
+        cli.main(["nowhere", f"{option}={wrong}"])
+    assert usage.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{option}: expected a number {expected}, got {wrong}" in line
 
 
 def test_the_flow_with_two_batches_under_way_is_measured(nearest_x2: Path) -> None:
