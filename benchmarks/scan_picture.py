@@ -1,7 +1,7 @@
 """Four upright panels, LR, sinc, ours and HR, from the picture of one volume by poan-eval.
 
-    poan-eval --ckpt poan_train/checkpoints/mr_x2.pt --data FOLDER --lr-model snr30 --png wide.png
-    python -m benchmarks.scan_picture wide.png docs/scan.png
+poan-eval --ckpt poan_train/checkpoints/mr_x2.pt --data FOLDER --lr-model snr30 --png wide.png
+python -m benchmarks.scan_picture wide.png docs/scan.png
 """
 
 import argparse

@@ -118,7 +118,8 @@ def train_command(
     digest = hashlib.sha256(json.dumps(command).encode()).hexdigest()[:10]
     name = f"{row.contrast}_x{row.scale}_{row.arch.removesuffix('+')}_{digest}.pt"
     out = protocol.out / "checkpoints" / name
-    return [*command, *(["--resume"] if out.is_file() else []), "--out", str(out)]
+    more = ["--resume"] if out.is_file() else ["--no-export-trial"]
+    return [*command, *more, "--out", str(out)]
 
 
 def eval_command(row: Row, protocol: Protocol, checkpoint: Path, out: Path) -> list[str]:

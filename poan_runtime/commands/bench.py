@@ -42,6 +42,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--bandwidth", type=float, metavar="GB/S", help="of the GPU's memory: a plan's share of it"
     )
+    p.add_argument("--layers", action="store_true", help="what each layer of a plan takes")
+    p.add_argument(
+        "--timeline", type=Path, metavar="JSON", help="when each batch ran, for ui.perfetto.dev"
+    )
     p.add_argument("--scan", type=Path, help="scan for the whole-scan figure (default: made up)")
     p.add_argument("--scan-iterations", type=natural, default=1, help="0 leaves it out")
     p.add_argument("--no-cold", action="store_true", help="leave the cold starts out")
@@ -78,6 +82,8 @@ def run(args: argparse.Namespace) -> None:
         warmup_ms=args.warmup_ms,
         percentiles=tuple(args.percentile),
         bandwidth_gb_s=args.bandwidth,
+        layers=args.layers,
+        timeline=args.timeline,
         scan=args.scan,
         scan_iterations=args.scan_iterations,
         cold=not args.no_cold,

@@ -33,7 +33,7 @@ def _ramp(n: int, m: int) -> NDArray[np.complex64]:
     ramp = np.exp(1j * np.pi * np.arange(lines + 1) * (1 / m - 1 / n)) * m / n
     if min(n, m) % 2 == 0:
         ramp[lines] *= 2 if m < n else 0.5
-    return ramp.astype(np.complex64)
+    return np.asarray(ramp, np.complex64)
 
 
 def _line(x: Slices, m: int, axis: int) -> Slices:

@@ -54,18 +54,18 @@ def look_inside(
     gpu = cuda.find_gpu(index)
     library = load_library(engine_facts(model).flavour)
     home = cuda.Home(gpu)
-    with tempfile.TemporaryDirectory() as scratch, home.entered():
+    with contextlib.ExitStack() as owner:
+        owner.callback(home.leave)
+        scratch = owner.enter_context(tempfile.TemporaryDirectory())
+        owner.enter_context(home.entered())
         built = build_plan(twin_order(model, stages, Path(scratch) / "inside.plan"))
         engine = deserialised(model, built.order.plan.read_bytes(), library)
         cache = KernelCache(library, gpu, built.manifest_entry().sha256)
         names = (model.manifest.input_name, model.manifest.output_name, *stages)
         batch = built.order.batch.opt
         shapes = {name: (batch, *tuple(engine.get_tensor_shape(name))[1:]) for name in names}
-        with contextlib.ExitStack() as owner:
-            run = Inside(cache.context(engine), shapes, model.manifest.input_name, owner)
-            found = {case: run.stages(tiles, stages) for case, tiles in cases.items()}
-    home.leave()
-    return found
+        run = Inside(cache.context(engine), shapes, model.manifest.input_name, owner)
+        return {case: run.stages(tiles, stages) for case, tiles in cases.items()}
 
 
 class Inside:

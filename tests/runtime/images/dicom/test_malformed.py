@@ -90,6 +90,34 @@ def test_a_deflated_bomb_is_measured_before_it_is_unpacked(one: Path) -> None:
     assert refused(one).endswith("is deflated and unpacks to over 256 MiB")
 
 
+def test_a_series_that_unpacks_beyond_belief_reserves_no_disk(
+    make_series: MakeSeries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_series(slices=40, shape=(64, 64))
+    black = pydicom.dcmread(folder / "000.dcm")
+    black.Rows = black.Columns = 4096
+    black.PixelData = bytes(2 << 24)
+    black.compress(pydicom.uid.JPEG2000Lossless)
+    for k, file in enumerate(sorted(folder.iterdir())):  # each alone is believable
+        black.SOPInstanceUID = black.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{k}"
+        black.ImagePositionPatient[2] = str(4 * k)
+        black.save_as(file)
+    reserved: list[int] = []
+    monkeypatch.setattr("poan_runtime.files.os.posix_fallocate", lambda *a: reserved.append(a[2]))
+    assert refused(folder).endswith("KiB of files unpack to 1280 MiB; no image does that")
+    assert reserved == []
+
+
+def test_a_disk_without_room_is_one_line_before_anything_is_decoded(
+    one: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("poan_runtime.files.os.posix_fallocate", full)
+    assert refused(one).endswith("cannot write a temporary file: No space left on device")
+
+
 def test_too_many_frames_are_refused(one: Path) -> None:
     ds = pydicom.dcmread(one)
     ds.NumberOfFrames = 2_000_000_000
