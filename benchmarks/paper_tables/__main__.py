@@ -9,8 +9,8 @@ from benchmarks.paper_tables.report import write_tables
 from benchmarks.paper_tables.rows import CLASSICAL, Protocol, plan, run_row
 from poan_runtime.errors import PoanError
 from poan_train import networks
-from poan_train.data import CONTRASTS, Source, find_sources, split_by_subject
 from poan_train.degrade import GRID
+from poan_train.subjects import CONTRASTS, Source, find_sources, split_by_subject
 
 DEFAULT = (
     *("bicubic", "nlm", "srcnn", "vdsr-lite", "rdn-lite"),

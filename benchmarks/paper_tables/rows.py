@@ -16,7 +16,8 @@ from poan_runtime import extras
 from poan_runtime.errors import PoanError
 from poan_train import cli, evaluate
 from poan_train.checkpoint import load_network, read_checkpoint
-from poan_train.data import cached_pair, default_cache, find_sources
+from poan_train.data import cached_pair, default_cache
+from poan_train.subjects import find_sources
 
 CLASSICAL = ("bicubic", "nlm")
 TABLE2, TABLE3 = "ABCDEFGH", "ABCD"
