@@ -24,10 +24,11 @@ from poan_export.rewrite.root import Scheme
 from poan_runtime.errors import PoanError
 from poan_train import networks
 from poan_train.checkpoint import load_network
-from poan_train.data import cached_pair, default_cache, find_sources
+from poan_train.data import cached_pair, default_cache
 from poan_train.kinds import case_of
 from poan_train.networks.audit import flatness, gate_change
 from poan_train.networks.covariance import CovariancePooling
+from poan_train.subjects import find_sources
 
 KINDS = ("truncated", "snr30")
 FIVE = Scheme(name="newton-schulz", iterations=5)

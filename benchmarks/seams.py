@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from poan_train.checkpoint import load_network
-from poan_train.data import cached_pair, default_cache, find_sources
+from poan_train.data import cached_pair, default_cache
 from poan_train.degrade import GRID
 from poan_train.evaluate import Tiling, layout_of, super_resolve
 from poan_train.metrics import psnr
+from poan_train.subjects import find_sources
 
 
 def seam_mask(shape: tuple[int, ...], tiling: Tiling, scale: int) -> np.ndarray:

@@ -21,24 +21,14 @@ from poan_train import networks
 from poan_train.acquire import lr_model
 from poan_train.checkpoint import Facts, read_checkpoint, save_checkpoint
 from poan_train.convention import OURS, add_preparation, preparation_of
-from poan_train.data import (
-    CONTRASTS,
-    EVERY,
-    Pair,
-    Source,
-    cached_pair,
-    default_cache,
-    find_sources,
-    load_pairs,
-    set_aside,
-    split_by_subject,
-)
+from poan_train.data import Pair, cached_pair, default_cache, load_pairs
 from poan_train.degrade import GRID, Degradation
 from poan_train.export_trial import export_trial
 from poan_train.paper.ablations import ABLATIONS, changes
 from poan_train.paper.calibrate import calibrate, ixi_test_sources, report
 from poan_train.ranks import Interrupted, data_parallel, shared_out
 from poan_train.resume import with_history
+from poan_train.subjects import CONTRASTS, EVERY, Source, find_sources, set_aside, split_by_subject
 from poan_train.train import TrainConfig, train
 
 LONG = 1000

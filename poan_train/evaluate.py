@@ -35,19 +35,13 @@ from poan_train.convention import (
     add_preparation,
     preparation_of,
 )
-from poan_train.data import (
-    CONTRASTS,
-    EVERY,
-    Pair,
-    cached_pair,
-    default_cache,
-    find_sources,
-)
+from poan_train.data import Pair, cached_pair, default_cache
 from poan_train.degrade import GRID, Array, Degradation, sinc
 from poan_train.kinds import case_of, kinds_table, score, summaries
 from poan_train.metrics import psnr, psnr_whole, ssim
 from poan_train.networks.poan import POAB
 from poan_train.resample import Grid, cubic_matrix
+from poan_train.subjects import CONTRASTS, EVERY, find_sources
 
 MEASURES = (*PSNRS.values(), *SSIMS.values())
 

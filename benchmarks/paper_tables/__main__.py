@@ -10,9 +10,9 @@ from benchmarks.paper_tables.report import write_tables
 from benchmarks.paper_tables.rows import CLASSICAL, Protocol, plan, run_row
 from poan_runtime.errors import PoanError
 from poan_train import networks
-from poan_train.data import CONTRASTS, Source, find_sources, split_by_subject
+from poan_train.convention import add_measures, add_preparation, preparation_of
 from poan_train.degrade import GRID
-from poan_train.paper.convention import add_measures, add_preparation, preparation_of
+from poan_train.subjects import CONTRASTS, Source, find_sources, split_by_subject
 
 DEFAULT = (
     *("bicubic", "nlm", "srcnn", "vdsr-lite", "rdn-lite"),

@@ -14,7 +14,7 @@ from benchmarks.paper_tables.absent import read_absent
 from benchmarks.paper_tables.scanner import write_scanner_table
 from benchmarks.paper_tables.summary import Cell, agreement, cells, read_rows
 from poan_runtime.errors import PoanError
-from poan_train.paper.convention import Preparation
+from poan_train.convention import Preparation
 from poan_train.paper.published import NAMES, TABLE1, base_name
 
 TITLES = {

@@ -17,8 +17,9 @@ from poan_runtime.errors import PoanError
 from poan_train import cli, evaluate
 from poan_train.acquire import KINDS
 from poan_train.checkpoint import load_network, read_checkpoint
-from poan_train.data import cached_pair, default_cache, find_sources
-from poan_train.paper.convention import OURS, Preparation, preparation_options
+from poan_train.convention import OURS, Preparation, preparation_options
+from poan_train.data import cached_pair, default_cache
+from poan_train.subjects import find_sources
 
 CLASSICAL = ("bicubic", "nlm")
 TABLE2, TABLE3 = "ABCDEFGH", "ABCD"

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from poan_runtime.errors import PoanError
+from poan_train.convention import PSNRS, SSIMS
 from poan_train.degrade import Array
-from poan_train.paper.convention import PSNRS, SSIMS
 from poan_train.paper.published import TABLE1, TABLE2, TABLE3, base_name, published
 
 

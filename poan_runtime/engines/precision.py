@@ -21,6 +21,7 @@ from poan_runtime.models.manifest import CpuPrecision
 CAP = "ONEDNN_MAX_CPU_ISA"
 """What caps OpenVINO's instructions, for a look at how a CPU with fewer would do."""
 
+
 class Options(Protocol):
     """What of `poan_runtime.engines.backend.EngineOptions` matters here."""
 

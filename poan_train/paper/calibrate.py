@@ -18,13 +18,14 @@ import numpy as np
 from poan_runtime.errors import PoanError
 from poan_runtime.intensity import decibels, intensity_unit
 from poan_train.convention import Preparation, preparation_options
-from poan_train.data import Source, hr_slices, is_foreground
-from poan_train.data import find_sources as find
+from poan_train.data import hr_slices, is_foreground
 from poan_train.degrade import GRID, Array, Degradation, crop_to_multiple, degrade
 from poan_train.evaluate import bicubic
 from poan_train.metrics import Peak, ssim
 from poan_train.networks import SCALES
 from poan_train.paper.published import TABLE1, Score
+from poan_train.subjects import Source
+from poan_train.subjects import find_sources as find
 
 Kept: TypeAlias = Literal["all", "foreground"]
 ZeroFilling: TypeAlias = Literal["keep", "undo"]

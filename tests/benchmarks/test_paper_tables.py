@@ -24,7 +24,7 @@ from benchmarks.paper_tables.summary import Cell, agreement, cells, read_rows, s
 from poan_runtime.errors import PoanError
 from poan_train import networks
 from poan_train.acquire import KINDS
-from poan_train.paper.convention import Preparation
+from poan_train.convention import Preparation
 
 SMALL = {
     "LITE": {"channels": 4, "blocks": 1, "poab_after": 1, "embedding": 2},

@@ -7,21 +7,23 @@ from poan_runtime.intensity import intensity_unit
 from poan_runtime.signal.kspace import to_native
 from poan_train import data
 from poan_train.data import (
-    EVERY,
     Ahead,
     Pair,
     PatchSampler,
-    Source,
     cached_pair,
-    contrast_of,
-    find_sources,
     fixed_tiles,
     hr_slices,
     load_pairs,
+    to_true_resolution,
+)
+from poan_train.subjects import (
+    EVERY,
+    Source,
+    contrast_of,
+    find_sources,
     set_aside,
     split_by_subject,
     subject_of,
-    to_true_resolution,
 )
 from tests.runtime.signal.phantom import acquire, anatomy
 
