@@ -141,13 +141,22 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def temporary_file(scratch: Path | None) -> BinaryIO:
+def temporary_file(scratch: Path | None, size: int = 0) -> BinaryIO:
     """A nameless file in ``scratch`` that vanishes when it is closed or the process ends.
 
-    None stands for the system's temporary folder.
+    None stands for the system's temporary folder. ``size`` bytes of the disk are reserved at
+    once, so that a full disk is an error here, and no end of the process where it is mapped.
     """
     with writing(scratch):
-        return tempfile.TemporaryFile(dir=scratch, prefix="poan-")
+        file = tempfile.TemporaryFile(dir=scratch, prefix="poan-")  # noqa: SIM115 (the caller's)
+        try:
+            if size and sys.platform == "linux":
+                os.posix_fallocate(file.fileno(), 0, size)
+            file.truncate(size)
+        except BaseException:
+            file.close()
+            raise
+        return file
 
 
 @contextlib.contextmanager

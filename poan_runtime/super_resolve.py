@@ -14,6 +14,7 @@ from nibabel.spatialimages import SpatialImage
 from poan_runtime.as_measured import (
     Measured,
     MeasuredBand,
+    filled_up,
     header_disagrees,
     keeps_measured,
     network_sees,
@@ -25,6 +26,7 @@ from poan_runtime.images.volume import Volume
 from poan_runtime.intensity import StreamedUnit, streamed_intensity_unit
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.signal.measured import Change
+from poan_runtime.tiles.ensemble import Spread
 from poan_runtime.tiles.layout import Layout
 from poan_runtime.tiles.run import NO_TURN, SliceRunner, Timings, Turn, run_volume
 
@@ -41,9 +43,12 @@ class Pair(NamedTuple):
     lr: Slab
     """(n, h, w)"""
     sr: Slab
-    """(n, s*h, s*w)"""
+    """(n, s*h, s*w); with ``like_input`` s times the stored matrix."""
     changed: Slab | None = None
     """LR - down(SR) of what the network made, (n, h, w); None on the ``kspace`` grid."""
+    spread: Slab | None = None
+    """Standard deviation over eight flips and rotations of what the network made, as ``sr``; None
+    unless the settings ask for it."""
 
 
 Step = Callable[[Slab, Slab], Slab]
@@ -98,6 +103,8 @@ class Outcome:
     measured_kept: bool = False
     below_zero: BelowZero = dataclasses.field(default_factory=BelowZero)
     """Ringing of the network that was cut off at 0."""
+    spread: Spread | None = None
+    """Standard deviation over eight flips and rotations, where the settings ask for it."""
 
     @property
     def faithfulness(self) -> str | None:
@@ -142,6 +149,7 @@ class SuperResolution:
             grid=manifest.grid,
             axis=settings.axis,
             lr_to_stored=lr_to_stored,
+            fine_plane=self._like_input(manifest.scale, settings),
         )
         self.layout = network.layout(self.geometry, settings)
         self.timings = Timings()
@@ -152,6 +160,7 @@ class SuperResolution:
         self.source = source
         """What the network sees."""
         self.below_zero = BelowZero()
+        self.spread = Spread() if settings.uncertainty else None
         self._keep_negative = settings.keep_negative
         self._remarks: tuple[str, ...] = ()
         if self.measured is not None:
@@ -166,6 +175,13 @@ class SuperResolution:
             skip=settings.skip,
             timings=self.timings,
         )
+
+    def _like_input(self, scale: int, settings: Settings) -> tuple[int, int] | None:
+        """``scale`` times the stored matrix, where that is wanted and not what comes by itself."""
+        if not (settings.like_input and self.native_used and self.measured is not None):
+            return None
+        rows, columns = self.measured.native.matrix
+        return scale * rows, scale * columns
 
     def slabs(self) -> Generator[Pair, None, None]:
         """Run everything, volume by volume; a slab is the caller's once it is yielded."""
@@ -199,6 +215,7 @@ class SuperResolution:
             native_used=self.native_used,
             measured_kept=self.band is not None and self.band.keep,
             below_zero=self.below_zero,
+            spread=self.spread,
         )
 
     def _slabs_of(self, volume: int, unit: float) -> Generator[Pair, None, None]:
@@ -208,14 +225,25 @@ class SuperResolution:
         slices = self.geometry.slices
         slabs = run_volume(self._runner, slices=slices, unit=unit, read=read, turn=self._turn)
         with contextlib.closing(slabs):
-            for start, lr, sr in slabs:
+            for start, lr, images in slabs:
+                sr = images[0]
                 for step in self._steps:
                     sr = step(lr, sr)
                 changed = None
                 if self.band is not None:
                     with self.timings.time("measured"):
                         sr, changed = self.band(lr, sr)
-                yield Pair(volume, start, lr, sr, changed)
+                spread = self._spread_of(images, unit)
+                sr = filled_up(sr, self.geometry.fine_plane)
+                yield Pair(volume, start, lr, sr, changed, spread)
+
+    def _spread_of(self, images: Slab, unit: float) -> Slab | None:
+        """The second image of (images, n, s*h, s*w), looked at."""
+        if self.spread is None:
+            return None
+        mean, spread = images
+        self.spread.add(spread, mean, unit)
+        return filled_up(spread, self.geometry.fine_plane)
 
 
 def intensity_of(source: Source, volume: int, percentile: float, along: int = 2) -> StreamedUnit:

@@ -13,7 +13,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,8 @@ from poan_runtime.errors import PoanError
 from poan_runtime.geometry import slice_axis
 from poan_runtime.images.volume import read_volume
 from poan_runtime.intensity import PERCENTILE, intensity_unit
+from poan_runtime.signal.kspace import not_below_zero, to_native
+from poan_runtime.signal.native import find_native
 from poan_train.acquire import (
     FOREGROUND,
     Acquisition,
@@ -30,10 +32,11 @@ from poan_train.acquire import (
     draw,
     tissue_of,
 )
-from poan_train.degrade import Array, Degradation, crop_to_multiple, degrade, to_true_resolution
+from poan_train.convention import OURS, Preparation
+from poan_train.degrade import Array, Degradation, crop_to_multiple, degrade
 from poan_train.resample import Grid
 
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 CONTRASTS = ("T1", "T2", "PD", "FLAIR")
 EVERY = ("all", "any", "MR")
 """Words for volumes of every contrast."""
@@ -191,7 +194,9 @@ def split_by_subject(
     return [s for s in sources if s.subject in train], [s for s in sources if s.subject in held_out]
 
 
-def hr_slices(source: Source, axis: str | int | None = None) -> tuple[Array, tuple[float, float]]:
+def hr_slices(
+    source: Source, axis: str | int | None = None, zero_filling: str = "undo"
+) -> tuple[Array, tuple[float, float]]:
     """(slices (S, H, W) float32 in the file's units, zero-fill cutoffs that were undone).
 
     Not-finite values become zero. IXI volumes are cropped to 240x240x96 about their centre;
@@ -204,7 +209,23 @@ def hr_slices(source: Source, axis: str | int | None = None) -> tuple[Array, tup
     slices = np.moveaxis(volume.data, across, 0)
     if source.is_ixi:
         slices = centre_crop(slices, (IXI_CROP[2], *IXI_CROP[:2]))
-    return to_true_resolution(np.nan_to_num(slices, posinf=0.0, neginf=0.0))
+    slices = np.nan_to_num(slices, posinf=0.0, neginf=0.0)
+    if zero_filling == "keep":
+        return slices.astype(np.float32), (1.0, 1.0)
+    return to_true_resolution(slices)
+
+
+def to_true_resolution(slices: Array) -> tuple[Array, tuple[float, float]]:
+    """Slices (S, H, W) on the matrix that was measured, and the cutoffs of rows and columns.
+
+    Found and cropped as at run time, each axis by itself: learning to reproduce a scanner's
+    interpolation is worthless. A cutoff is a share of Nyquist, 1.0 where the spectrum is full.
+    """
+    found = find_native(slices)
+    rows, columns = (1.0 if c is None else c for c in found.cutoffs)
+    if found.is_zero_filled:
+        slices = not_below_zero(to_native(slices, found.native), slices)
+    return np.asarray(slices, np.float32), (rows, columns)
 
 
 def centre_crop(x: Array, shape: Sequence[int]) -> Array:
@@ -213,18 +234,30 @@ def centre_crop(x: Array, shape: Sequence[int]) -> Array:
     return x[tuple(slice(a, a + want) for a, want in zip(starts, shape, strict=True))]
 
 
-def make_pair(source: Source, scale: int, method: Degradation, axis: str | int | None) -> Pair:
-    """Read, undo zero-filling, degrade, divide by the LR's intensity unit, drop background."""
-    hr, cutoff = hr_slices(source, axis)
+def make_pair(
+    source: Source,
+    scale: int,
+    method: Degradation,
+    axis: str | int | None,
+    preparation: Preparation = OURS,
+) -> Pair:
+    """Read, undo zero-filling, degrade, divide by the LR's intensity scale, drop background."""
+    hr, cutoff = hr_slices(source, axis, preparation.zero_filling)
     try:
         hr = crop_to_multiple(hr, scale)
     except ValueError as error:
         raise PoanError(f"{source.path}: {error}") from None
     lr = degrade(hr, scale, method)
+    lr = np.rint(lr) if preparation.round_lr else lr
     unit = intensity_unit(lr)
     hr, lr = hr / np.float32(unit), lr / np.float32(unit)
-    keep = (lr > FOREGROUND).mean(axis=(1, 2)) >= SLICE_FOREGROUND
+    keep = is_foreground(lr) | (preparation.slices == "all")
     return Pair(source=source, hr=hr[keep], lr=lr[keep], cutoff=cutoff, tissue=tissue_of(lr))
+
+
+def is_foreground(lr: Array) -> Array:
+    """Which slices (S,) of lr (S, h, w), in units of its intensity scale, show anything."""
+    return np.asarray((lr > FOREGROUND).mean(axis=(1, 2)) >= SLICE_FOREGROUND)
 
 
 def default_cache() -> Path:
@@ -234,16 +267,22 @@ def default_cache() -> Path:
 
 
 def cached_pair(
-    source: Source, scale: int, method: Degradation, axis: str | int | None, cache: Path
+    source: Source,
+    scale: int,
+    method: Degradation,
+    axis: str | int | None,
+    cache: Path,
+    preparation: Preparation = OURS,
 ) -> Pair:
     """:func:`make_pair`, from the cache where the same file was prepared the same way before."""
     status = source.path.stat()
     key = [CACHE_VERSION, str(source.path.resolve()), status.st_size, status.st_mtime_ns]
     key += [scale, method, axis, PERCENTILE, FOREGROUND, SLICE_FOREGROUND]
+    key += [] if preparation == OURS else [asdict(preparation)]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     folder = cache / f"{stem(source.path)}-{digest}"
     if not folder.is_dir():
-        pair = make_pair(source, scale, method, axis)
+        pair = make_pair(source, scale, method, axis, preparation)
         cache.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=cache, prefix=".tmp-"))
         np.save(temporary / "hr.npy", pair.hr)
@@ -271,16 +310,20 @@ def load_pairs(
     method: Degradation,
     axis: str | int | None = None,
     cache: Path | None = None,
+    preparation: Preparation = OURS,
 ) -> Iterator[Pair]:
     """The cached pairs that keep at least one slice."""
     for source in sources:
-        pair = cached_pair(source, scale, method, axis, cache or default_cache())
+        pair = cached_pair(source, scale, method, axis, cache or default_cache(), preparation)
         if len(pair.hr):
             yield pair
 
 
 class PatchSampler:
-    """Random patches as a function of seed, rank, step and index, so that resuming repeats nothing.
+    """Random patches as a function of seed, step and index, so that resuming repeats nothing.
+
+    ``batch_size`` counts the patches of all processes; of ``world`` processes number ``rank`` takes
+    every world-th. So the patches of a step are the same on any number of processes.
 
     ``batch(step)`` returns LR (N, 1, p, p) and HR (N, 1, s p, s p), float32, flipped and transposed
     at random; on the k-space grid transposed only, for a flip would move LR against HR by s - 1 HR
@@ -299,25 +342,27 @@ class PatchSampler:
         seed: int,
         *,
         rank: int = 0,
+        world: int = 1,
         grid: Grid = "centre",
         acquisition: Acquisition | None = None,
     ) -> None:
         if not pairs:
             raise PoanError("no slice with anything but background to train on")
-        self.pairs, self.scale, self.batch_size = list(pairs), scale, batch_size
+        self.pairs, self.scale = list(pairs), scale
         self.patch = min(patch, *(min(p.lr.shape[1:]) for p in pairs))
         counts = np.sqrt([len(p.lr) for p in pairs])
         self.odds = counts / counts.sum()
-        self.seed, self.rank, self.flips = seed, rank, grid == "centre"
+        self.seed, self.flips = seed, grid == "centre"
+        self.indices = range(rank, batch_size, world)
         self.acquisition = acquisition
 
     def batch(self, step: int) -> tuple[Array, Array]:
-        drawn = (self._patch(step, index) for index in range(self.batch_size))
+        drawn = (self._patch(step, index) for index in self.indices)
         lr, hr = zip(*drawn, strict=True)
         return np.stack(lr)[:, None], np.stack(hr)[:, None]
 
     def _patch(self, step: int, index: int) -> tuple[Array, Array]:
-        rng = np.random.default_rng([self.seed, self.rank, step, index])
+        rng = np.random.default_rng([self.seed, 0, step, index])
         s, p = self.scale, self.patch
         pair = self.pairs[int(rng.choice(len(self.pairs), p=self.odds))]
         z, y, x = self._place(pair, rng)

@@ -29,6 +29,18 @@ def psnr(reference: Array, estimate: Array, peak: Peak = "volume") -> float:
     return float(decibels(top[use], mse[use]).mean())
 
 
+def psnr_whole(reference: Array, estimate: Array) -> float:
+    """PSNR in dB of a whole volume (S, H, W): one mean squared error, the volume's maximum.
+
+    Infinite without an error, NaN without signal.
+    """
+    mse = float(((reference.astype(np.float64) - estimate) ** 2).mean())
+    top = float(reference.max())
+    if top <= 0:
+        return float("nan")
+    return float(10 * np.log10(top**2 / mse)) if mse > 0 else float("inf")
+
+
 def ssim(reference: Array, estimate: Array, peak: Peak = "volume") -> float:
     """SSIM of slices (S, H, W), mean over slices with signal (Wang et al., IEEE TIP 13, 2004).
 

@@ -71,6 +71,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="NIFTI",
         help="write where, and by how much, the network changed what was measured (or a folder)",
     )
+    p.add_argument(
+        "--uncertainty",
+        metavar="NIFTI",
+        help="write the standard deviation over 8 flips and rotations, whose mean is then the "
+        "result, as with --self-ensemble (or a folder)",
+    )
     p.add_argument("--dtype", help="voxel type of the output (default: as the input)")
     p.add_argument("--axis", type=axis, help="slice axis: 0, 1, 2, sagittal, coronal or axial")
     add_loudness(p)
@@ -113,6 +119,11 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
         choices=["auto", "on", "off"],
         help="super-resolve a zero-filled scan from the matrix that was measured (auto: where the "
         "model was trained for scanners)",
+    )
+    g.add_argument(
+        "--like-input",
+        action="store_true",
+        help="give exactly scale times the input's matrix, also from a smaller native one",
     )
     g.add_argument(
         "--keep-measured",

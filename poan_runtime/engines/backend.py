@@ -37,6 +37,8 @@ class Backend(Protocol):
     Most engines answer a tile alike in every batch of one size, but not in batches of one and
     of many.
     """
+    images: int = 1
+    """How many images an answer to a tile holds; `poan_runtime.tiles.ensemble` gives two."""
     in_flight: int = LANES
     """How many batches may be begun before the first is waited for."""
 

@@ -7,11 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from poan_runtime.as_measured import in_range
+from poan_runtime.as_measured import resampled
 from poan_runtime.files import WholeFile
 from poan_runtime.geometry import Affine, Geometry, in_plane_axes, spacing
-from poan_runtime.intensity import as_float32
-from poan_runtime.signal.kspace import resample
 from poan_runtime.super_resolve import Pair
 
 Picture = NDArray[np.float32]
@@ -57,7 +55,7 @@ def write_preview(
     if is_turned(affine, axis):
         height, width = width, height
     size = width, height
-    on_fine = {"sinc": sinc(coarse, (fine.shape[0], fine.shape[1])), "SR": fine}
+    on_fine = {"sinc": resampled(coarse, (fine.shape[0], fine.shape[1])), "SR": fine}
     if truth is not None:
         on_fine["truth"] = truth
     coarse = upright(coarse, affine, axis)
@@ -72,12 +70,6 @@ def write_preview(
     low, high = _window(coarse)
     columns = [_column(name, _grey(np.asarray(p), low, high)) for name, p in panels.items()]
     _write_sheet(path, columns)
-
-
-def sinc(coarse: Picture, matrix: tuple[int, int]) -> Picture:
-    """A slice (h, w) zero-filled in k-space to ``matrix``; what is not finite counts as 0."""
-    finite, unit = in_range(coarse)
-    return as_float32(resample(finite, matrix) * np.float64(unit))
 
 
 def _write_sheet(path: Path, columns: list[Image.Image]) -> None:

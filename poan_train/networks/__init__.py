@@ -79,6 +79,8 @@ SERAN_LITE = {
     "image_skip": "bicubic",
 }
 
+SIZES = ("channels", "embedding", "growth", "layers", "relation", "attention_every")
+"""Fields of a config that count what there must be one of."""
 ARCHITECTURES: Mapping[str, Architecture] = {
     "poan": Architecture(network=POAN, config=POANConfig, preset={}),
     "poan-lite": Architecture(network=POAN, config=POANConfig, preset=LITE, small=True),
@@ -111,6 +113,8 @@ def make_config(arch: str, scale: int, **changes: Any) -> Any:
         number = isinstance(defaults[name], int | float) and not isinstance(defaults[name], bool)
         if number and not isinstance(value, int | float):
             raise PoanError(f"{arch}: {name}: expected a number, got {value!r}")
+        if name in SIZES and value < 1:
+            raise PoanError(f"{arch}: {name}: expected at least 1, got {value!r}")
     values = {**entry.preset, "scale": scale, **changes}
     try:
         return entry.config(**values)

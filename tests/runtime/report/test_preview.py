@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from poan_runtime.report.preview import CAPTION, GAP, PANEL, sinc, write_preview
+from poan_runtime.as_measured import resampled
+from poan_runtime.report.preview import CAPTION, GAP, PANEL, write_preview
 from poan_runtime.signal.kspace import resample
 
 
@@ -44,7 +45,7 @@ def test_sinc_stands_beside_bicubic_and_is_exact_for_what_lr_can_hold(tmp_path: 
 def test_a_voxel_without_a_value_leaves_the_rest_of_sinc_alone() -> None:
     coarse = np.full((16, 16), 5, np.float32)
     coarse[3, 4] = np.nan
-    filled = sinc(coarse, (32, 32))
+    filled = resampled(coarse, (32, 32))
     assert np.isfinite(filled).all()
     np.testing.assert_allclose(filled[24:], 5, atol=0.5)  # far from the hole its ringing is small
-    assert sinc(np.full((8, 8), 3e38, np.float32), (16, 16)).max() > 2.9e38
+    assert resampled(np.full((8, 8), 3e38, np.float32), (16, 16)).max() > 2.9e38
