@@ -1,5 +1,7 @@
 """poan-build: from the ONNX files of a finished export to plans in its manifest, with no torch."""
 
+import dataclasses
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +11,8 @@ from typing import Any
 import pytest
 
 from poan_runtime.commands import build as cli
+from poan_runtime.engines.tensorrt.build import add
+from poan_runtime.engines.tensorrt.build.plan import BuiltPlan, Order
 from poan_runtime.models.find import find_model
 from poan_runtime.models.manifest import read_manifest
 from tests.tiny.graphs import sha256
@@ -46,6 +50,25 @@ def test_each_group_of_gpus_has_a_plan_of_its_own_name(folder: Path, no_gpu: Non
     plans = {file.name: file for file in manifest.files if file.kind == "plan"}
     assert sorted(plans) == ["engine.plan", "engine.sm75.plan"]
     assert [file.engine.profile.max for file in plans.values() if file.engine] == [3, 3]
+
+
+def test_plans_of_tensorrt_for_two_models_of_gpu_stand_side_by_side(
+    folder: Path, built: BuiltPlan, no_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The builder is stood in for: tensorrt itself builds on a GPU alone."""
+
+    def copied(order: Order) -> BuiltPlan:
+        shutil.copyfile(built.order.plan, order.plan)
+        return dataclasses.replace(built, order=order)
+
+    monkeypatch.setattr(add, "choose_flavour", lambda asked: ("tensorrt", "asked for"))
+    monkeypatch.setattr(add, "build_plan", copied)
+    before = [file.name for file in read_manifest(folder).files]
+    for name in ("NVIDIA A100-SXM4-80GB", "NVIDIA T4", "NVIDIA T4"):
+        monkeypatch.setattr(add, "gpu_here", lambda name=name: ("8.6", name))
+        assert cli.main([str(folder), "--engine", "tensorrt"]) == 0
+    names = [file.name for file in read_manifest(folder).files]
+    assert names == [*before, "engine.nvidia-a100-sxm4-80gb.plan", "engine.nvidia-t4.plan"]
 
 
 def test_an_onnx_file_that_is_not_the_manifests_is_not_built(
