@@ -166,7 +166,7 @@ KNOWN = {
     "T2_openms_patient04_study1": (0.74, None),
 }
 """The foot, read by eye in a plot of each spectrum, of the skull-stripped volume inside the brain:
-its mask's edge buries the foot, and MANIFEST.tsv has it as full. The list in MANIFEST.tsv gives the middle of
+its mask's edge buries the foot, and MANIFEST.tsv has it as full. The list there gives the middle of
 the fall of the scanner's filter, 0.02 to 0.03 lower."""
 
 
