@@ -24,7 +24,7 @@ Profile = NDArray[np.float64]
 
 SLICES_LOOKED_AT = 16
 FEWEST_LINES = 48
-LOWEST, HIGHEST = 0.28, 0.88
+LOWEST, HIGHEST = 0.28, 0.90
 """Feet are looked for between these shares of Nyquist: below, every spectrum falls steeply (a
 scan filled to four times its matrix is not found); beyond, there is nothing to gain."""
 OTHER_AXIS = (0.02, 0.35)
@@ -41,6 +41,13 @@ ONE_SIDED = 0.75
 """Largest sharp fall, in decades, that a one-sided band makes: log10(4), and its spread."""
 STEEPER = 1.5
 """A filter's fall is steeper by this, in decades per Nyquist, than the spectrum farther inside."""
+MASKED, MOST_KEPT = 0.15, 0.75
+"""A mask cuts through a slice if half of the voxels at its edge are above this share of the median
+of all that it keeps, and if it keeps no more than this share of the slice."""
+FADE, FADE_STEP = 12, 4
+"""Voxels from a mask's edge to where the slice counts, three times as far as one smoothing goes."""
+SOLID = 0.98
+"""Share of voxels that a mask keeps about one that lies inside: single zeros are no edge."""
 LEAK_BINS = 2.0
 """What the window and the three-bin slope put between the last measured bin and the foot."""
 
@@ -109,10 +116,43 @@ def _power(slices: Iterable[Slices]) -> tuple[NDArray[Any], tuple[int, int]]:
             total = np.zeros((h, w // 2 + 1))
             window = np.outer(_hann(h), _hann(w)).astype(np.float32)
         clean = np.nan_to_num(np.asarray(image, np.float32), posinf=0.0, neginf=0.0)
-        total += np.abs(np.fft.rfft2(clean * window)) ** 2
+        total += np.abs(np.fft.rfft2(without_mask_edge(clean) * window)) ** 2
     if not total.size:
         raise ValueError("need at least one slice to find the native resolution")
     return total, (h, w)
+
+
+def without_mask_edge(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A slice (h, w) faded out towards a mask's edge; as it is where no mask cuts through it.
+
+    Skull stripping sets voxels to zero beside bright ones. That edge has power at every frequency
+    and buries the foot. Inside, the slice less its median fades out over some voxels.
+    """
+    mask = image != 0
+    zero_beside = np.zeros_like(mask)
+    for axis in (0, 1):
+        for by in (-1, 1):
+            zero_beside |= ~np.roll(mask, by, axis)
+    edge = image[mask & zero_beside]
+    if not edge.size or mask.all():
+        return image
+    middle = np.median(image[mask])
+    if np.median(edge) < MASKED * middle or mask.mean() > MOST_KEPT:
+        return image
+    inside = (_box_mean(mask, FADE) > SOLID).astype(np.float64)
+    for _ in range(FADE // FADE_STEP):
+        inside = _box_mean(inside, FADE_STEP)
+    return np.asarray((image - middle) * inside, np.float32)
+
+
+def _box_mean(image: NDArray[Any], radius: int) -> Profile:
+    """Mean over (2 radius + 1) voxels along both axes, of an image with zeros about it."""
+    side = 2 * radius + 1
+    out = np.asarray(image, np.float64)
+    for _ in range(2):  # along the columns, then, transposed, along the rows
+        sums = np.cumsum(np.pad(out, ((0, 0), (radius + 1, radius))), axis=1)
+        out = ((sums[:, side:] - sums[:, :-side]) / side).T
+    return out
 
 
 def _hann(n: int) -> Profile:
