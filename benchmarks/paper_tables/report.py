@@ -72,8 +72,13 @@ def _ordered(members: Sequence[Cell]) -> list[Cell]:
 
 
 def _place(cell: Cell) -> int:
-    name = base_name(cell.label)
-    return ORDER.index(name) if cell.table == 1 and name in ORDER else -1
+    return place_of(cell.table, cell.label)
+
+
+def place_of(table: int, label: str) -> int:
+    """Where a label stands among the paper's columns; letters and unknown names before all."""
+    name = base_name(label)
+    return ORDER.index(name) if table == 1 and name in ORDER else -1
 
 
 def title(table: int, summary: Sequence[Cell]) -> str:

@@ -21,6 +21,7 @@ def run(variant, seed, psnr):
         "seed": seed,
         "psnr": dict.fromkeys(KINDS, psnr),
         "parameters": 1234,
+        "steps": 750,
         "cpu_seconds": 1800.0,
         "commands": [f"poan-train {variant} {seed}"],
     }
@@ -59,9 +60,19 @@ def test_the_table_has_the_mean_over_seeds_and_says_what_was_not_run():
     assert "| context | 1 | 29.50 |" in text
     assert "| seran-lite | not run |" in text
     assert "1.50 core-hours" in text
+    assert "750 steps each" in text
     assert "    poan-train dense 1" in text
     columns = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert len(columns) == 1
+
+
+def test_the_table_compares_with_no_attention_seed_by_seed():
+    runs = [run("edsr-lite", 0, 30.0), run("edsr-lite", 1, 31.0), run("dense", 1, 31.25)]
+    runs.append(run("dense", 0, 30.25))
+    runs[2]["cpu_seconds"] = runs[3]["cpu_seconds"] = 5400.0
+    text = table(runs, {})
+    assert "- dense less edsr-lite, same seeds (2): bicubic +0.250, truncated +0.250" in text
+    assert "a training step takes 3.00 of edsr-lite's processor time." in text
 
 
 def test_the_timed_graph_has_one_output():
