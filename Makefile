@@ -42,7 +42,7 @@ fuzz: .venv/ready
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,dicom,node,mrd,openvino,tensorrt-rtx-cu13,classical,train,export,bench,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,dicom,node,openvino,tensorrt-rtx-cu13,classical,train,export,bench,dev]'
 	touch $@
 
 clean:

@@ -84,6 +84,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--data", type=Path, help="folder of training volumes")
     p.add_argument("--val", type=Path, help="folder of test volumes, of other subjects")
+    p.add_argument(
+        "--hold-out", nargs="+", default=[], metavar="SUBJECT", help="subjects set aside in --data"
+    )
     p.add_argument("--out", type=Path, default=record.RESULTS / "attention_pays")
     p.add_argument("--checkpoints", type=Path, default=Path("attention_pays_checkpoints"))
     p.add_argument("--contrast", default="T2")
@@ -116,9 +119,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def planned(variants: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """(variant, seed), all first seeds before the second."""
-    for seed in range(3):
-        yield from ((name, seed) for name in variants if seed == 0 or name in THRICE)
+    """(variant, seed): all seeds of `THRICE`, then the rest, so that a stop leaves whole rows."""
+    yield from ((name, seed) for seed in range(3) for name in variants if name in THRICE)
+    yield from ((name, 0) for name in variants if name not in THRICE)
 
 
 def make(args: argparse.Namespace) -> None:
@@ -175,8 +178,10 @@ def train_command(
     command += ["--scale", "2", "--arch", variant.arch, "--lr-model", "scanner"]
     command += [w for k, v in variant.changes.items() for w in ("--set", f"{k}={json.dumps(v)}")]
     command += [word for k, v in SETTINGS.items() for word in (f"--{k}", str(v))]
+    command += ["--hold-out", *args.hold_out] if args.hold_out else []
     command += ["--steps", str(args.steps), "--seed", str(seed)]
-    return [*command, "--resume", "--out", str(checkpoint)]
+    command += ["--resume"] if checkpoint.is_file() else []
+    return [*command, "--out", str(checkpoint)]
 
 
 def must(status: int, program: str, command: Sequence[str]) -> None:

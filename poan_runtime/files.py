@@ -4,6 +4,7 @@ import contextlib
 import functools
 import glob
 import hashlib
+import importlib.util
 import os
 import secrets
 import shutil
@@ -17,6 +18,8 @@ from typing import BinaryIO
 from poan_runtime.errors import PoanError
 
 HASHED_AT_ONCE = 1 << 20
+CAN_HOLD = importlib.util.find_spec("fcntl") is not None
+"""Whether `hold` can tell who else is at work: not on Windows."""
 
 
 class WholeFile:
@@ -144,13 +147,22 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def temporary_file(scratch: Path | None) -> BinaryIO:
+def temporary_file(scratch: Path | None, size: int = 0) -> BinaryIO:
     """A nameless file in ``scratch`` that vanishes when it is closed or the process ends.
 
-    None stands for the system's temporary folder.
+    None stands for the system's temporary folder. ``size`` bytes of the disk are reserved at
+    once, so that a full disk is an error here, and no end of the process where it is mapped.
     """
     with writing(scratch):
-        return tempfile.TemporaryFile(dir=scratch, prefix="poan-")
+        file = tempfile.TemporaryFile(dir=scratch, prefix="poan-")  # noqa: SIM115 (the caller's)
+        try:
+            if size and sys.platform == "linux":
+                os.posix_fallocate(file.fileno(), 0, size)
+            file.truncate(size)
+        except BaseException:
+            file.close()
+            raise
+        return file
 
 
 @contextlib.contextmanager

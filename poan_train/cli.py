@@ -20,24 +20,15 @@ from poan_runtime.intensity import PERCENTILE
 from poan_train import networks
 from poan_train.acquire import lr_model
 from poan_train.checkpoint import Facts, read_checkpoint, save_checkpoint
-from poan_train.data import (
-    CONTRASTS,
-    EVERY,
-    Pair,
-    Source,
-    cached_pair,
-    default_cache,
-    find_sources,
-    load_pairs,
-    set_aside,
-    split_by_subject,
-)
+from poan_train.convention import OURS, add_preparation, preparation_of
+from poan_train.data import Pair, cached_pair, default_cache, load_pairs
 from poan_train.degrade import GRID, Degradation
 from poan_train.export_trial import export_trial
 from poan_train.paper.ablations import ABLATIONS, changes
 from poan_train.paper.calibrate import calibrate, ixi_test_sources, report
 from poan_train.ranks import Interrupted, data_parallel, shared_out
 from poan_train.resume import with_history
+from poan_train.subjects import CONTRASTS, EVERY, Source, find_sources, set_aside, split_by_subject
 from poan_train.train import TrainConfig, train
 
 LONG = 1000
@@ -61,10 +52,18 @@ RANGES: Mapping[str, Check] = {
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="poan-train", description=__doc__)
+    _add_what(p)
+    _add_checkpoint(p)
+    _add_calibration(p)
+    _add_training(p)
+    return p
+
+
+def _add_what(p: argparse.ArgumentParser) -> None:
+    """The network, and the data that it is trained on."""
     p.add_argument("--data", type=Path, help="folder of NIfTI volumes (with --steps 0 not needed)")
     p.add_argument("--contrast", choices=(*CONTRASTS, *EVERY), default="T2")
     p.add_argument("--scale", type=int, choices=networks.SCALES)
-    p.add_argument("--out", type=Path, help="checkpoint to write, NAME.pt")
     p.add_argument("--arch", choices=tuple(networks.ARCHITECTURES), default="poan-lite")
     p.add_argument("--ablation", choices=tuple(ABLATIONS), help="a row of the paper's tables")
     p.add_argument(
@@ -95,8 +94,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--val-share", type=float, default=0.1, help="share of subjects held out")
     p.add_argument("--table", type=Path, help="TSV with file, contrast, subject")
     p.add_argument("--axis", help="slice axis: 0, 1, 2, sagittal, coronal or axial")
+    add_preparation(p.add_argument_group("a paper's conventions, not for LR as a scanner makes it"))
     p.add_argument("--cache", type=Path, help="folder of decoded volumes")
     p.add_argument("--licence", default="", help="licence of the data, recorded in the checkpoint")
+
+
+def _add_checkpoint(p: argparse.ArgumentParser) -> None:
+    """What is written, and what it goes on from."""
+    p.add_argument("--out", type=Path, help="checkpoint to write, NAME.pt")
     p.add_argument("--resume", action="store_true", help="go on from --out where it left off")
     p.add_argument(
         "--allow-changes",
@@ -110,6 +115,9 @@ def parser() -> argparse.ArgumentParser:
         help="train a network that poan-export would refuse, too",
     )
     p.add_argument("--init", type=Path, help="checkpoint whose fitting tensors to start from")
+
+
+def _add_calibration(p: argparse.ArgumentParser) -> None:
     c = p.add_argument_group("calibration, instead of training")
     c.add_argument(
         "--check-ixi",
@@ -118,6 +126,9 @@ def parser() -> argparse.ArgumentParser:
         help="folder of IXI: which degradation and metric reproduce the paper's bicubic row?",
     )
     c.add_argument("--check-volumes", type=int, default=8, metavar="N", help="of each contrast")
+
+
+def _add_training(p: argparse.ArgumentParser) -> None:
     t = p.add_argument_group("training (default: a CPU's for small networks, else the paper's)")
     t.add_argument("--steps", type=int)
     t.add_argument("--minutes", type=float)
@@ -136,7 +147,6 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("--seed", type=int)
     t.add_argument("--log-every", type=int)
     t.add_argument("--validate-every", type=int)
-    return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -197,6 +207,8 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.data is None:
         raise PoanError("--data is needed to train (only --steps 0 goes without)")
+    if model.acquisition and preparation_of(args) != OURS:
+        raise PoanError("--zero-filling, --slices and --round-lr go with LR as papers make it")
     with data_parallel() as (rank, world, _), contextlib.ExitStack() as stack:
         refusal: Callable[[], str | None] = lambda: None  # noqa: E731
         if rank == 0 and worth_a_trial(args, config):
@@ -215,13 +227,16 @@ def _train(
 ) -> None:
     """Read the data, each process its part, and train unless there is a ``refusal``."""
     training, held_out, aside = split(args)
+    preparation = preparation_of(args)
     files = [*training, *held_out]
     read = functools.partial(prepare, args=args, method=method)
     digests = dict(zip(files, shared_out(files, read, rank, world), strict=True))
     pairs, validation = (
-        list(load_pairs(part, args.scale, method, args.axis, args.cache))
+        list(load_pairs(part, args.scale, method, args.axis, args.cache, preparation))
         for part in (training, held_out)
     )
+    if preparation != OURS:
+        facts.degradation["preparation"] = asdict(preparation)
     facts.training.update(data=describe(training), hashes=hashes(training, digests))
     facts.training.update(held_out=describe(held_out), set_aside=aside)
     if args.init:
@@ -286,7 +301,8 @@ def prepare(source: Source, *, args: argparse.Namespace, method: Degradation) ->
     """Decode a volume into the cache; the SHA-256 of its file."""
     with source.path.open("rb") as stream:
         digest = file_sha256(stream).hex()
-    cached_pair(source, args.scale, method, args.axis, args.cache or default_cache())
+    cache = args.cache or default_cache()
+    cached_pair(source, args.scale, method, args.axis, cache, preparation_of(args))
     return digest
 
 

@@ -73,9 +73,11 @@ def act(args: argparse.Namespace) -> int:
 
 def _run(config: "Config") -> int:
     """Until SIGTERM or SIGINT."""
+    from poan_runtime.services.dicom_node.log import silence_libraries
     from poan_runtime.services.dicom_node.monitor import Monitor
     from poan_runtime.services.dicom_node.node import Node
 
+    silence_libraries()
     with contextlib.ExitStack() as stack:
         try:
             node = Node(config)

@@ -24,9 +24,9 @@ from poan_runtime.images.source import Sink, Source
 from poan_runtime.images.suspects import contrast_of, looks_like_labels, other_contrast
 from poan_runtime.models.find import AUTO, Trust, auto_model, exists
 from poan_runtime.network import Network, Settings, load_network
-from poan_runtime.report.changed_map import ChangedMap
 from poan_runtime.report.document import scan_report, write_report
 from poan_runtime.report.html_page import HtmlPage, is_page
+from poan_runtime.report.maps import MapFile, changed, uncertainty
 from poan_runtime.report.preview import Preview
 from poan_runtime.super_resolve import Outcome, upscale_file
 
@@ -217,12 +217,12 @@ def make(
     *,
     quiet: bool,
 ) -> Outcome:
-    """Write the scan's output, and the preview and the map where they are wanted."""
+    """Write the scan's output, and the preview and the maps where they are wanted."""
     progress, picture = Progress(job.scan.name, quiet=quiet), Preview()
-    changes = None if job.changed is None else ChangedMap(job.changed)
+    maps = _maps(job, source, scratch)
     with contextlib.ExitStack() as stack:
-        if changes is not None:
-            stack.callback(changes.close)
+        for written in maps.values():
+            stack.callback(written.close)
         try:
             outcome = upscale_file(
                 source,
@@ -235,7 +235,7 @@ def make(
                 consumers=[
                     progress,
                     picture,
-                    *([changes] if changes else []),
+                    *maps.values(),
                     *([page] if page else []),
                     *([turns.check] if turns else []),
                 ],
@@ -243,14 +243,30 @@ def make(
             )
         finally:
             progress.end()
-        if changes is not None and not changes.finish():
-            raise PoanError(f"--changed-map: {network.model.path}: lies on the kspace grid")
+        for option, written in maps.items():
+            if not written.finish():
+                raise PoanError(f"{option}: {network.model.path}: lies on the kspace grid")
         if job.preview is not None:
             try:
                 picture.write(job.preview, outcome.geometry)
             except PoanError as error:
                 raise PoanError(f"{error}; {job.output} is complete") from None
     return outcome
+
+
+def _maps(job: Job, source: Source, scratch: Path | None) -> dict[str, MapFile]:
+    """The maps that are wanted, by the option that asks for them."""
+
+    def to(path: Path, note: str) -> Sink:
+        return open_sink(path, source, note=note, dtype="float32", scratch=scratch)
+
+    maps = {}
+    if job.changed is not None:
+        maps["--changed-map"] = MapFile(to(job.changed, "poan: LR - down(SR)"), changed)
+    if job.uncertainty is not None:
+        sink = to(job.uncertainty, "poan: std over 8 flips, rotations")
+        maps["--uncertainty"] = MapFile(sink, uncertainty)
+    return maps
 
 
 def say_outcome(
@@ -263,7 +279,10 @@ def say_outcome(
         f"{job.output}: {shape}, {tiles.tiles_run} tiles run, {tiles.tiles_skipped} skipped, "
         f"{total_s:.1f} s"
     )
-    for line in (*_measured_lines(outcome), *_below_zero_lines(outcome)):
+    lines = [*_measured_lines(outcome), *_below_zero_lines(outcome)]
+    if outcome.spread is not None:
+        lines.append(str(outcome.spread))
+    for line in lines:
         voice.say(f"{job.scan.name}: {line}")
     for warning in warnings:
         voice.warn(f"{job.scan.name}: {warning}")
@@ -277,6 +296,8 @@ def _measured_lines(outcome: Outcome) -> list[str]:
     lines = [outcome.faithfulness]
     if found.native.is_zero_filled:
         used = "super-resolved from there" if outcome.native_used else "taken as it comes"
+        if outcome.geometry.is_filled_up:
+            used += ", then filled up to the input's matrix"
         lines.insert(0, f"zero-filled by its scanner, {found.native}; {used}")
     return lines
 
@@ -345,8 +366,10 @@ def settings_of(args: argparse.Namespace) -> Settings:
         batch=args.batch,
         skip=not args.no_skip,
         self_ensemble=args.self_ensemble,
+        uncertainty=args.uncertainty is not None,
         threads=args.threads,
         native=args.native,
         keep_measured=args.keep_measured,
+        like_input=args.like_input,
         keep_negative=args.keep_negative,
     )

@@ -37,6 +37,8 @@ class Backend(Protocol):
     Most engines answer a tile alike in every batch of one size, but not in batches of one and
     of many.
     """
+    images: int = 1
+    """How many images an answer to a tile holds; `poan_runtime.tiles.ensemble` gives two."""
     in_flight: int = LANES
     """How many batches may be begun before the first is waited for."""
 
@@ -206,7 +208,8 @@ def _choose(model: Model, options: EngineOptions) -> tuple[str, str]:
         )
     installed = [name for name, kind in fitting.items() if importlib.util.find_spec(kind.needs)]
     if not installed:
-        commands = " or ".join(extras.command(kind.extra) for kind in fitting.values())
+        wanted = [extra_for(kind, options.device) for kind in fitting.values()]
+        commands = " or ".join(extras.command(extra) for extra in wanted)
         raise PoanError(f"no inference engine is installed; run: {commands}")
     if len(installed) == 1:
         return installed[0], f"{installed[0]} is the only engine installed for it"
@@ -217,6 +220,17 @@ def _choose(model: Model, options: EngineOptions) -> tuple[str, str]:
     if "openvino" in installed and model.manifest.attention.form in FASTER_IN_OPENVINO:
         return "openvino", "openvino was faster in float32 wherever it was measured"
     return installed[0], f"{installed[0]} is the default in float32"
+
+
+def extra_for(kind: BackendKind, device: str) -> str:
+    """The extra that installs a backend for a device, and for the driver that is here.
+
+    >>> extra_for(BACKENDS["onnxruntime"], "cuda:1"), extra_for(BACKENDS["onnxruntime"], "auto")
+    ('gpu', 'cpu')
+    """
+    if kind.extra.startswith("tensorrt"):
+        return fitting_extra(kind.extra)
+    return "gpu" if kind.extra == "cpu" and device_kind(device) == "cuda" else kind.extra
 
 
 def _cuda_in_onnxruntime() -> bool:
@@ -240,7 +254,7 @@ def _open(name: str, model: Model, options: EngineOptions) -> OpenedBackend:
         raise PoanError(
             f"--device: {name} runs on {' and '.join(kind.devices)}, not on {options.device}"
         )
-    extra = fitting_extra(kind.extra) if kind.extra.startswith("tensorrt") else kind.extra
+    extra = extra_for(kind, options.device)
     with extras.needs(kind.needs, extra), extras.needs("cuda", extra):
         module: Any = importlib.import_module(kind.module)
     opened: OpenedBackend = module.open_backend(model, options)

@@ -12,12 +12,12 @@ import os
 from typing import Protocol
 
 from poan_runtime import extras
+from poan_runtime.engines import PRECISIONS
 from poan_runtime.engines.nvidia import device_kind
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Model
 from poan_runtime.models.manifest import CpuPrecision
 
-PRECISIONS = ("auto", "fp32", "bf16")
 CAP = "ONEDNN_MAX_CPU_ISA"
 """What caps OpenVINO's instructions, for a look at how a CPU with fewer would do."""
 

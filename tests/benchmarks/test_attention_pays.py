@@ -2,7 +2,16 @@
 
 import pytest
 
-from benchmarks.attention_pays import KINDS, THRICE, VARIANTS, graph_of, planned, table
+from benchmarks.attention_pays import (
+    KINDS,
+    THRICE,
+    VARIANTS,
+    graph_of,
+    parser,
+    planned,
+    table,
+    train_command,
+)
 from poan_train import networks
 
 
@@ -17,10 +26,20 @@ def run(variant, seed, psnr):
     }
 
 
-def test_the_first_seed_of_all_comes_first_and_three_variants_take_three():
+def test_three_variants_take_three_seeds_and_come_first():
     order = list(planned(list(VARIANTS)))
-    assert order[: len(VARIANTS)] == [(name, 0) for name in VARIANTS]
-    assert sorted(order[len(VARIANTS) :]) == sorted((n, s) for n in THRICE for s in (1, 2))
+    assert order[:9] == [(name, seed) for seed in range(3) for name in THRICE]
+    assert order[9:] == [(name, 0) for name in VARIANTS if name not in THRICE]
+
+
+def test_a_run_goes_on_only_where_a_checkpoint_is(tmp_path):
+    args = parser().parse_args(["--data", "a", "--val", "b", "--hold-out", "s1", "--steps", "7"])
+    fresh = train_command(VARIANTS["context"], args, 2, tmp_path / "fresh.pt")
+    assert "--resume" not in fresh
+    assert fresh[fresh.index("--hold-out") + 1] == "s1"
+    assert (fresh[fresh.index("--steps") + 1], fresh[fresh.index("--seed") + 1]) == ("7", "2")
+    (tmp_path / "stopped.pt").touch()
+    assert "--resume" in train_command(VARIANTS["context"], args, 2, tmp_path / "stopped.pt")
 
 
 @pytest.mark.parametrize("name", VARIANTS)

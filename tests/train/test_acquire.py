@@ -20,8 +20,9 @@ from poan_train.acquire import (
     response,
     tissue_of,
 )
-from poan_train.data import Pair, PatchSampler, Source
+from poan_train.data import Pair, PatchSampler
 from poan_train.degrade import degrade, sinc
+from poan_train.subjects import Source
 
 
 def noise(shape, seed=0):

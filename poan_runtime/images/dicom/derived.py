@@ -95,9 +95,9 @@ class DerivedSeries:
         columns, rows, slices = (shape[a] for a in inverse)
         self._affine = affine @ np.linalg.inv(turn.matrix((columns, rows, slices)))
         self._shape = (len(self._stack.frames), slices, rows, columns)
+        size = int(np.prod(self._shape)) * self._dtype.itemsize
+        file = self._resources.enter_context(temporary_file(self._scratch, size))
         with writing(self._scratch):
-            file = self._resources.enter_context(temporary_file(self._scratch))
-            file.truncate(int(np.prod(self._shape)) * self._dtype.itemsize)
             self._map = mmap.mmap(file.fileno(), 0)
         self._planes: NDArray[Any] = np.frombuffer(self._map, self._dtype).reshape(self._shape)
 
@@ -265,11 +265,15 @@ class DerivedSeries:
 
 
 def _output_scale(source: DicomSource) -> tuple[float, float, np.dtype[Any]]:
-    """Slope, intercept and 16-bit type: the source's, or the coarsest of its slices'."""
+    """Slope, intercept and 16-bit type: the source's, or the coarsest of its slices'.
+
+    They are rounded to float32 as NIfTI holds them, so that both ways out give one integer.
+    """
+    if source.dtype.kind in "iu":
+        return source.slope, source.inter, source.dtype.newbyteorder("<")
     frames = [frame for volume in source.stack.frames for frame in volume]
     coarsest = max(frames, key=lambda frame: abs(frame.slope))
-    kind = source.dtype if source.dtype.kind in "iu" else np.dtype(np.int16)
-    return coarsest.slope, coarsest.inter, kind.newbyteorder("<")
+    return coarsest.slope, coarsest.inter, np.dtype("<i2")
 
 
 def _recode(item: Dataset, signed: bool) -> None:

@@ -84,6 +84,11 @@ def frames_of(header: FileDataset, path: Path) -> list[Frame]:
             raise PoanError(f"{path}: expected 1 to {MOST_FRAMES} frames, got {count}")
         groups = header.get("PerFrameFunctionalGroupsSequence")
         if not groups:
+            if "MOSAIC" in _list(header.get("ImageType")):
+                raise PoanError(
+                    f"{path}: a mosaic of many slices in one image; convert it with dcm2niix and "
+                    "name the NIfTI file"
+                )
             if count > 1:
                 raise PoanError(f"{path}: {count} frames and no word of where each of them lies")
             return [_frame(header, [header], 0, shared)]

@@ -4,72 +4,36 @@ Opening decodes every frame into a nameless temporary file, so that a broken one
 any work is done, compressed frames are decoded once, and memory holds one frame.
 """
 
-import contextlib
 import dataclasses
 import hashlib
-import warnings
 from collections import defaultdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
-from pydicom.encaps import generate_frames
-from pydicom.pixels.utils import iter_pixels
-from pydicom.uid import (
-    JPEG2000,
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    RLELossless,
-)
 
 from poan_runtime.errors import PoanError
 from poan_runtime.files import file_sha256, temporary_file, writing
-from poan_runtime.images.dicom.as_nifti import nifti_header
-from poan_runtime.images.dicom.files import (
-    LONGEST_VALUE,
-    ClampedFile,
-    codestream_size,
-    read_header,
-    reading,
-)
+from poan_runtime.images.dicom.decode import decode
+from poan_runtime.images.dicom.files import reading
 from poan_runtime.images.dicom.frames import Frame
 from poan_runtime.images.dicom.series import choose, find_series
 from poan_runtime.images.dicom.stack import Stack
-from poan_runtime.images.nifti.header import ScanHeader
+from poan_runtime.images.nifti.header import ScanHeader, plain_header
 from poan_runtime.intensity import as_float32
 
-PLUGINS = {
-    JPEG2000: "pylibjpeg",
-    JPEG2000Lossless: "pylibjpeg",
-    JPEGLSLossless: "pyjpegls",
-    JPEGLSNearLossless: "pyjpegls",
-    RLELossless: "pydicom",
-}
-"""Which of pydicom's plug-ins decodes; any that is installed for the other syntaxes.
-
-RLE has no size of its own, and pydicom's own decoder alone says when a frame is longer than its
-header says; pylibjpeg-rle panics on broken ones.
-"""
-PACKAGES = {
-    JPEG2000: "pylibjpeg-openjpeg",
-    JPEG2000Lossless: "pylibjpeg-openjpeg",
-    JPEGLSLossless: "pyjpegls",
-    JPEGLSNearLossless: "pyjpegls",
-}
+LARGEST_UNDOUBTED = 1 << 30
+MOST_PACKED = 1000
+"""Bytes of pixels from a byte of file. Lossless MR reaches 2 to 3, black images of 512x512 200."""
 
 
 class DicomSource:
     """An open stack; a context manager.
 
     Real values are ``stored * slope + inter``, slope and intercept rounded to float32 as NIfTI
-    holds them. ``dtype`` is what dcm2niix would store: int16 where the values fit, float32 where
-    each slice has a scale of its own.
+    holds them. ``dtype`` is what dcm2niix would store: int16 where the stored bits fit (uint8 too
+    is int16 here), else uint16, and float32 where each slice has a scale of its own.
     """
 
     def __init__(self, stack: Stack, path: Path, scratch: Path | None = None) -> None:
@@ -80,14 +44,14 @@ class DicomSource:
         frames = [frame for volume in stack.frames for frame in volume]
         self._scales = np.array([(frame.slope, frame.inter) for frame in frames], np.float32)
         self._shared_scale = bool((self._scales == self._scales[0]).all())
-        self._file = temporary_file(scratch)
         self._stored = np.dtype("<i2" if stack.first.signed else "<u2")
+        self._file = temporary_file(scratch, _unpacked_bytes(stack.key, frames))
         try:
-            largest = self._unpack(frames, scratch)
+            self._unpack(frames, scratch)
         except BaseException:
             self._file.close()
             raise
-        fits = stack.first.signed or largest <= np.iinfo(np.int16).max
+        fits = stack.first.signed or stack.first.bits < 16
         whole = np.dtype(np.int16 if fits else np.uint16)
         self.dtype = whole if self._shared_scale else np.dtype(np.float32)
         self.warnings = (*stack.warnings, *self._remarks())
@@ -110,8 +74,8 @@ class DicomSource:
     @property
     def header(self) -> ScanHeader:
         """What a NIfTI file of the same voxels would say."""
-        made = nifti_header(self.shape, self.dtype, self.affine, (self.slope, self.inter))
-        return dataclasses.replace(made, affine=self.affine, warnings=self.warnings)
+        made = plain_header(self.shape, self.dtype, self.affine, slope=self.slope, inter=self.inter)
+        return dataclasses.replace(made, warnings=self.warnings)
 
     def sha256(self) -> dict[str, str]:
         """One digest over the files that hold the frames, by no name of theirs."""
@@ -189,20 +153,17 @@ class DicomSource:
             return as_float32(stored)
         return as_float32(stored * slope + inter)
 
-    def _unpack(self, frames: list[Frame], scratch: Path | None) -> int:
-        """Decode every frame to its place in the file, rows flipped; the largest stored value."""
+    def _unpack(self, frames: list[Frame], scratch: Path | None) -> None:
+        """Decode every frame to its place in the file, rows flipped."""
         places: dict[Path, dict[int, int]] = defaultdict(dict)
         for place, frame in enumerate(frames):
             places[frame.path][frame.index] = place
-        largest = 0
         for path, wanted in places.items():
             planes = decode(path, sorted(wanted), self.stack.first)
             for index, plane in zip(sorted(wanted), planes, strict=True):
-                largest = max(largest, int(plane.max()))
                 with writing(scratch):
                     self._file.seek(wanted[index] * plane.size * self._stored.itemsize)
                     self._file.write(plane[::-1].astype(self._stored).tobytes())
-        return largest
 
     def _remarks(self) -> list[str]:
         first, remarks = self.stack.first, []
@@ -215,59 +176,19 @@ class DicomSource:
         return remarks
 
 
-def decode(path: Path, indices: list[int], like: Frame) -> Any:
-    """The stored integers of some frames of a file, each (rows, columns), one at a time."""
-    header = read_header(path)
-    with reading(path):
-        syntax = UID(str(header.file_meta.get("TransferSyntaxUID", "")))
-    if not syntax.is_transfer_syntax:
-        raise PoanError(f"{path}: does not say how its pixels are coded")
-    if syntax.is_encapsulated:
-        _check_codestreams(path, like)
-    with reading(path), contextlib.ExitStack() as stack:
-        warnings.filterwarnings("error", message=".*padding.*")  # a frame longer than it says
-        file: Any = stack.enter_context(ClampedFile(path))
-        if syntax == DeflatedExplicitVRLittleEndian:  # in memory: files.py has measured it
-            file = pydicom.dcmread(file)
-        try:
-            planes = iter_pixels(
-                file, raw=True, indices=indices, decoding_plugin=PLUGINS.get(syntax, "")
+def _unpacked_bytes(key: str, frames: list[Frame]) -> int:
+    """What the frames take with 16 bits a pixel; PoanError if the files pack far too much."""
+    size = sum(2 * frame.rows * frame.columns for frame in frames)
+    if size > LARGEST_UNDOUBTED:
+        paths = {frame.path for frame in frames}
+        with reading(frames[0].path):
+            packed = sum(path.stat().st_size for path in paths)
+        if size > MOST_PACKED * packed:
+            raise PoanError(
+                f"series {key}: {packed >> 10} KiB of files unpack to {size >> 20} MiB; no image "
+                "does that"
             )
-            stack.callback(planes.close)  # type: ignore[attr-defined]
-            for _ in indices:
-                plane = next(planes)
-                if plane.shape != (like.rows, like.columns):
-                    raise PoanError(f"{path}: a frame is {plane.shape}, its header says otherwise")
-                yield plane
-        except StopIteration:
-            raise PoanError(f"{path}: holds fewer frames than it says") from None
-        except RuntimeError as error:
-            if "missing dependencies" not in str(error):
-                raise
-            name = PACKAGES.get(syntax, "python-gdcm")
-            raise PoanError(f"{path}: {syntax.name}: pip install {name}") from None
-
-
-def _check_codestreams(path: Path, like: Frame) -> None:
-    """What a compressed frame says of its own size must be what the header says."""
-    header = read_header(path)
-    with reading(path), ClampedFile(path) as file:
-        file.seek(_pixel_offset(path))
-        count = int(header.get("NumberOfFrames") or 1)
-        for data in generate_frames(file, number_of_frames=count):
-            size = codestream_size(data[: 1 << 16])
-            if size is not None and size != (like.rows, like.columns):
-                raise PoanError(
-                    f"{path}: a frame is coded as {size[0]} rows of {size[1]}, the header says "
-                    f"{like.rows} of {like.columns}"
-                )
-
-
-def _pixel_offset(path: Path) -> int:
-    """Where the value of the pixel data begins in a file of explicit VR."""
-    with ClampedFile(path) as file:
-        pydicom.dcmread(file, stop_before_pixels=True, defer_size=LONGEST_VALUE)
-        return file.tell() + 12
+    return size
 
 
 def open_dicom(

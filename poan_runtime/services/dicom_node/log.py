@@ -8,6 +8,7 @@ import hashlib
 import json
 import sys
 import threading
+import warnings
 from typing import TextIO
 
 
@@ -35,3 +36,11 @@ class Log:
             stream = self._stream or sys.stderr
             stream.write(line + "\n")
             stream.flush()
+
+
+def silence_libraries() -> None:
+    """Keep what pydicom remarks off standard error: it quotes odd values, and so patients.
+
+    Its loggers are closed where it is imported; warnings have one switch for the whole process.
+    """
+    warnings.simplefilter("ignore")

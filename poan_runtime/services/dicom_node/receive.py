@@ -83,6 +83,7 @@ class Receiver:
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_N_ACTION, self._asked),
             (evt.EVT_N_EVENT_REPORT, self._answered),
+            (evt.EVT_ABORTED, self._cut_off),
         ]
         self.listening = True
         self._server = listen(ae, address, self._limits, handlers, tls)
@@ -134,6 +135,10 @@ class Receiver:
             return NO_RESOURCES, f"not stored ({type(error).__name__})"
         self._log("stored" if new else "repeated", series=short(image.series_uid), file=name[:12])
         return SUCCESS, ""
+
+    def _cut_off(self, event: Any) -> None:
+        """Whoever was let in and ended without a release: silent too long, or gone."""
+        self._log("cut off", sender=str(event.assoc.requestor.ae_title))
 
     def _asked(self, event: Any) -> tuple[int, None]:
         """A peer asks us to keep instances (PS3.4 J.3.2)."""

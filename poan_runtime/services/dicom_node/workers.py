@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 from poan_runtime.errors import PoanError
+from poan_runtime.services.dicom_node.log import silence_libraries
 from poan_runtime.services.dicom_node.work import Answer, How, Networks, Task, work
 
 LEAST_LIFE_S = 2.0
@@ -117,6 +118,7 @@ _DEAD = Answer(series_uid="", error="its process ended (out of memory?)")
 def _serve(pipe: Connection, how: How) -> None:
     """What a process does: models first, then a task in, an answer out."""
     _die_with_parent()
+    silence_libraries()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's business
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     networks = Networks(how.options)

@@ -63,6 +63,8 @@ def test_auto_takes_what_is_installed(make_model: Any, monkeypatch: pytest.Monke
     hide(monkeypatch, "openvino", "onnxruntime")
     with pytest.raises(PoanError, match=r"no inference engine .*pip install .*\[cpu\]'"):
         open_backend(model, EngineOptions())
+    with pytest.raises(PoanError, match=r"run: pip install .*\[gpu\]'$"):
+        open_backend(model, EngineOptions(device="cuda:1"))
 
 
 def test_a_device_that_is_not_there_is_one_line(nearest_x2: Path) -> None:

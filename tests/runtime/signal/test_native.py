@@ -111,6 +111,14 @@ def test_of_two_cliffs_the_outer_one_counts() -> None:
     assert find_foot(line + 1.0 * (f > 0.7), 200)[0] == pytest.approx(0.4, abs=CLOSE)
 
 
+def test_a_dip_of_a_spectrum_that_goes_on_is_no_end_of_it() -> None:
+    """Smooth shapes have such dips: steep before, level behind, and power to the end."""
+    f = np.linspace(0, 1, 101)
+    dip = 0.9 * np.clip((f - 0.5) / 0.08, 0, 1) * (f < 0.75)
+    assert find_foot(6 - f - dip, 200) == (None, "full")
+    assert find_foot(6 - f - 1.3 * np.clip((f - 0.5) / 0.08, 0, 1), 200)[0] is not None
+
+
 def test_the_two_halves_of_the_rows_spectrum_both_count() -> None:
     power = np.ones((10, 6))
     power[7] = 100  # row frequency -3

@@ -35,6 +35,7 @@ def test_a_truncated_file_is_refused(one: Path) -> None:
     for length in (140, 400, len(content) - 1000):
         one.write_bytes(content[:length])
         assert refused(one).startswith(str(one))
+    assert refused(one).endswith("is cut short, 1000 bytes are missing")
 
 
 def test_a_length_of_four_gigabytes_reserves_nothing(one: Path) -> None:
@@ -55,12 +56,21 @@ def test_a_length_of_four_gigabytes_reserves_nothing(one: Path) -> None:
     assert "beyond this machine" not in run.stdout  # a MemoryError, caught
 
 
-@pytest.mark.parametrize(("name", "value"), [("Rows", 4000), ("Columns", 4000), ("Rows", 60000)])
-def test_lying_rows_and_columns_are_refused(one: Path, name: str, value: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("Rows", 4000, "its pixels are 8192 bytes, 4000 rows of 64 in 1 frames need 512000"),
+        ("Columns", 4000, "64 rows of 4000 in 1 frames need 512000"),
+        ("Columns", 63, "64 rows of 63 in 1 frames need 8064"),
+        ("Rows", 2, "2 rows of 64 in 1 frames need 256"),
+        ("Rows", 60000, "expected 1 to 4096 rows and columns, got 60000 and 64"),
+    ],
+)
+def test_lying_rows_and_columns_are_refused(one: Path, name: str, value: int, words: str) -> None:
     ds = pydicom.dcmread(one)
     setattr(ds, name, value)
     ds.save_as(one)
-    refused(one)
+    assert refused(one).endswith(words)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +98,34 @@ def test_a_deflated_bomb_is_measured_before_it_is_unpacked(one: Path) -> None:
     bomb = b"".join(packer.compress(zeros) for _ in range(300)) + packer.flush()
     one.write_bytes(content[:meta] + bomb)
     assert refused(one).endswith("is deflated and unpacks to over 256 MiB")
+
+
+def test_a_series_that_unpacks_beyond_belief_reserves_no_disk(
+    make_series: MakeSeries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_series(slices=40, shape=(64, 64))
+    black = pydicom.dcmread(folder / "000.dcm")
+    black.Rows = black.Columns = 4096
+    black.PixelData = bytes(2 << 24)
+    black.compress(pydicom.uid.JPEG2000Lossless)
+    for k, file in enumerate(sorted(folder.iterdir())):  # each alone is believable
+        black.SOPInstanceUID = black.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{k}"
+        black.ImagePositionPatient[2] = str(4 * k)
+        black.save_as(file)
+    reserved: list[int] = []
+    monkeypatch.setattr("poan_runtime.files.os.posix_fallocate", lambda *a: reserved.append(a[2]))
+    assert refused(folder).endswith("KiB of files unpack to 1280 MiB; no image does that")
+    assert reserved == []
+
+
+def test_a_disk_without_room_is_one_line_before_anything_is_decoded(
+    one: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("poan_runtime.files.os.posix_fallocate", full)
+    assert refused(one).endswith("cannot write a temporary file: No space left on device")
 
 
 def test_too_many_frames_are_refused(one: Path) -> None:

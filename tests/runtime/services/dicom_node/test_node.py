@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -303,3 +304,25 @@ def test_kill_9_loses_nothing_and_sigterm_ends_in_peace(
     assert process.returncode == 0
     assert json.loads(log.splitlines()[-1])["event"] == "ended"
     assert not os.path.exists(f"/proc/{process.pid}")
+
+
+def test_what_pydicom_remarks_on_a_name_in_a_wrong_place_is_not_in_the_log(
+    write_config: WriteConfig,
+) -> None:
+    one = images(1)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one.SeriesInstanceUID = "1.2.Secret^Name"
+    process = started(write_config())
+    assert process.stderr is not None
+    assert sent(port_of(process), [one]) == [0]
+    events = []
+    for line in process.stderr:  # a line that is no JSON ends the test
+        assert "Secret" not in line
+        events.append(json.loads(line)["event"])
+        if events[-1] in ("super-resolved", "failed"):
+            break
+    process.terminate()
+    _, rest = process.communicate(timeout=60)
+    assert "Secret" not in rest
+    assert events[0] == "stored"

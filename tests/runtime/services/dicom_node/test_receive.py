@@ -220,3 +220,12 @@ def test_storescu_and_echoscu_of_dcmtk_are_answered(
     for line in ([program("echoscu"), *where], [program("storescu"), *where, str(file)]):
         assert subprocess.run(line, capture_output=True).returncode == 0
     assert queue.counts()["images"] == 1
+
+
+def test_who_ends_without_a_release_is_a_line(door: Door) -> None:
+    log = io.StringIO()
+    receiver = door(log=Log(log))
+    ae = AE(ae_title="SENDER")
+    ae.add_requested_context(StorageCommitmentPushModel)
+    ae.associate(HERE, receiver.port, ae_title="POAN").abort()
+    assert until(lambda: '"event": "cut off", "sender": "SENDER"' in log.getvalue())
