@@ -65,9 +65,15 @@ class WholeFile:
                 os.fsync(self._file.fileno())
                 self._file.close()
                 self._partial.replace(self.target)
-                sync_folder(self.target.parent)
         finally:
             self.abandon()
+        try:
+            sync_folder(self.target.parent)
+        except OSError as error:
+            raise PoanError(
+                f"{self.target}: is whole, but its name may not outlast a power cut: "
+                f"{error.strerror}"
+            ) from None
 
     def abandon(self) -> None:
         """Remove what has no name yet; a second call does nothing."""
