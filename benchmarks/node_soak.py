@@ -107,6 +107,11 @@ class Node:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._line, stderr=log)
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def kill(self) -> None:
         """SIGKILL."""
         self._process.send_signal(signal.SIGKILL)

@@ -256,7 +256,7 @@ def _result(contender: Contender, scan_s: list[float], request: Request) -> dict
         "backend": network.opened.name,
         "backend_version": network.opened.version,
         "device": network.opened.device,
-        "notices": list(network.notices),
+        "notices": [*network.notices, *_without(contender, request)],
         "latency_ms": {
             stage: summarise(values, request.percentiles) for stage, values in measured.items()
         },
@@ -271,6 +271,13 @@ def _result(contender: Contender, scan_s: list[float], request: Request) -> dict
         "samples_ms": measured,
         "scan_samples_s": scan_s,
     }
+
+
+def _without(contender: Contender, request: Request) -> list[str]:
+    """What was asked for and this engine does not tell."""
+    if request.layers and not hasattr(contender.network.opened.backend, "layers"):
+        return [f"--layers: {contender.network.opened.name} tells none, a plan on a GPU does"]
+    return []
 
 
 def _roofline(contender: Contender, request: Request) -> float | None:

@@ -88,7 +88,7 @@ def test_the_tiling_is_that_of_the_architecture(tmp_path, scan_folder, capsys):
     assert capsys.readouterr().err.endswith(
         "poan-eval: --tile 10: edsr needs 0 (whole slices) or at least 11\n"
     )
-    assert Tiling.of("edsr") == Tiling(tile=63, halo=2, overlap=6)
+    assert Tiling.of("edsr") == Tiling(tile=66, halo=2, overlap=6)
     assert Tiling.of("poan-lite") == Tiling(tile=33, halo=0, overlap=4)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pydicom
 from numpy.typing import NDArray
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import FileDataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
@@ -54,14 +56,21 @@ PACKAGES = {
 }
 """What to install for a syntax; python-gdcm for the JPEG ones."""
 
+NEEDED = ("PixelData", "PixelRepresentation", "PhotometricInterpretation")
+
 
 def decode(path: Path, indices: list[int], like: Frame) -> Iterator[NDArray[Any]]:
     """The stored integers of some frames of a file, each (rows, columns), one at a time."""
-    header = read_header(path)
+    header = read_header(path, pixels=True)
     with reading(path):
         syntax = UID(str(header.file_meta.get("TransferSyntaxUID", "")))
-    if not syntax.is_transfer_syntax:
-        raise PoanError(f"{path}: does not say how its pixels are coded")
+        if not syntax.is_transfer_syntax:
+            raise PoanError(f"{path}: does not say how its pixels are coded")
+        for name in NEEDED:
+            if name not in header:
+                raise PoanError(f"{path}: lacks {name}")
+        if not syntax.is_encapsulated:
+            _check_length(path, header)
     if syntax.is_encapsulated:
         _check_codestreams(path, like)
     with reading(path), contextlib.ExitStack() as stack:
@@ -100,6 +109,23 @@ def _lacking(syntax: UID, like: Frame) -> str | None:
     if not decoder.is_available or (wanted and wanted not in decoder.available_plugins):
         return f"pip install {PACKAGES.get(syntax, 'python-gdcm')}"
     return None
+
+
+def _check_length(path: Path, header: FileDataset) -> None:
+    """Plain pixels must be as long as rows, columns, bits and frames say, and be all there."""
+    element: Any = header.get_item("PixelData", keep_deferred=True)
+    frames = int(header.get("NumberOfFrames") or 1)
+    needed = frames * int(header.Rows) * int(header.Columns) * int(header.BitsAllocated) // 8
+    stated = element.length if isinstance(element, RawDataElement) else len(element.value)
+    if not needed <= stated <= needed + needed % 2:
+        raise PoanError(
+            f"{path}: its pixels are {stated} bytes, {header.Rows} rows of {header.Columns} in "
+            f"{frames} frames need {needed}"
+        )
+    left_in_file = element.value is None
+    there = path.stat().st_size - element.value_tell if left_in_file else len(element.value)
+    if there < needed:
+        raise PoanError(f"{path}: is cut short, {needed - there} bytes are missing")
 
 
 def _check_codestreams(path: Path, like: Frame) -> None:

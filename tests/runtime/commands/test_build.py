@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from poan_runtime.commands import build as cli
-from poan_runtime.engines.tensorrt.build.plan import full_batches
 from poan_runtime.models.find import find_model
 from poan_runtime.models.manifest import read_manifest
 from tests.tiny.graphs import sha256
@@ -33,7 +32,8 @@ def test_a_plan_is_built_listed_and_waits_for_its_gpu(
     assert model.file.sha256 == sha256(folder / "engine.plan")
     assert model.file.engine is not None
     assert model.file.engine.compute_capabilities == ("8.9",)
-    assert model.file.engine.profile == full_batches(before.batch.opt)
+    profile, full = model.file.engine.profile, before.batch.opt
+    assert (profile.min, profile.opt, profile.max) == (full, full, full)
     assert model.file.engine.source_onnx_sha256 == sha256(folder / "model.fp16.onnx")
     assert len(model.manifest.files) == len(before.files)  # it takes the old one's place
     assert "on the target: poan-run --verify" in capsys.readouterr().out
@@ -56,6 +56,17 @@ def test_an_onnx_file_that_is_not_the_manifests_is_not_built(
     assert build(folder) == 2
     assert "expected sha256" in capsys.readouterr().err
     assert (folder / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(("name", "got"), [("nowhere", "nothing of that name"), ("", "a file")])
+def test_what_is_no_folder_is_refused_in_words(
+    name: str, got: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = folder / (name or "model.onnx")
+    assert cli.main([str(named)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"poan-build: {named}: expected a folder that poan-export wrote")
+    assert line.endswith(f"got {got}")
 
 
 def test_a_plan_is_not_built_from_a_plan(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

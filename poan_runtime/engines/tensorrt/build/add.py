@@ -38,6 +38,11 @@ def add_plans(request: PlanRequest, say: Say) -> list[str]:
     The manifest vouches for a plan only once it is whole, and the ONNX file that it comes from is
     checked against its own hash first.
     """
+    if not request.folder.is_dir():
+        raise PoanError(
+            f"{request.folder}: expected a folder that poan-export wrote, or a copy of a shipped "
+            f"model's, got {'a file' if request.folder.exists() else 'nothing of that name'}"
+        )
     manifest = read_manifest(request.folder)
     source = _source(request, manifest)
     flavour, why = choose_flavour(request.engine)

@@ -1,5 +1,6 @@
 """CUDA through the real cuda-python: what it says where there is no driver."""
 
+import contextlib
 import ctypes
 import inspect
 from contextlib import ExitStack
@@ -47,6 +48,43 @@ def test_calls_give_what_stands_beside_the_error_code() -> None:
     assert cuda.call(lambda: (*ENOUGH, 7)) == 7
     assert cuda.call(lambda: (*ENOUGH, 1, 2)) == (1, 2)
     assert cuda.call(lambda: ENOUGH) == ()
+
+
+GPU = cuda.Gpu(index=0, name="a card", compute_capability="8.6", memory_bytes=1)
+
+
+@pytest.fixture
+def contexts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A thread's stack of contexts, in which 0 stands for none; primary contexts are 100."""
+    stack, fine = [0], (driver.CUresult.CUDA_SUCCESS,)
+    for name, stand_in in (
+        ("cuInit", lambda flags: fine),
+        ("cuDeviceGet", lambda index: (*fine, index)),
+        ("cuCtxGetCurrent", lambda: (*fine, stack[-1])),
+        ("cuCtxGetDevice", lambda: (*fine, stack[-1] % 10)),
+        ("cuDevicePrimaryCtxRetain", lambda device: (*fine, 100)),
+        ("cuDevicePrimaryCtxRelease", lambda device: (stack.insert(0, -1), fine)[1]),
+        ("cuCtxPushCurrent", lambda context: (stack.append(context), fine)[1]),
+        ("cuCtxPopCurrent", lambda: (*fine, stack.pop())),
+    ):
+        monkeypatch.setattr(driver, name, stand_in)
+    return stack
+
+
+@pytest.mark.parametrize(("current", "worked_in"), [(0, 100), (20, 20), (21, 100)])
+def test_the_callers_context_is_worked_in_where_it_is_of_that_gpu_and_is_back_afterwards(
+    current: int, worked_in: int, contexts: list[int]
+) -> None:
+    """20 is a context of GPU 0, 21 of GPU 1."""
+    contexts[:] = [0, current]
+    home = cuda.Home(GPU)
+    with contextlib.suppress(PoanError), home.entered():
+        assert contexts == [0, current, worked_in]
+        raise PoanError("what ends the work")
+    assert contexts == [0, current]
+    home.leave()
+    home.leave()
+    assert contexts.count(-1) == (worked_in == 100)  # released once, and only what is ours
 
 
 RUNTIME, DRIVER = cudart.cudaError_t.cudaErrorMemoryAllocation, driver.CUresult

@@ -35,6 +35,7 @@ def test_a_truncated_file_is_refused(one: Path) -> None:
     for length in (140, 400, len(content) - 1000):
         one.write_bytes(content[:length])
         assert refused(one).startswith(str(one))
+    assert refused(one).endswith("is cut short, 1000 bytes are missing")
 
 
 def test_a_length_of_four_gigabytes_reserves_nothing(one: Path) -> None:
@@ -55,12 +56,21 @@ def test_a_length_of_four_gigabytes_reserves_nothing(one: Path) -> None:
     assert "beyond this machine" not in run.stdout  # a MemoryError, caught
 
 
-@pytest.mark.parametrize(("name", "value"), [("Rows", 4000), ("Columns", 4000), ("Rows", 60000)])
-def test_lying_rows_and_columns_are_refused(one: Path, name: str, value: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("Rows", 4000, "its pixels are 8192 bytes, 4000 rows of 64 in 1 frames need 512000"),
+        ("Columns", 4000, "64 rows of 4000 in 1 frames need 512000"),
+        ("Columns", 63, "64 rows of 63 in 1 frames need 8064"),
+        ("Rows", 2, "2 rows of 64 in 1 frames need 256"),
+        ("Rows", 60000, "expected 1 to 4096 rows and columns, got 60000 and 64"),
+    ],
+)
+def test_lying_rows_and_columns_are_refused(one: Path, name: str, value: int, words: str) -> None:
     ds = pydicom.dcmread(one)
     setattr(ds, name, value)
     ds.save_as(one)
-    refused(one)
+    assert refused(one).endswith(words)
 
 
 @pytest.mark.parametrize(

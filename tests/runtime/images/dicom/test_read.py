@@ -199,7 +199,8 @@ def test_mixed_orientations_are_series_of_their_own(make_series: MakeSeries) -> 
         ("PixelSpacing", "no orientation or pixel spacing"),
         ("Rows", "expected 1 to 4096 rows and columns, got 0 and 10"),
         ("SOPInstanceUID", "neither which image nor which series"),
-        ("PixelData", "is broken"),
+        ("PixelData", "lacks PixelData"),
+        ("PixelRepresentation", "lacks PixelRepresentation"),
     ],
 )
 def test_a_missing_element_is_one_line(make_series: MakeSeries, missing: str, words: str) -> None:

@@ -1,0 +1,1 @@
+"""The node fed with broken DICOM and beset by bad guests."""
