@@ -19,6 +19,7 @@ FROM_AN_EXPORT = ("manifest.json", "shipped/NAME/")
 """Files and folders that are named for what they are, not for where they lie."""
 LONGEST_FUNCTION, LONGEST_FILE, MEDIAN_FUNCTION = 60, 400, 9
 LONG_FUNCTIONS: dict[str, str] = {
+    "benchmarks/paper_tables/__main__.py:parser": "one option after the other",
     "poan_train/train.py:train": "the training loop, which is read top to bottom",
 }
 CONFORM = {

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from poan_runtime.errors import PoanError
-from poan_train.data import find_sources
+from poan_train.subjects import find_sources
 
 
 def why_absent(contrasts: Sequence[str], train: Path, val: Path) -> dict[str, str]:

@@ -113,7 +113,7 @@ def make_config(arch: str, scale: int, **changes: Any) -> Any:
         number = isinstance(defaults[name], int | float) and not isinstance(defaults[name], bool)
         if number and not isinstance(value, int | float):
             raise PoanError(f"{arch}: {name}: expected a number, got {value!r}")
-        if name in SIZES and value < 1:
+        if name in SIZES and min(value if isinstance(value, tuple) else (value,)) < 1:
             raise PoanError(f"{arch}: {name}: expected at least 1, got {value!r}")
     values = {**entry.preset, "scale": scale, **changes}
     try:
