@@ -25,11 +25,12 @@ from poan_runtime import extras
 from poan_runtime.errors import PoanError
 from poan_train.checkpoint import load_network
 from poan_train.convention import Preparation
-from poan_train.data import CONTRASTS, Pair, cached_pair, default_cache, find_sources
+from poan_train.data import Pair, cached_pair, default_cache
 from poan_train.degrade import GRID, Array
 from poan_train.evaluate import Tiling, super_resolve
 from poan_train.metrics import psnr, ssim
 from poan_train.networks import SCALES
+from poan_train.subjects import CONTRASTS, find_sources
 
 
 def parser() -> argparse.ArgumentParser:
