@@ -69,6 +69,18 @@ def test_the_report_and_the_lines_hold_no_patient_data(
     assert [*json.loads(report.read_text())["scans"][0]["input"]["sha256"]] == ["5 DICOM files"]
 
 
+def test_the_page_of_a_named_patient_names_nobody(
+    nearest_x2: Path, folder: Path, tmp_path: Path
+) -> None:
+    named = folder.rename(folder.with_name("DOE_JANE"))
+    page, out = tmp_path / "page.html", str(tmp_path / "out")
+    assert main([str(nearest_x2), str(named), "-o", out, "--report", str(page)]) == 0
+    html = page.read_text()
+    assert "SHA-256 of the input" in html
+    for secret in ("Secret^", "SECRETID", "19700101", ROOT, "DOE_"):
+        assert secret not in html
+
+
 def test_list_series_shows_what_series_takes(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
