@@ -8,6 +8,7 @@ from pathlib import Path
 
 from poan_runtime.commands.arguments import Parser, device, natural, positive
 from poan_runtime.commands.guard import guarded
+from poan_runtime.errors import PoanError
 
 EPILOG = """\
 examples:
@@ -100,6 +101,9 @@ def run(args: argparse.Namespace) -> None:
     from poan_runtime.bench.measure import Request, bench
     from poan_runtime.bench.table import table
 
+    for path in (args.json, args.plot):
+        if path is not None and not path.parent.is_dir():
+            raise PoanError(f"{path}: there is no folder {path.parent}")
     request = Request(
         models=tuple(args.models),
         batch=args.batch,

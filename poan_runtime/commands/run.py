@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from poan_runtime.commands.arguments import Parser, add_loudness, axis, device, positive
+from poan_runtime.commands.arguments import Parser, add_loudness, axis, device, natural, positive
 from poan_runtime.commands.guard import guarded
 from poan_runtime.commands.say import Voice, level_of
 from poan_runtime.commands.server_options import add_server_options
@@ -142,8 +142,8 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
     )
     g.add_argument("--threads", type=positive, help="threads of the inference engine")
     g.add_argument("--batch", type=positive, help="tiles per call")
-    g.add_argument("--halo", type=int, help="border of each tile thrown away, LR voxels")
-    g.add_argument("--overlap", type=int, help="what neighbours blend, LR voxels; exactly so")
+    g.add_argument("--halo", type=natural, help="border of each tile thrown away, LR voxels")
+    g.add_argument("--overlap", type=natural, help="what neighbours blend, LR voxels; exactly so")
 
 
 def _add_dicom_options(p: argparse.ArgumentParser) -> None:
@@ -177,6 +177,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def check(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse what does not go together, before anything is loaded."""
+    for word in (args.model, *args.scans, args.output, args.report, args.preview):
+        if word == "":
+            p.error("an empty name stands where a model, a scan or a file is expected")
     if args.list and args.model:
         p.error(f"--list: expected no argument, got {args.model}")
     if args.list_series and not args.model:

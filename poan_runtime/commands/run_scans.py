@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     jobs = plan_jobs(scans, args, voice, several=len(args.scans) > 1)
     if is_page(args.report) and len(jobs) > 1:
         raise PoanError(f"{args.report}: a page shows one scan; name a .json for several")
+    check_for_dicom(args, scans)
     reports: list[dict[str, Any]] = []
     missing = [job.scan for job in jobs if not exists(job.scan)]
     for scan in missing:
@@ -51,10 +52,11 @@ def run(args: argparse.Namespace) -> int:
     if not todo:
         return 2 if missing else 0
     failed = bool(missing)
-    by_model = models_of(args, todo, voice)
+    by_model = models_of(args, [job.scan for job in todo], voice)
     if args.report is not None and len(by_model) > 1:
         raise PoanError(f"--report: tells of one model, the scans need {', '.join(by_model)}")
-    for name, jobs in by_model.items():
+    for name, own in by_model.items():
+        jobs = [job for job in todo if job.scan in own]
         with load_network(name, options_of(args), trust) as network:
             introduce(network, voice)
             failed |= run_jobs(args, network, jobs, reports, voice)
@@ -63,16 +65,31 @@ def run(args: argparse.Namespace) -> int:
     return 2 if failed else 0
 
 
-def models_of(args: argparse.Namespace, jobs: list[Job], voice: Voice) -> dict[str, list[Job]]:
+def check_for_dicom(args: argparse.Namespace, scans: list[Path]) -> None:
+    """No option of DICOM series goes unheard where there is no DICOM."""
+    named = {
+        "--series": args.series,
+        "--uid-root": args.uid_root,
+        "--uid-seed": args.uid_seed,
+        "--enhanced": args.enhanced,
+        "--burn-in": args.burn_in,
+    }
+    if (given := [name for name, value in named.items() if value]) and not any(
+        map(is_dicom, scans)
+    ):
+        raise PoanError(f"{', '.join(given)}: for DICOM, and none of the scans is that")
+
+
+def models_of(args: argparse.Namespace, scans: list[Path], voice: Voice) -> dict[str, list[Path]]:
     """Which model runs which scans: the one that was named, or by ``auto`` each scan's own."""
     if args.model not in AUTO:
-        return {args.model: jobs}
-    found: dict[str, list[Job]] = {}
-    for job in jobs:
-        contrast = contrast_told(job.scan, args.series)
+        return {args.model: scans}
+    found: dict[str, list[Path]] = {}
+    for scan in scans:
+        contrast = contrast_told(scan, args.series)
         name = auto_model(args.model, contrast)
-        voice.say(f"{job.scan.name}: {contrast or 'contrast not told'}, taken to {name}")
-        found.setdefault(name, []).append(job)
+        voice.say(f"{scan.name}: {contrast or 'contrast not told'}, taken to {name}")
+        found.setdefault(name, []).append(scan)
     return found
 
 
@@ -129,16 +146,20 @@ def explain(args: argparse.Namespace) -> int:
         raise PoanError(f"{args.report}: a plan is written as JSON")
     if args.report is not None:
         check_distinct(scans, [Path(args.report)])
+    for path in scans:
+        if not exists(path):
+            raise PoanError(f"{path}: no such file or folder")
     documents = []
-    with load_network(args.model, options_of(args), trust_of(args)) as network:
-        for path in scans:
-            with contextlib.closing(open_source(path, series=args.series)) as source:
-                found = explain_scan(source, network, settings_of(args))
-                documents.append(as_json(network, source, found))
-            for line in as_text(documents[-1]).splitlines():
-                voice.say(line)
-        for notice in network.notices:
-            voice.warn(notice)
+    for name, own in models_of(args, scans, voice).items():
+        with load_network(name, options_of(args), trust_of(args)) as network:
+            for path in own:
+                with contextlib.closing(open_source(path, series=args.series)) as source:
+                    found = explain_scan(source, network, settings_of(args))
+                    documents.append(as_json(network, source, found))
+                for line in as_text(documents[-1]).splitlines():
+                    voice.say(line)
+            for notice in network.notices:
+                voice.warn(notice)
     if args.report is not None:
         write_json(Path(args.report), documents)
     return 0

@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks.attention_pays import (
+    ENGINES,
     KINDS,
     THRICE,
     VARIANTS,
@@ -10,6 +11,7 @@ from benchmarks.attention_pays import (
     parser,
     planned,
     table,
+    timing,
     train_command,
 )
 from poan_train import networks
@@ -73,6 +75,13 @@ def test_the_table_compares_with_no_attention_seed_by_seed():
     text = table(runs, {})
     assert "- dense less edsr-lite, same seeds (2): bicubic +0.250, truncated +0.250" in text
     assert "a training step takes 3.00 of edsr-lite's processor time." in text
+
+
+def test_each_variant_is_timed_in_each_engine():
+    pytest.importorskip("openvino", reason="needs openvino")
+    found = timing(["context"], 2)
+    assert set(found["ms_per_tile"]["context"]) == set(ENGINES)
+    assert [len(s) for s in found["samples"]["context"].values()] == [2, 2]
 
 
 def test_the_timed_graph_has_one_output():

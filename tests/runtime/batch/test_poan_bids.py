@@ -172,11 +172,11 @@ def test_each_contrast_gets_its_model(make_dataset: Any, tmp_path: Path) -> None
     told = run(dataset, tmp_path / "out", "participant", "--dry-run", "--model", "PDw=mr_x4")[1]
     models = {line.split(":")[0]: line.split()[4] for line in told.splitlines()}
     assert models == {
-        "sub-1_T1w": "mr_x2:",
-        "sub-1_T2w": "mr_x2:",
+        "sub-1_T1w": "t1_x2:",
+        "sub-1_T2w": "t2_x2:",
         "sub-1_PDw": "mr_x4:",
         "sub-1_FLAIR": "mr_x2:",
-        "sub-1_inplaneT2": "mr_x2:",
+        "sub-1_inplaneT2": "t2_x2:",
     }
 
 
