@@ -116,7 +116,7 @@ def quality(model: str, truth: Volume, lr: Volume, sr: Volume) -> str:
 
 def faithfulness(report: Path, lr: Volume) -> str:
     """One line: how much of what was measured the network changed, beside the noise."""
-    (scan,) = json.loads(report.read_text())["scans"]
+    (scan,) = json.loads(report.read_text("utf-8"))["scans"]
     found = scan["faithfulness"]
     rms = float(np.sqrt(np.mean(np.square(lr, dtype=np.float64))))
     return (

@@ -302,10 +302,10 @@ def test_table_3_takes_the_two_attentions_apart():
     ("arch", "values", "message"),
     [
         ("edsr", {"scale": 5}, "edsr: scale must be one of"),
-        ("rdn", {"layers": 0}, "rdn: layers must be at least 1, got 0"),
+        ("rdn", {"layers": 0}, "rdn: layers: expected at least 1, got 0"),
         ("csn", {"channels": 7}, "csn: channels must be even"),
         ("seran", {"attention_every": 50}, "need 1 <= attention_every <= blocks, got 50, 40"),
-        ("vdsr", {"layers": 1}, "vdsr: layers must be at least 2, got 1"),
+        ("vdsr", {"layers": 1}, "vdsr: layers.* at least 2, got 1"),
         ("srcnn", {"kernels": (9, 4, 5)}, "srcnn: kernels must be odd"),
     ],
 )
