@@ -19,8 +19,8 @@ REAL = [
     ("philips_pcasl_enhanced", "1901", 0),
     ("siemens_xa10_enhanced", "6", 0),
 ]
-"""Folder, series and which of dcm2niix's files it is. Run with --native off: a DICOM header tells of the
-matrix what NIfTI does not, so that the two paths may take different ones."""
+"""Folder, series and which of dcm2niix's files it is. Run with --native off: a DICOM header tells
+of the matrix what NIfTI does not, so that the two paths may take different ones."""
 
 
 @pytest.mark.parametrize(("name", "series", "which"), REAL)
