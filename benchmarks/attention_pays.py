@@ -5,8 +5,8 @@
 trains each variant on the scanner-like mix (T2 x2) under one protocol, evaluates it on clean LR and
 on LR with noise, and writes one JSON a run and table.md. A run that is there is not made again;
 ``--runs 1`` makes one and stops; ``--report`` only writes the table. The variants of `THRICE` take
-three seeds, the others one. ``--time`` times all of them per tile, one after the other in each
-round, in ONNX Runtime and OpenVINO on one thread.
+three seeds, the others one. ``--time`` times those of ``--variants`` per tile, one after the other
+in each round, in ONNX Runtime and OpenVINO on one thread.
 """
 
 import argparse
@@ -39,7 +39,7 @@ ALIVE = {"similarity": "cosine", "z_norm": "trace", "gate_unit": "mean"}
 SETTINGS = {"batch": 16, "patch": 24, "lr": 1e-3, "schedule": "cosine", "warmup": 100, "clip": 1}
 SETTINGS |= {"ema": 0.99, "attention-from": 0}
 TILE, BATCH = 33, 4
-"""LR side and number of the tiles that are timed."""
+"""LR side of the tiles, and how many the audit looks at; they are timed one at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--data", type=Path, help="folder of training volumes")
     p.add_argument("--val", type=Path, help="folder of test volumes, of other subjects")
+    p.add_argument(
+        "--hold-out", nargs="+", default=[], metavar="SUBJECT", help="subjects set aside in --data"
+    )
     p.add_argument("--out", type=Path, default=record.RESULTS / "attention_pays")
     p.add_argument("--checkpoints", type=Path, default=Path("attention_pays_checkpoints"))
     p.add_argument("--contrast", default="T2")
@@ -102,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         if args.time:
-            record.write(args.out / "timing.json", timing(args.rounds))
+            record.write(args.out / "timing.json", timing(args.variants, args.rounds))
         elif not args.report:
             make(args)
         timed = args.out / "timing.json"
@@ -116,9 +119,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def planned(variants: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """(variant, seed), all first seeds before the second."""
-    for seed in range(3):
-        yield from ((name, seed) for name in variants if seed == 0 or name in THRICE)
+    """(variant, seed): all seeds of `THRICE`, then the rest, so that a stop leaves whole rows."""
+    yield from ((name, seed) for seed in range(3) for name in variants if name in THRICE)
+    yield from ((name, 0) for name in variants if name not in THRICE)
 
 
 def make(args: argparse.Namespace) -> None:
@@ -175,8 +178,10 @@ def train_command(
     command += ["--scale", "2", "--arch", variant.arch, "--lr-model", "scanner"]
     command += [w for k, v in variant.changes.items() for w in ("--set", f"{k}={json.dumps(v)}")]
     command += [word for k, v in SETTINGS.items() for word in (f"--{k}", str(v))]
+    command += ["--hold-out", *args.hold_out] if args.hold_out else []
     command += ["--steps", str(args.steps), "--seed", str(seed)]
-    return [*command, "--resume", "--out", str(checkpoint)]
+    command += ["--resume"] if checkpoint.is_file() else []
+    return [*command, "--out", str(checkpoint)]
 
 
 def must(status: int, program: str, command: Sequence[str]) -> None:
@@ -190,15 +195,15 @@ def tiles() -> np.ndarray[Any, np.dtype[np.float32]]:
     return values.astype(np.float32)
 
 
-def timing(rounds: int) -> dict[str, Any]:
-    """Milliseconds per tile of every variant in each engine: all samples, and their median."""
-    feed = {INPUT_NAME: tiles()}
+def timing(variants: Sequence[str], rounds: int) -> dict[str, Any]:
+    """Milliseconds per tile of the variants in each engine: all samples, and their median."""
+    feed = {INPUT_NAME: tiles()[:1]}
     samples: dict[str, dict[str, list[float]]] = {}
     for engine in ENGINES:
-        ready = {name: load(engine, graph_of(variant), 1) for name, variant in VARIANTS.items()}
+        ready = {name: load(engine, graph_of(VARIANTS[name]), 1) for name in variants}
         for _ in range(rounds):
             for name, runs in ready.items():
-                seconds = seconds_per_tile(runs, feed, 0.1) / BATCH
+                seconds = seconds_per_tile(runs, feed, 0.1)
                 samples.setdefault(name, {}).setdefault(engine, []).append(1e3 * seconds)
     medians = {
         name: {engine: float(np.median(own)) for engine, own in engines.items()}
@@ -232,11 +237,12 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
 def table(runs: Sequence[dict[str, Any]], timed: Mapping[str, Mapping[str, float]]) -> str:
     """The mean over seeds of each variant; how far seeds lie apart where there are several."""
     heads = [f"{kind}, dB" for kind in KINDS]
+    steps = ", ".join(f"{n:,}" for n in sorted({run["steps"] for run in runs}))
     lines = [
         "# Does attention pay?",
         "",
-        "T2 x2 trained on LR as a scanner makes it; mean PSNR within the head over the validation "
-        "volumes, ± standard deviation over seeds. ms: per tile of "
+        f"T2 x2 trained on LR as a scanner makes it, {steps} steps each; mean PSNR within the head "
+        "over the validation volumes, ± standard deviation over seeds. ms: per tile of "
         f"{TILE}, ONNX Runtime / OpenVINO in float32, one thread.",
         "",
         f"| variant | seeds | {' | '.join(heads)} | ms | parameters | what |",
@@ -253,9 +259,28 @@ def table(runs: Sequence[dict[str, Any]], timed: Mapping[str, Mapping[str, float
         lines.append(
             f"| {name} | {len(own)} | {' | '.join(cells)} | {ms} | {parameters} | {variant.about} |"
         )
+    lines += ["", *less_than_none(runs)]
     commands = [f"    {command}" for run in runs for command in run["commands"]]
     hours = sum(run["cpu_seconds"] for run in runs) / 3600
     return "\n".join([*lines, "", f"{hours:.2f} core-hours of training.", "", *commands, ""])
+
+
+def less_than_none(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """What each variant has over edsr-lite seed by seed; of several seeds what a step takes."""
+    plain = {run["seed"]: run for run in runs if run["variant"] == "edsr-lite"}
+    lines = []
+    for name in VARIANTS:
+        own = [r for r in runs if r["variant"] == name and r["seed"] in plain]
+        if name == "edsr-lite" or not own:
+            continue
+        over = {k: [r["psnr"][k] - plain[r["seed"]]["psnr"][k] for r in own] for k in KINDS}
+        said = ", ".join(f"{k} {np.mean(v):+.3f}" for k, v in over.items())
+        line = f"- {name} less edsr-lite, same seeds ({len(own)}): {said} dB"
+        times = [r["cpu_seconds"] / plain[r["seed"]]["cpu_seconds"] for r in own]
+        if len(own) > 1:  # one run's time says what ran beside it
+            line += f"; a training step takes {np.median(times):.2f} of edsr-lite's processor time"
+        lines.append(f"{line}.")
+    return lines
 
 
 def spread(values: Sequence[float]) -> str:

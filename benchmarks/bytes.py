@@ -1,7 +1,8 @@
 """What a plan moves: bytes and kernels of each form and tile, from the builder's own log.
 
-    python -m benchmarks.bytes                      # the table, into benchmarks/README.md
-    python -m benchmarks.bytes --row default box 60 # one row
+    python -m benchmarks.bytes                            # the tables, into benchmarks/README.md
+    python -m benchmarks.bytes --row default box 60       # one row
+    python -m benchmarks.bytes --row default box 60 fixed # fewer islands in float32
 
 A GPU's time on this network goes by the bytes that its kernels read and write. tensorrt-rtx builds
 real plans without a GPU, and its log lists every kernel with the tensors that go in and come out.
@@ -17,7 +18,7 @@ from typing import Any, Literal
 import onnx
 import torch
 
-from poan_export.precision.islands import default_islands, in_half
+from poan_export.precision.islands import default_islands, fixed_islands, in_half
 from poan_export.rewrite.attention import Form
 from poan_export.rewrite.network import rewrite, rules_for
 from poan_export.rewrite.root import Scheme
@@ -29,21 +30,28 @@ from poan_train.networks.config import DENSE
 
 BATCH, SCALE = 8, 2
 SLICE = 240
-ROWS: tuple[tuple[str, Form, int], ...] = (
-    ("dense", "box", 60),
-    ("dense", "box", 64),
-    ("dense", "unfold", 60),
-    ("default", "unfold", 63),
-    *(("default", "box", tile) for tile in (48, 54, 57, 60, 63, 66, 72)),
+SIDES = (120, 128, 144, 160, 192, 208, 240, 256, 320)
+"""Matrices that LR slices have."""
+TILES = (24, 30, 36, 42, 48, 54, 57, 60, 63, 66, 72, 78, 84, 90)
+"""Multiples of the strides, which others would have to pad for."""
+Wanted = tuple[str, Form, int, str]
+ROWS: tuple[Wanted, ...] = (
+    ("dense", "box", 60, "default"),
+    ("dense", "box", 64, "default"),
+    ("dense", "unfold", 60, "default"),
+    ("default", "unfold", 60, "default"),
+    ("default", "box", 60, "fixed"),
+    *(("default", "box", tile, "default") for tile in TILES),
 )
 README = Path(__file__).parent / "README.md"
 RESULT = Path(__file__).parent / "results/bytes.json"
 START, END = "<!-- bytes: python -m benchmarks.bytes -->", "<!-- end of bytes -->"
+ISLANDS = {"default": lambda network: default_islands(network, "fp16"), "fixed": fixed_islands}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """One plan: ``bytes_moved`` of a batch, ``mb_per_slice`` of a slice 240 wide and high."""
+    """One plan: ``bytes_moved`` of a batch, ``mb_per_slice`` of a slice."""
 
     attention: str
     form: str
@@ -51,21 +59,22 @@ class Row:
     bytes_moved: int
     kernels: int
     activation_bytes: int
-    tiles_per_slice: int
+    islands: str = "default"
 
-    @property
-    def mb_per_slice(self) -> float:
-        """MB moved for one slice."""
-        return self.bytes_moved / BATCH * self.tiles_per_slice / 1e6
+    def mb_per_slice(self, side: int = SLICE) -> float:
+        """MB moved for one square slice."""
+        return self.bytes_moved / BATCH * tiles_per_slice(self.tile, side) / 1e6
 
 
-def measure(attention: Literal["dense", "default"] | str, form: Form, tile: int) -> Row:
+def measure(
+    attention: Literal["dense", "default"] | str, form: Form, tile: int, kept: str = "default"
+) -> Row:
     """Build the paper's network x2 in fp16 for SM86, untrained, and read its log."""
     torch.manual_seed(0)
     settings: dict[str, Any] = dict(DENSE) if attention == "dense" else {}
     network = networks.build("poan", networks.make_config("poan", SCALE, **settings)).eval()
     exported = rewrite(network, rules_for(Scheme(name="quintic", iterations=7), form))
-    islands = default_islands(exported, "fp16")
+    islands = ISLANDS[kept](exported)
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "model.fp16.onnx"
         onnx.save(without_stages(export_twin(in_half(exported, "fp16", islands), tile)), source)
@@ -86,7 +95,7 @@ def measure(attention: Literal["dense", "default"] | str, form: Form, tile: int)
         bytes_moved=report["bytes_moved"],
         kernels=report["layers"],
         activation_bytes=report["activation_bytes"],
-        tiles_per_slice=tiles_per_slice(tile),
+        islands=kept,
     )
 
 
@@ -111,38 +120,58 @@ def tiles_per_slice(tile: int, side: int = SLICE) -> int:
 def table(rows: list[Row]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| attention | form | tile | GB a batch of 8 | kernels | activations, MB | "
+        "| attention | form | islands | tile | GB a batch of 8 | kernels | activations, MB | "
         "tiles of a slice 240 x 240 | GB a slice |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
-            f"| {row.attention} | {row.form} | {row.tile} | {row.bytes_moved / 1e9:.2f} | "
-            f"{row.kernels} | {row.activation_bytes / 1e6:.0f} | {row.tiles_per_slice} | "
-            f"{row.mb_per_slice / 1e3:.2f} |"
+            f"| {row.attention} | {row.form} | {row.islands} | {row.tile} | "
+            f"{row.bytes_moved / 1e9:.2f} | {row.kernels} | {row.activation_bytes / 1e6:.0f} | "
+            f"{tiles_per_slice(row.tile)} | {row.mb_per_slice() / 1e3:.2f} |"
         )
     return "\n".join(lines)
 
 
+def by_size(rows: list[Row]) -> str:
+    """GB that a slice of each size moves, by tile; the least of each size in bold."""
+    searched = [row for row in rows if kind(row) == ("default", "box", "default")]
+    lines = [
+        f"| slice | {' | '.join(f'tile {row.tile}' for row in searched)} |",
+        f"|---|{'---|' * len(searched)}",
+    ]
+    for side in SIDES:
+        figures = [row.mb_per_slice(side) / 1e3 for row in searched]
+        cells = [f"**{f:.2f}**" if f == min(figures) else f"{f:.2f}" for f in figures]
+        lines.append(f"| {side} x {side} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def kind(row: Row) -> tuple[str, str, str]:
+    """What a row is of, beside its tile."""
+    return row.attention, row.form, row.islands
+
+
 def write(rows: list[Row]) -> None:
-    """The figures into results/bytes.json, the table between its marks in the README."""
+    """The figures into results/bytes.json, the tables between their marks in the README."""
     RESULT.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
     text = README.read_text("utf-8")
     head, rest = text.split(START)
-    README.write_text(f"{head}{START}\n{table(rows)}\n{END}{rest.split(END)[1]}", "utf-8")
+    tables = f"{table(rows)}\n\n{by_size(rows)}"
+    README.write_text(f"{head}{START}\n{tables}\n{END}{rest.split(END)[1]}", "utf-8")
 
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    p.add_argument("--row", nargs=3, metavar=("ATTENTION", "FORM", "TILE"))
+    p.add_argument("--row", nargs="+", metavar="ATTENTION FORM TILE [ISLANDS]")
     args = p.parse_args()
     if args.row is not None:
-        attention, form, tile = args.row
-        print(table([measure(attention, form, int(tile))]))
+        attention, form, tile, *kept = args.row
+        print(table([measure(attention, form, int(tile), *kept)]))
         return
     rows = []
-    for attention, form, tile in ROWS:
-        rows.append(measure(attention, form, tile))
+    for wanted in ROWS:
+        rows.append(measure(*wanted))
         print(table(rows[-1:]).splitlines()[-1], flush=True)
     write(rows)
 

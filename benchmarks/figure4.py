@@ -30,10 +30,11 @@ from benchmarks.paper_tables.rows import Protocol, Row, train_command
 from poan_runtime.errors import PoanError
 from poan_train import cli, evaluate, networks
 from poan_train.checkpoint import Facts, load_network
-from poan_train.data import CONTRASTS, cached_pair, default_cache, find_sources
+from poan_train.data import cached_pair, default_cache
 from poan_train.degrade import GRID, Array, Degradation
 from poan_train.networks.poan import POAB
 from poan_train.paper.ablations import ABLATED
+from poan_train.subjects import CONTRASTS, find_sources
 
 KINDS = ("cab", "ncab")
 BORDER = 2

@@ -37,6 +37,9 @@ STARTED_S = 0.4
 ROOT = Path(__file__).resolve().parent.parent
 
 
+Check = Callable[[Path], None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """What is started, what it writes below ``folder``, and how that is checked."""
@@ -44,9 +47,7 @@ class Command:
     folder: Path
     words: list[str]
     outputs: list[str]
-    check: Callable[[Path], None]
-    again: list[str]
-    """Options of the last, undisturbed run, where something may be there already."""
+    check: Check
 
 
 def make_scans(folder: Path) -> list[Path]:
@@ -67,109 +68,59 @@ def make_scans(folder: Path) -> list[Path]:
 
 
 def commands(work: Path) -> dict[str, Command]:
-    """All commands that write, with small inputs below ``work``."""
-    scans = make_scans(work / "scans")
-    checkpoint = work / "net.pt"
-    quick = ["--scale", "2", "--batch", "2", "--patch", "8", "--precision", "fp32"]
-    train = ["--data", str(work / "scans"), *quick]
+    """All commands that write, with small inputs below ``work``, which has no blank in its name."""
+    scans, checkpoint = make_scans(work / "scans"), work / "net.pt"
+    quick = f"--data {work}/scans --scale 2 --batch 2 --patch 8 --precision fp32"
+    first = f"-m poan_train {quick} --steps 2 --out {checkpoint}"
     subprocess.run(
-        [sys.executable, "-m", "poan_train", *train, "--steps", "2", "--out", str(checkpoint)],
-        check=True,
-        capture_output=True,
-        env=environment(),
+        [sys.executable, *first.split()], check=True, capture_output=True, env=environment()
     )
-    folders = {name: work / name for name in SHARES}
-    for folder in folders.values():
-        folder.mkdir()
-    small = ["--tile", "12", "--halo", "1", "--overlap", "2", "--engine", "none", "--allow-worse"]
+    for name in SHARES:
+        (work / name).mkdir()
+
+    def command(name: str, start: str, options: str, outputs: list[str], check: Check) -> Command:
+        words = f"{start} {options}".split()
+        return Command(folder=work / name, words=words, outputs=outputs, check=check)
+
+    names = " ".join(map(str, scans))
+    fine = [f"{scan.name[:5]}_desc-sr_T2w.nii.gz" for scan in scans]
     return {
-        "run": Command(
-            folder=folders["run"],
-            words=[
-                "poan_runtime.commands.run",
-                "main",
-                "t2_x2",
-                *map(str, scans),
-                "-o",
-                f"{folders['run']}/",
-                "--overwrite",
-                "--report",
-                str(folders["run"] / "report.json"),
-            ],
-            outputs=[*(f"{s.name[:5]}_desc-sr_T2w.nii.gz" for s in scans), "report.json"],
-            check=check_scan,
-            again=[],
+        "run": command(
+            "run",
+            "poan_runtime.commands.run main",
+            f"t2_x2 {names} -o {work}/run/ --overwrite --report {work}/run/report.json",
+            [*fine, "report.json"],
+            check_scan,
         ),
-        "export": Command(
-            folder=folders["export"],
-            words=[
-                "poan_export.cli",
-                "main",
-                "--ckpt",
-                str(checkpoint),
-                *small,
-                "--out",
-                str(folders["export"] / "net"),
-            ],
-            outputs=["net"],
-            check=check_export,
-            again=[],
+        "export": command(
+            "export",
+            "poan_export.cli main",
+            f"--ckpt {checkpoint} --tile 12 --halo 1 --overlap 2 --engine none --allow-worse "
+            f"--out {work}/export/net",
+            ["net"],
+            check_export,
         ),
-        "train": Command(
-            folder=folders["train"],
-            words=[
-                "poan_train.start",
-                "train",
-                *train,
-                "--steps",
-                "6",
-                "--validate-every",
-                "2",
-                "--overwrite",
-                "--out",
-                str(folders["train"] / "net.pt"),
-            ],
-            outputs=["net.pt"],
-            check=check_checkpoint,
-            again=[],
+        "train": command(
+            "train",
+            "poan_train.start train",
+            f"{quick} --steps 6 --validate-every 2 --overwrite --out {work}/train/net.pt",
+            ["net.pt"],
+            check_checkpoint,
         ),
-        "eval": Command(
-            folder=folders["eval"],
-            words=[
-                "poan_train.start",
-                "evaluate",
-                "--ckpt",
-                str(checkpoint),
-                "--data",
-                str(work / "scans"),
-                "--lr-model",
-                "bicubic",
-                "--every",
-                "4",
-                "--json",
-                str(folders["eval"] / "e.json"),
-            ],
-            outputs=["e.json"],
-            check=check_json,
-            again=[],
+        "eval": command(
+            "eval",
+            "poan_train.start evaluate",
+            f"--ckpt {checkpoint} --data {work}/scans --lr-model bicubic --every 4 "
+            f"--json {work}/eval/e.json",
+            ["e.json"],
+            check_json,
         ),
-        "bench": Command(
-            folder=folders["bench"],
-            words=[
-                "poan_runtime.commands.bench",
-                "main",
-                "t2_x2",
-                "--iterations",
-                "2",
-                "--no-cold",
-                "--scan-iterations",
-                "0",
-                "--json",
-                str(folders["bench"] / "b.json"),
-            ],
-            outputs=["b.json"],
-            check=check_json,
-            again=[],
+        "bench": command(
+            "bench",
+            "poan_runtime.commands.bench main",
+            f"t2_x2 --iterations 2 --no-cold --scan-iterations 0 --json {work}/bench/b.json",
+            ["b.json"],
+            check_json,
         ),
     }
 
@@ -204,12 +155,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def start(command: Command, more: list[str] | None = None) -> "subprocess.Popen[bytes]":
+def start(command: Command) -> "subprocess.Popen[bytes]":
     """Start a command; Ctrl-C reaches it though nobody sits at a terminal."""
     module, function, *words = command.words
     code = f"import sys; from {module} import {function}; sys.exit({function}())"
     return subprocess.Popen(
-        [sys.executable, "-c", code, *words, *(more or [])],
+        [sys.executable, "-c", code, *words],
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -257,7 +208,7 @@ def torture(name: str, command: Command, count: int, random: Random) -> dict[str
     seconds = time.perf_counter() - begun
     trials = [kill_at_random(command, seconds, random) for _ in range(count)]
     before = len(left_in(command.folder))
-    assert start(command, command.again).wait() == 0, name
+    assert start(command).wait() == 0, name
     return {
         "command": name,
         "undisturbed_s": round(seconds, 2),

@@ -3,26 +3,46 @@
     python -m benchmarks.measured OUT.json MODULE ARGUMENTS...
 
 The kernel counts from exec on, so nothing of the parent is in the figures; those of children are
-not either. The exit status is the module's.
+not either. ``loaded_bytes`` is the resident size right after the network was loaded (where
+`load_network` returned, or the module called `note_loaded`), ``added_bytes`` what the run took
+above it. The exit status is the module's.
 """
 
+import functools
 import json
 import runpy
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from benchmarks.resident import memory_facts, note_loaded
 
 
 def main() -> None:
     out, module, *arguments = sys.argv[1:]
     sys.argv = [module, *arguments]
+    note_what_load_network_leaves()
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
-        from poan_runtime.report.memory import peak_memory_bytes
-
-        facts = {"peak_bytes": peak_memory_bytes(), "cpu_s": time.process_time()}
+        facts = {**memory_facts(), "cpu_s": time.process_time()}
         Path(out).write_text(json.dumps(facts), "utf-8")
+
+
+def note_what_load_network_leaves() -> None:
+    """Have poan-run, which imports `load_network` after this, note its memory behind it."""
+    from poan_runtime import network
+
+    load = network.load_network
+
+    @functools.wraps(load)
+    def noting(*arguments: Any, **named: Any) -> network.Network:
+        loaded = load(*arguments, **named)
+        note_loaded()
+        return loaded
+
+    network.load_network = noting
 
 
 if __name__ == "__main__":

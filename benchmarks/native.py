@@ -25,7 +25,7 @@ from scipy.ndimage import binary_fill_holes, gaussian_filter
 from benchmarks import record
 from poan_runtime.geometry import slice_axis
 from poan_runtime.images.volume import Volume, read_volume
-from poan_runtime.intensity import intensity_unit
+from poan_runtime.intensity import decibels, intensity_unit
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.signal.kspace import not_below_zero, resample, to_native
 from poan_runtime.signal.measured import keep_measured
@@ -92,7 +92,7 @@ def handed_over(hr: Slices, case: Case, seed: int) -> tuple[Slices, Pair]:
 
 
 def tissue(slices: Slices) -> float:
-    """Median of the voxels above a twentieth of the intensity scale."""
+    """Median of the voxels above a twentieth of the intensity unit."""
     return float(np.median(slices[slices > 0.05 * intensity_unit(slices)]))
 
 
@@ -105,7 +105,7 @@ def head(hr: Slices) -> NDArray[np.bool_]:
 def psnr_within(hr: Slices, estimate: Slices, mask: NDArray[np.bool_]) -> float:
     """PSNR in dB over all voxels of the mask; the peak is the volume's maximum."""
     error = np.mean(np.square((hr - estimate)[mask], dtype=np.float64))
-    return float(10 * np.log10(float(hr.max()) ** 2 / error))
+    return float(decibels(float(hr.max()), float(error)))
 
 
 def right(found: float | None, true: float | None) -> bool:

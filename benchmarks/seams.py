@@ -2,7 +2,7 @@
 
 Attention and covariance are global over a tile, so a network sees less in a tile than in a slice:
 the two answers differ, most where tiles meet. This reports the largest and the mean difference in
-units of the intensity scale (1 is the 99.9th percentile), how much larger it is on the seams than
+the intensity unit (1 is the 99.9th percentile), how much larger it is on the seams than
 elsewhere, and the PSNR of both against HR.
 
     python -m benchmarks.seams --ckpt t2_x2.pt --data VALIDATION --json seams.json
@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from poan_train.checkpoint import load_network
-from poan_train.data import cached_pair, default_cache, find_sources
+from poan_train.data import cached_pair, default_cache
 from poan_train.degrade import GRID
 from poan_train.evaluate import Tiling, layout_of, super_resolve
 from poan_train.metrics import psnr
+from poan_train.subjects import find_sources
 
 
 def seam_mask(shape: tuple[int, ...], tiling: Tiling, scale: int) -> np.ndarray:

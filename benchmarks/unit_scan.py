@@ -11,8 +11,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from poan_train.data import Source, hr_slices
+from poan_train.data import hr_slices
 from poan_train.degrade import Array, Degradation, degrade
+from poan_train.subjects import Source
 
 SHAPE = (96, 240, 240)
 """Slices, rows, columns."""

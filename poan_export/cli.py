@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     half.add_argument("--fp16", action="store_const", dest="half", const="fp16")
     half.add_argument("--bf16", action="store_const", dest="half", const="bf16")
     p.add_argument(
-        "--tile", type=positive, help="LR voxels (default: 63; 33 for the small networks)"
+        "--tile", type=positive, help="LR voxels (default: 66; 33 for the small networks)"
     )
     p.add_argument("--halo", type=natural, help="LR voxels (default: 2; 0 for the small)")
     p.add_argument("--overlap", type=natural, help="LR voxels (default: 6; 4 for the small)")

@@ -33,7 +33,7 @@ from poan_export.plans.make import (
 )
 from poan_export.plans.vram import Fit
 from poan_export.precision.islands import default_islands, in_half
-from poan_export.request import Report, Request, opset_of
+from poan_export.request import Request, opset_of
 from poan_export.rewrite.attention import FORMS, Form, MergedSpatial
 from poan_export.rewrite.network import rewrite, rules_for
 from poan_export.rewrite.root import Scheme
@@ -46,7 +46,7 @@ from poan_export.trace.onnx_export import (
     without_stages,
 )
 from poan_export.trace.stages import pools_of
-from poan_runtime.errors import PoanError
+from poan_runtime.errors import PoanError, Say
 from poan_runtime.geometry import Grid
 from poan_runtime.models.manifest import (
     VERSION,
@@ -77,7 +77,7 @@ class Size:
     batch: BatchRange
 
 
-def export(request: Request, report: Report) -> Path:
+def export(request: Request, say: Say) -> Path:
     """Export a checkpoint; the folder written.
 
     Raises PoanError for what the user can mend, and ParityFailure or WorseThanInterpolation where
@@ -85,26 +85,26 @@ def export(request: Request, report: Report) -> Path:
     """
     network, facts = load_network(request.ckpt)
     chosen = check_request(request.engine, request.half or "fp32", trained=trained(facts))
-    size = size_of(network, facts, request, chosen, report)
+    size = size_of(network, facts, request, chosen, say)
     out = request.out or request.ckpt.with_suffix("")
     with whole_folder(out) as folder:
         scans = Scans(request.parity_data, size.tile, facts.scale, facts.degradation)
         gate = open_gate(network, facts, scans)
-        report(f"reference computed on {len(gate.cases.items)} tiles ({gate.cases.source})")
-        quality = judge_quality(network, facts, scans, request, report)
+        say(f"reference computed on {len(gate.cases.items)} tiles ({gate.cases.source})")
+        quality = judge_quality(network, facts, scans, request, say)
         choice = choose_root(network, gate, request)
         if choice is not None:
-            report(describe(choice))
+            say(describe(choice))
         shipped = rewritten(network, choice, request, size.tile)
         if request.engine.engine != "none":
-            report(str(chosen))
+            say(str(chosen))
         plans = PlanMaker(
             folder=folder,
             out=out,
             batch=size.batch,
             flavour=chosen.flavour,
             sm=request.engine.sm,
-            report=report,
+            say=say,
         )
         written = write_graphs(shipped.module, gate, request, plans, scans)
         if request.engine.eight_bit:
@@ -117,7 +117,7 @@ def export(request: Request, report: Report) -> Path:
 
 
 def judge_quality(
-    network: nn.Module, facts: Facts, scans: Scans, request: Request, report: Report
+    network: nn.Module, facts: Facts, scans: Scans, request: Request, say: Say
 ) -> Quality | None:
     """How the network compares with interpolation; None for one that was never trained.
 
@@ -133,7 +133,7 @@ def judge_quality(
         metrics=facts.metrics,
         own_tiles=request.parity_data is not None,
     )
-    report(str(quality))
+    say(str(quality))
     refuse_worse(quality, allowed=request.allow_worse)
     return quality
 
@@ -208,14 +208,12 @@ def manifest_of(
     )
 
 
-def size_of(
-    network: nn.Module, facts: Facts, request: Request, chosen: Chosen, report: Report
-) -> Size:
+def size_of(network: nn.Module, facts: Facts, request: Request, chosen: Chosen, say: Say) -> Size:
     """The sizes that were asked for; else those that fit ``vram``; else the architecture's own."""
     own = ARCHITECTURES[facts.arch]
     tile, batch = request.tile or own.tile, BATCH
     if request.vram is not None:
-        found = fit_vram(network, facts, request, request.vram, chosen, report)
+        found = fit_vram(network, facts, request, request.vram, chosen, say)
         tile, batch = found.tile, found.batch
     halo = own.halo if request.halo is None else request.halo
     overlap = own.overlap if request.overlap is None else request.overlap
@@ -225,7 +223,7 @@ def size_of(
 
 
 def fit_vram(
-    network: nn.Module, facts: Facts, request: Request, vram: int, chosen: Chosen, report: Report
+    network: nn.Module, facts: Facts, request: Request, vram: int, chosen: Chosen, say: Say
 ) -> Fit:
     """The largest tile and batch whose engine takes at most ``vram`` bytes of the device."""
     if chosen.flavour is None:
@@ -244,9 +242,9 @@ def fit_vram(
         sm=request.engine.sm,
         opset=opset_of(request),
         tile=request.tile,
-        report=report,
+        say=say,
     )
-    report(
+    say(
         f"--vram: tile {found.tile}, batch up to {found.batch.max}: "
         f"{found.device_bytes / 2**20:.0f} MiB on the device"
     )

@@ -13,8 +13,9 @@ from poan_export.package import write_model
 from poan_export.plans.make import PlanMaker, eight_bit_entries
 from poan_export.precision.cpu import can_judge, cpu_answers, cpu_precision
 from poan_export.precision.half_graph import HalfGraph, islands_of, search_islands, trace_half
-from poan_export.request import Report, Request, opset_of
+from poan_export.request import Request, opset_of
 from poan_export.trace.onnx_export import export_twin, without_stages
+from poan_runtime.errors import Say
 from poan_runtime.models.manifest import Check, CpuPrecision, ModelFile
 
 FULL = "model.onnx"
@@ -46,41 +47,39 @@ def write_graphs(
     the trace patches their calls.) While the gate judges the last graph, TensorRT builds its
     plan. If the gate fails, the whole folder is thrown away.
     """
-    tile, opset, report = gate.cases.batch.shape[-1], opset_of(request), plans.report
+    tile, opset, say = gate.cases.batch.shape[-1], opset_of(request), plans.say
     others = max(1, (os.cpu_count() or 1) - 1)  # cores that tracing leaves
     with ThreadPoolExecutor(max_workers=1) as beside:
         twin = export_twin(exported, tile, opset)
         files = [write_model(plans.folder, FULL, without_stages(twin), "fp32")]
         answers = beside.submit(run_onnx, twin, gate.cases.batch, others)
         on_cpu = None
-        if can_judge(report):
+        if can_judge(say):
             on_cpu = beside.submit(cpu_answers, plans.folder / FULL, gate, scans.truths)
-        half = None if request.find_islands else half_graph(exported, gate, request, report)
+        half = None if request.find_islands else half_graph(exported, gate, request, say)
         checks = gate.check_float32(FULL, answers.result())
         judge(checks)
-        report(summary(FULL, checks))
+        say(summary(FULL, checks))
         checks += gate.torch_float32()
         if request.find_islands:  # the search runs modules, and needs a sound float32 graph
-            half = half_graph(exported, gate, request, report)
+            half = half_graph(exported, gate, request, say)
         if half is not None:
             files.append(half.write(plans.folder))
         building = beside.submit(plans.make, files[-1:])
         if half is not None:
-            checks += half.judged(gate, report)
-            report(summary(half.file, checks))
-        on_cpus = (cpu_precision(FULL, on_cpu.result(), gate, report),) if on_cpu else ()
+            checks += half.judged(gate, say)
+            say(summary(half.file, checks))
+        on_cpus = (cpu_precision(FULL, on_cpu.result(), gate, say),) if on_cpu else ()
         files += building.result()
     return Written(files=tuple(files), checks=tuple(checks), on_cpus=on_cpus)
 
 
-def half_graph(
-    exported: nn.Module, gate: Gate, request: Request, report: Report
-) -> HalfGraph | None:
+def half_graph(exported: nn.Module, gate: Gate, request: Request, say: Say) -> HalfGraph | None:
     """Trace the half-precision graph; None where none was asked for."""
     if request.half is None:
         return None
     if request.find_islands:
-        islands = search_islands(exported, gate, request.half, report)
+        islands = search_islands(exported, gate, request.half, say)
     else:
         islands = islands_of(exported, request.half, request.islands)
     tile = gate.cases.batch.shape[-1]
@@ -94,13 +93,13 @@ def write_eight_bit(
 
     An int8 file whose other parts are float32 is also judged in bf16 on this CPU.
     """
-    folder, report, kinds = plans.folder, plans.report, request.engine.eight_bit
-    found = eight_bit_entries(folder, files, scans.truths, kinds, report)
+    folder, say, kinds = plans.folder, plans.say, request.engine.eight_bit
+    found = eight_bit_entries(folder, files, scans.truths, kinds, say)
     on_cpus = []
     for file in found if request.half is None else ():
-        if file.precision == "int8" and can_judge(report):  # CPUs have no fp8
+        if file.precision == "int8" and can_judge(say):  # CPUs have no fp8
             answers = cpu_answers(folder / file.name, gate, scans.truths, folder / FULL)
-            on_cpus.append(cpu_precision(file.name, answers, gate, report, "int8"))
+            on_cpus.append(cpu_precision(file.name, answers, gate, say, "int8"))
     return Written(files=(*found, *plans.make(found)), on_cpus=tuple(on_cpus))
 
 

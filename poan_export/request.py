@@ -1,6 +1,5 @@
 """What ``poan-export`` was asked for."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +12,6 @@ from poan_export.trace.onnx_export import LEAST_OPSET
 from poan_runtime.errors import PoanError
 
 BF16_OPSET = 22
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)

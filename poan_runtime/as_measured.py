@@ -17,9 +17,9 @@ from poan_runtime.images.source import Slab, Source
 from poan_runtime.intensity import as_float32
 from poan_runtime.models.manifest import Manifest
 from poan_runtime.network import Settings
-from poan_runtime.signal.kspace import not_below_zero, resampled_affine, to_native
+from poan_runtime.signal.kspace import not_below_zero, resample, resampled_affine, to_native
 from poan_runtime.signal.measured import Change, difference, up
-from poan_runtime.signal.native import Native, find_native, sampled
+from poan_runtime.signal.native import HIGHEST, LOWEST, Native, find_native, sampled
 from poan_runtime.signal.noise import Noise, noise_level
 
 SMALLEST, LARGEST = 1e-12, 1e12
@@ -89,11 +89,14 @@ class NativeSource:
 
 
 def measured_of(source: Source, axis: int) -> Measured:
-    """Native matrix and noise of the first volume, from some slices across ``axis``."""
+    """Native matrix and noise of the first volume, from some slices across ``axis``.
+
+    A header that says what was acquired counts too: see `with_header`.
+    """
     count = spatial_shape(source.shape)[axis]
     slices = np.concatenate([source.read_slices(axis, k, k + 1) for k in sampled(count)])
     finite, unit = in_range(slices)
-    native = find_native(iter(finite))
+    native = with_header(find_native(iter(finite)), stated_lines(source, axis))
     noise = noise_level(to_native(finite, native.native))
     return Measured(native=native, noise=noise.times(unit))
 
@@ -114,6 +117,19 @@ def in_range(slices: Slab) -> tuple[Slab, float]:
         return finite, 1.0
     exponent = int(np.frexp(largest)[1])
     return np.ldexp(finite, -exponent), 2.0**exponent
+
+
+def resampled(slices: Slab, matrix: tuple[int, int]) -> Slab:
+    """Slices (..., h, w) of any finite magnitude on another matrix, by their spectrum."""
+    finite, unit = in_range(slices)
+    return as_float32(resample(finite, matrix) * np.float64(unit))
+
+
+def filled_up(slices: Slab, matrix: tuple[int, int]) -> Slab:
+    """Slices (n, h, w) with the spectrum filled up to ``matrix``; as they are if they have it."""
+    if slices.shape[-2:] == matrix:
+        return slices
+    return not_below_zero(resampled(slices, matrix), slices)
 
 
 def network_sees(
@@ -143,11 +159,53 @@ class SaysNative(Protocol):
     """Lines along the three voxel axes, over the whole field of view."""
 
 
-def header_disagrees(source: Source, axis: int, found: Native) -> tuple[str, ...]:
-    """One line where a header's acquired matrix is not the one that the spectrum shows."""
+def stated_lines(source: Source, axis: int) -> tuple[int, int] | None:
+    """Lines (rows, columns) that the header says were acquired, over the whole field of view."""
     if not isinstance(source, SaysNative) or source.native_shape is None:
+        return None
+    rows, columns = (source.native_shape[a] for a in in_plane_axes(axis))
+    return rows, columns
+
+
+def with_header(found: Native, stated: tuple[int, int] | None) -> Native:
+    """What the spectrum shows, with the header's exact count of lines where the two agree.
+
+    They agree along an axis where the spectrum ends within AGREE of it, where the spectrum could
+    not tell, and where it shows no end and the header's lies farther out than one is looked for.
+    Elsewhere the spectrum is believed: headers count lines in many ways.
+    """
+    if stated is None:
+        return found
+    rows, columns = (
+        (lines, lines / full, f"{lines} of {full} acquired, says the header")
+        if _agree(lines, full, seen, why)
+        else (seen, cutoff, why)
+        for lines, full, seen, cutoff, why in zip(
+            stated, found.matrix, found.native, found.cutoffs, found.reasons, strict=True
+        )
+    )
+    return Native(
+        matrix=found.matrix,
+        native=(rows[0], columns[0]),
+        cutoffs=(rows[1], columns[1]),
+        reasons=(rows[2], columns[2]),
+    )
+
+
+def _agree(lines: int, full: int, seen: int, why: str) -> bool:
+    """Whether a header's count of lines, fewer than all, is to be used along an axis."""
+    if not LOWEST * full <= lines < (1 - AGREE) * full:
+        return False
+    if why.startswith("zero-filled"):
+        return abs(lines - seen) <= AGREE * full
+    return lines > HIGHEST * full or not why.startswith("full")
+
+
+def header_disagrees(source: Source, axis: int, found: Native) -> tuple[str, ...]:
+    """One line where a header's acquired matrix is not the one that is used."""
+    stated = stated_lines(source, axis)
+    if stated is None:
         return ()
-    stated = [source.native_shape[a] for a in in_plane_axes(axis)]
     off = [
         abs(min(n, full) - native) / full
         for n, full, native, why in zip(
@@ -159,7 +217,10 @@ def header_disagrees(source: Source, axis: int, found: Native) -> tuple[str, ...
         return ()
     matrix, native = ("x".join(map(str, pair)) for pair in (found.matrix, found.native))
     said = "x".join(map(str, stated))
-    return (f"the header says that {said} of {matrix} were acquired, the spectrum {native}",)
+    return (
+        f"the header says that {said} of {matrix} lines were acquired, by the spectrum it is "
+        f"{native}, which is used",
+    )
 
 
 def wants_native(manifest: Manifest, settings: Settings) -> bool:

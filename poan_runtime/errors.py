@@ -1,4 +1,9 @@
-"""The one exception that commands turn into a line and exit status 2."""
+"""What reaches the user as one line: the error that ends a command, and what is said on the way."""
+
+from collections.abc import Callable
+
+Say = Callable[[str], None]
+"""Is given one line at a time of what a long work is at; a command prints it."""
 
 
 class PoanError(Exception):

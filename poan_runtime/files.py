@@ -4,6 +4,7 @@ import contextlib
 import functools
 import glob
 import hashlib
+import importlib.util
 import os
 import secrets
 import shutil
@@ -17,6 +18,8 @@ from typing import BinaryIO
 from poan_runtime.errors import PoanError
 
 HASHED_AT_ONCE = 1 << 20
+CAN_HOLD = importlib.util.find_spec("fcntl") is not None
+"""Whether `hold` can tell who else is at work: not on Windows."""
 
 
 class WholeFile:
@@ -62,9 +65,15 @@ class WholeFile:
                 os.fsync(self._file.fileno())
                 self._file.close()
                 self._partial.replace(self.target)
-                sync_folder(self.target.parent)
         finally:
             self.abandon()
+        try:
+            sync_folder(self.target.parent)
+        except OSError as error:
+            raise PoanError(
+                f"{self.target}: is whole, but its name may not outlast a power cut: "
+                f"{error.strerror}"
+            ) from None
 
     def abandon(self) -> None:
         """Remove what has no name yet; a second call does nothing."""

@@ -170,6 +170,15 @@ def corners(affine: Affine, shape: Sequence[int]) -> NDArray[np.float64]:
     return np.asarray((matrix[:3, :3] @ index).T + matrix[:3, 3])
 
 
+def _same_field(fine: tuple[int, int], coarse: tuple[int, int], axis: int) -> Affine:
+    """Matrix (4, 4) from an index of one matrix to that of another over the same field of view."""
+    matrix = np.eye(4)
+    for in_plane, m, n in zip(in_plane_axes(axis), fine, coarse, strict=True):
+        matrix[in_plane, in_plane] = n / m
+        matrix[in_plane, 3] = (n / m - 1) / 2
+    return matrix
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Geometry:
     """Where the voxels of a run lie, derived once by `derive` and handed on.
@@ -178,7 +187,8 @@ class Geometry:
     ``axis`` the voxel axis that slices are stacked across, ``grid`` the half-voxel rule by which
     ``scale`` makes them finer. ``to_stored`` maps a fine voxel index to the index of the same
     place in the file (4, 4): a header is refined by it. It differs from the rule alone only
-    where the LR volumes are not the stored ones.
+    where the LR volumes are not the stored ones. ``to_coarse`` maps it to an LR voxel index.
+    ``fine_plane`` are rows and columns of an SR slice.
     """
 
     shape: tuple[int, ...]
@@ -187,6 +197,8 @@ class Geometry:
     scale: int
     grid: Grid
     to_stored: Affine
+    to_coarse: Affine
+    fine_plane: tuple[int, int]
 
     @classmethod
     def derive(
@@ -198,11 +210,14 @@ class Geometry:
         grid: Grid,
         axis: str | int | None = None,
         lr_to_stored: Affine | None = None,
+        fine_plane: tuple[int, int] | None = None,
     ) -> "Geometry":
         """The geometry of a source; ``axis`` as in `slice_axis`.
 
         ``lr_to_stored`` (4, 4) maps an LR voxel index to the stored one where a stage between
-        the file and the network changed the matrix; None: they are the same.
+        the file and the network changed the matrix; None: they are the same. ``fine_plane`` is
+        the matrix that SR slices are brought to after the network, over the same field of view;
+        None: ``scale`` times LR's.
 
         >>> g = Geometry.derive((144, 160, 12, 3), np.diag([1, 1, 5, 1]), scale=2, grid="centre")
         >>> g.axis, g.slices, g.plane, g.volumes, g.fine_shape
@@ -210,6 +225,9 @@ class Geometry:
         """
         found = slice_axis(affine, shape, axis)
         finer = fine_to_coarse(scale, found, grid)
+        h, w = (spatial_shape(shape)[i] for i in in_plane_axes(found))
+        if fine_plane is not None:
+            finer = _same_field(fine_plane, (h, w), found)
         return cls(
             shape=tuple(shape),
             affine=np.asarray(affine, np.float64),
@@ -217,6 +235,8 @@ class Geometry:
             scale=scale,
             grid=grid,
             to_stored=finer if lr_to_stored is None else np.asarray(lr_to_stored) @ finer,
+            to_coarse=finer,
+            fine_plane=fine_plane or (scale * h, scale * w),
         )
 
     @property
@@ -243,7 +263,14 @@ class Geometry:
     @property
     def fine_shape(self) -> tuple[int, ...]:
         """Shape of the SR volumes, with as many axes as ``shape``."""
-        return upscaled_shape(self.shape, self.scale, self.axis)
+        extents = dict(zip(in_plane_axes(self.axis), self.fine_plane, strict=True))
+        return tuple(extents.get(i, n) for i, n in enumerate(self.shape))
+
+    @property
+    def is_filled_up(self) -> bool:
+        """Whether SR slices get another matrix than the network gives them."""
+        h, w = self.plane
+        return self.fine_plane != (self.scale * h, self.scale * w)
 
     @property
     def fine_spatial(self) -> tuple[int, int, int]:
@@ -253,4 +280,4 @@ class Geometry:
     @property
     def fine_affine(self) -> Affine:
         """SR voxel index to RAS+ mm, (4, 4)."""
-        return upscaled_affine(self.affine, self.scale, self.axis, self.grid)
+        return self.affine @ self.to_coarse

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Doubles = NDArray[np.float64]
 PERCENTILE = 99.9
 INFINITY_BITS = 0x7F800000  # float32: magnitudes at or above are infinite or NaN
 
@@ -22,6 +23,15 @@ def as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
     """Values rounded to float32; what is too large for it becomes infinite, silently."""
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(values, np.float32)
+
+
+def decibels(peak: float | Doubles, squared_error: float | Doubles) -> Doubles:
+    """PSNR in dB of mean squared errors against peaks, both above zero, in one shape.
+
+    >>> round(float(decibels(1.0, 0.01)), 6)
+    20.0
+    """
+    return np.asarray(10 * np.log10(np.square(peak) / squared_error))
 
 
 def intensity_unit(values: NDArray[Any], percentile: float = PERCENTILE) -> float:

@@ -24,11 +24,13 @@ class Settings:
     ``axis`` is the slice axis: 0, 1, 2, ``sagittal``, ``coronal`` or ``axial``. ``halo`` is the
     border of a tile that is thrown away, ``overlap`` what neighbours blend, ``batch`` tiles per
     call. ``skip`` runs one of all tiles that hold the same constant. ``self_ensemble`` takes the
-    mean over eight flips and rotations. ``threads`` compress the output. ``native`` crops the
+    mean over eight flips and rotations; ``uncertainty`` gives their standard deviation beside it.
+    ``threads`` compress the output. ``native`` crops the
     spectrum of a scan that its scanner zero-filled (``auto``: for a model trained on scanner-like
     LR); ``keep_measured`` puts LR's own band back into SR (``auto``: as the manifest says).
-    ``keep_negative`` leaves voxels below zero as they are where the volume has none itself; a
-    network rings there, a magnitude image does not, so by default they become 0.
+    ``like_input`` then brings the result to ``scale`` times the stored matrix, by filling its
+    spectrum. ``keep_negative`` leaves voxels below zero as they are where the volume has none
+    itself; a network rings there, a magnitude image does not, so by default they become 0.
 
     >>> Settings(axis="axial", self_ensemble=True).skip
     True
@@ -40,9 +42,11 @@ class Settings:
     batch: int | None = None
     skip: bool = True
     self_ensemble: bool = False
+    uncertainty: bool = False
     threads: int | None = None
     native: Literal["auto", "on", "off"] = "auto"
     keep_measured: Literal["auto", "on", "off"] = "auto"
+    like_input: bool = False
     keep_negative: bool = False
 
 
@@ -93,10 +97,10 @@ class Network:
                 f"{self.model.manifest.name}: loaded before this process was forked off, and an "
                 "engine's threads do not follow; load the network in the new process"
             )
-        if not settings.self_ensemble:
+        if not (settings.self_ensemble or settings.uncertainty):
             return self.opened.backend
-        manifest = self.model.manifest
-        return SelfEnsemble(self.opened.backend, manifest.scale, manifest.grid)
+        manifest, spread = self.model.manifest, settings.uncertainty
+        return SelfEnsemble(self.opened.backend, manifest.scale, manifest.grid, spread=spread)
 
     def _full_batch(self) -> int | None:
         """The batch that a plan was built for: it fills what is not full. None where any does."""

@@ -14,6 +14,7 @@ from nibabel.spatialimages import SpatialImage
 from poan_runtime.as_measured import (
     Measured,
     MeasuredBand,
+    filled_up,
     header_disagrees,
     keeps_measured,
     network_sees,
@@ -25,8 +26,9 @@ from poan_runtime.images.volume import Volume
 from poan_runtime.intensity import StreamedUnit, streamed_intensity_unit
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.signal.measured import Change
+from poan_runtime.tiles.ensemble import Spread
 from poan_runtime.tiles.layout import Layout
-from poan_runtime.tiles.run import SliceRunner, Timings, run_volume
+from poan_runtime.tiles.run import NO_TURN, SliceRunner, Timings, Turn, run_volume
 
 READ_BYTES = 1 << 22
 """Bytes of float32 that are read at once to find the intensity unit."""
@@ -41,15 +43,16 @@ class Pair(NamedTuple):
     lr: Slab
     """(n, h, w)"""
     sr: Slab
-    """(n, s*h, s*w)"""
+    """(n, s*h, s*w); with ``like_input`` s times the stored matrix."""
     changed: Slab | None = None
     """LR - down(SR) of what the network made, (n, h, w); None on the ``kspace`` grid."""
+    spread: Slab | None = None
+    """Standard deviation over eight flips and rotations of what the network made, as ``sr``; None
+    unless the settings ask for it."""
 
 
 Step = Callable[[Slab, Slab], Slab]
 """What is done to each slab after the network: (lr, sr) to the sr that is written."""
-Turn = contextlib.AbstractContextManager[object]
-"""What may be entered by one run at a time, a lock."""
 Consumer = Callable[[Geometry, Pair], None]
 """Who looks at each slab as it is written: a progress bar, a preview, a figure."""
 
@@ -100,6 +103,8 @@ class Outcome:
     measured_kept: bool = False
     below_zero: BelowZero = dataclasses.field(default_factory=BelowZero)
     """Ringing of the network that was cut off at 0."""
+    spread: Spread | None = None
+    """Standard deviation over eight flips and rotations, where the settings ask for it."""
 
     @property
     def faithfulness(self) -> str | None:
@@ -119,8 +124,9 @@ class SuperResolution:
     Everything derived is derived here, once: ``geometry``, ``layout``. ``steps`` are done to
     each slab after the network, in order, before the measured band is looked at. A scan that its
     scanner zero-filled is seen at its native matrix (`poan_runtime.as_measured`). ``turn`` is held
-    while the network runs, not while the source is read for its intensity unit, nor while the sink
-    is finished: with a lock of theirs, several runs share an engine without a pause between them.
+    while the network runs, not while the source is read for its intensity unit and its first slab,
+    nor while the last slab is written and the sink is finished: with a lock of theirs, several runs
+    share an engine without a pause between them.
     """
 
     def __init__(
@@ -143,6 +149,7 @@ class SuperResolution:
             grid=manifest.grid,
             axis=settings.axis,
             lr_to_stored=lr_to_stored,
+            fine_plane=self._like_input(manifest.scale, settings),
         )
         self.layout = network.layout(self.geometry, settings)
         self.timings = Timings()
@@ -153,13 +160,14 @@ class SuperResolution:
         self.source = source
         """What the network sees."""
         self.below_zero = BelowZero()
+        self.spread = Spread() if settings.uncertainty else None
         self._keep_negative = settings.keep_negative
         self._remarks: tuple[str, ...] = ()
         if self.measured is not None:
             self._remarks = header_disagrees(scan, self.geometry.axis, self.measured.native)
         self._percentile = manifest.percentile
         self._steps = steps
-        self._turn = contextlib.nullcontext() if turn is None else turn
+        self._turn = NO_TURN if turn is None else turn
         self._units: list[StreamedUnit] = []
         self._runner = SliceRunner(
             backend=network.backend(settings),
@@ -168,6 +176,13 @@ class SuperResolution:
             timings=self.timings,
         )
 
+    def _like_input(self, scale: int, settings: Settings) -> tuple[int, int] | None:
+        """``scale`` times the stored matrix, where that is wanted and not what comes by itself."""
+        if not (settings.like_input and self.native_used and self.measured is not None):
+            return None
+        rows, columns = self.measured.native.matrix
+        return scale * rows, scale * columns
+
     def slabs(self) -> Generator[Pair, None, None]:
         """Run everything, volume by volume; a slab is the caller's once it is yielded."""
         for volume in range(self.geometry.volumes):
@@ -175,9 +190,8 @@ class SuperResolution:
                 found = self.intensity(volume)
             self._units.append(found)
             clamp = found.negative == 0 and not self._keep_negative
-            with self._turn:
-                for pair in self._slabs_of(volume, found.unit):
-                    yield pair._replace(sr=self.below_zero.clamp(pair.sr)) if clamp else pair
+            for pair in self._slabs_of(volume, found.unit):
+                yield pair._replace(sr=self.below_zero.clamp(pair.sr)) if clamp else pair
 
     def intensity(self, volume: int) -> StreamedUnit:
         """What a volume's intensities are divided by, from one pass over it."""
@@ -201,6 +215,7 @@ class SuperResolution:
             native_used=self.native_used,
             measured_kept=self.band is not None and self.band.keep,
             below_zero=self.below_zero,
+            spread=self.spread,
         )
 
     def _slabs_of(self, volume: int, unit: float) -> Generator[Pair, None, None]:
@@ -208,16 +223,27 @@ class SuperResolution:
             return self.source.read_slices(self.geometry.axis, start, stop, volume)
 
         slices = self.geometry.slices
-        slabs = run_volume(self._runner, slices=slices, unit=unit, read=read)
+        slabs = run_volume(self._runner, slices=slices, unit=unit, read=read, turn=self._turn)
         with contextlib.closing(slabs):
-            for start, lr, sr in slabs:
+            for start, lr, images in slabs:
+                sr = images[0]
                 for step in self._steps:
                     sr = step(lr, sr)
                 changed = None
                 if self.band is not None:
                     with self.timings.time("measured"):
                         sr, changed = self.band(lr, sr)
-                yield Pair(volume, start, lr, sr, changed)
+                spread = self._spread_of(images, unit)
+                sr = filled_up(sr, self.geometry.fine_plane)
+                yield Pair(volume, start, lr, sr, changed, spread)
+
+    def _spread_of(self, images: Slab, unit: float) -> Slab | None:
+        """The second image of (images, n, s*h, s*w), looked at."""
+        if self.spread is None:
+            return None
+        mean, spread = images
+        self.spread.add(spread, mean, unit)
+        return filled_up(spread, self.geometry.fine_plane)
 
 
 def intensity_of(source: Source, volume: int, percentile: float, along: int = 2) -> StreamedUnit:

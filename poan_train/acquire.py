@@ -32,7 +32,7 @@ Range: TypeAlias = tuple[float, float]
 Filter: TypeAlias = Literal["none", "hamming", "tukey", "fermi"]
 FILTERS: tuple[Filter, ...] = ("hamming", "tukey", "fermi")
 FOREGROUND = 0.05
-"""A voxel above this share of the intensity scale counts as tissue."""
+"""A voxel above this share of the intensity unit counts as tissue."""
 
 
 CHANCES: tuple[str, ...] = (
@@ -108,7 +108,7 @@ class Acquisition:
     rounding: float = 0.5
     """Chance that voxels are whole numbers."""
     levels: Range = (250.0, 4000.0)
-    """Whole numbers up to the intensity scale, drawn evenly in its logarithm."""
+    """Whole numbers up to the intensity unit, drawn evenly in its logarithm."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -246,7 +246,7 @@ def acquire(band: Array, scan: Scan, tissue: float, rng: np.random.Generator) ->
 
     ``tissue`` is the median of tissue that the SNR refers to, in the units of ``band``; the noise
     of each channel, behind the filter, has the standard deviation tissue / SNR. Rounding takes 1.0
-    as the intensity scale. The magnitude is taken last but for rounding. A scan that is
+    as the intensity unit. The magnitude is taken last but for rounding. A scan that is
     ``bicubic`` needs HR, which is not here: ValueError.
     """
     if scan.bicubic:
@@ -275,7 +275,7 @@ def _filtered(band: Array, scan: Scan, sigma: float, rng: np.random.Generator) -
 
 
 def tissue_of(lr: Array) -> float:
-    """Median of the voxels above 5 % of the intensity scale; ``lr`` is in units of that scale."""
+    """Median of the voxels above 5 % of the intensity unit; ``lr`` is in that unit."""
     inside = lr[lr > FOREGROUND]
     return float(np.median(inside)) if inside.size else 1.0
 

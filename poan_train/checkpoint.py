@@ -49,7 +49,11 @@ def save_checkpoint(
     content = {"facts": json.dumps(vars(facts)), "weights": weights, "state": state}
     path.parent.mkdir(parents=True, exist_ok=True)
     with WholeFile(path) as stream:
-        torch.save(content, cast(IO[bytes], stream))
+        try:
+            torch.save(content, cast(IO[bytes], stream))
+        except RuntimeError as error:  # torch's own, on top of what the disk refused
+            refused = error.__context__
+            raise (refused if isinstance(refused, PoanError) else error) from None
 
 
 def read_checkpoint(path: Path) -> tuple[Facts, dict[str, torch.Tensor], dict[str, Any] | None]:

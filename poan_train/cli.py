@@ -1,9 +1,12 @@
 """poan-train: from a folder of NIfTI volumes to a checkpoint."""
 
 import argparse
+import contextlib
+import functools
 import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,34 +20,50 @@ from poan_runtime.intensity import PERCENTILE
 from poan_train import networks
 from poan_train.acquire import lr_model
 from poan_train.checkpoint import Facts, read_checkpoint, save_checkpoint
-from poan_train.data import (
-    CONTRASTS,
-    EVERY,
-    Pair,
-    Source,
-    find_sources,
-    load_pairs,
-    set_aside,
-    split_by_subject,
-)
-from poan_train.degrade import GRID
+from poan_train.convention import OURS, add_preparation, preparation_of
+from poan_train.data import Pair, cached_pair, default_cache, load_pairs
+from poan_train.degrade import GRID, Degradation
+from poan_train.export_trial import export_trial
 from poan_train.paper.ablations import ABLATIONS, changes
 from poan_train.paper.calibrate import calibrate, ixi_test_sources, report
-from poan_train.ranks import Interrupted
+from poan_train.ranks import Interrupted, data_parallel, shared_out
 from poan_train.resume import with_history
+from poan_train.subjects import CONTRASTS, EVERY, Source, find_sources, set_aside, split_by_subject
 from poan_train.train import TrainConfig, train
 
+LONG = 1000
+"""Steps from which on a training is worth trying an export of its network first."""
 LITE_TRAINING = {"batch": 16, "patch": 24, "lr": 1e-3, "schedule": "cosine", "warmup": 100}
 LITE_TRAINING |= {"clip": 1.0, "ema": 0.999, "steps": 20_000, "attention_from": 0.5}
 """What a small network learns fastest with on a CPU; the rest keeps the paper's settings."""
+Check = tuple[Callable[[float], bool], str]
+POSITIVE: Check = (lambda x: 0 < x < math.inf, "positive")
+NATURAL: Check = (lambda x: x >= 0, "at least 0")
+SHARE: Check = (lambda x: 0 <= x <= 1, "between 0 and 1")
+RANGES: Mapping[str, Check] = {
+    **dict.fromkeys(("batch", "patch", "lr", "log_every", "validate_every"), POSITIVE),
+    **dict.fromkeys(("minutes", "cpu_minutes", "clip"), POSITIVE),
+    **dict.fromkeys(("steps", "warmup", "seed"), NATURAL),
+    "attention_from": SHARE,
+    "ema": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
+}
+"""What each setting may be, NaN never."""
 
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="poan-train", description=__doc__)
+    _add_what(p)
+    _add_checkpoint(p)
+    _add_calibration(p)
+    _add_training(p)
+    return p
+
+
+def _add_what(p: argparse.ArgumentParser) -> None:
+    """The network, and the data that it is trained on."""
     p.add_argument("--data", type=Path, help="folder of NIfTI volumes (with --steps 0 not needed)")
     p.add_argument("--contrast", choices=(*CONTRASTS, *EVERY), default="T2")
     p.add_argument("--scale", type=int, choices=networks.SCALES)
-    p.add_argument("--out", type=Path, help="checkpoint to write, NAME.pt")
     p.add_argument("--arch", choices=tuple(networks.ARCHITECTURES), default="poan-lite")
     p.add_argument("--ablation", choices=tuple(ABLATIONS), help="a row of the paper's tables")
     p.add_argument(
@@ -75,8 +94,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--val-share", type=float, default=0.1, help="share of subjects held out")
     p.add_argument("--table", type=Path, help="TSV with file, contrast, subject")
     p.add_argument("--axis", help="slice axis: 0, 1, 2, sagittal, coronal or axial")
+    add_preparation(p.add_argument_group("a paper's conventions, not for LR as a scanner makes it"))
     p.add_argument("--cache", type=Path, help="folder of decoded volumes")
     p.add_argument("--licence", default="", help="licence of the data, recorded in the checkpoint")
+
+
+def _add_checkpoint(p: argparse.ArgumentParser) -> None:
+    """What is written, and what it goes on from."""
+    p.add_argument("--out", type=Path, help="checkpoint to write, NAME.pt")
     p.add_argument("--resume", action="store_true", help="go on from --out where it left off")
     p.add_argument(
         "--allow-changes",
@@ -84,7 +109,15 @@ def parser() -> argparse.ArgumentParser:
         help="--resume also with other data, contrast, LR model or settings",
     )
     p.add_argument("--overwrite", action="store_true", help="replace --out if it is there")
+    p.add_argument(
+        "--no-export-trial",
+        action="store_true",
+        help="train a network that poan-export would refuse, too",
+    )
     p.add_argument("--init", type=Path, help="checkpoint whose fitting tensors to start from")
+
+
+def _add_calibration(p: argparse.ArgumentParser) -> None:
     c = p.add_argument_group("calibration, instead of training")
     c.add_argument(
         "--check-ixi",
@@ -93,6 +126,9 @@ def parser() -> argparse.ArgumentParser:
         help="folder of IXI: which degradation and metric reproduce the paper's bicubic row?",
     )
     c.add_argument("--check-volumes", type=int, default=8, metavar="N", help="of each contrast")
+
+
+def _add_training(p: argparse.ArgumentParser) -> None:
     t = p.add_argument_group("training (default: a CPU's for small networks, else the paper's)")
     t.add_argument("--steps", type=int)
     t.add_argument("--minutes", type=float)
@@ -111,7 +147,6 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("--seed", type=int)
     t.add_argument("--log-every", type=int)
     t.add_argument("--validate-every", type=int)
-    return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -151,6 +186,10 @@ def run(args: argparse.Namespace) -> None:
         raise PoanError(f"{args.out} is there already: --resume goes on, --overwrite replaces it")
     if args.resume and not args.out.is_file():
         raise PoanError(f"--resume: {args.out}: no such checkpoint")
+    if args.out.suffix == ".jsonl":
+        raise PoanError(f"{args.out}: the metrics go there; name the checkpoint NAME.pt")
+    if not 0 <= args.val_share < 1:
+        raise PoanError(f"--val-share must be at least 0 and below 1, got {args.val_share}")
     config = train_config(args)
     values = {**changes(args.arch, args.ablation), **fields_of(args.set)}
     model = lr_model(args.lr_model)
@@ -168,18 +207,45 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.data is None:
         raise PoanError("--data is needed to train (only --steps 0 goes without)")
+    if model.acquisition and preparation_of(args) != OURS:
+        raise PoanError("--zero-filling, --slices and --round-lr go with LR as papers make it")
+    with data_parallel() as (rank, world, _), contextlib.ExitStack() as stack:
+        refusal: Callable[[], str | None] = lambda: None  # noqa: E731
+        if rank == 0 and worth_a_trial(args, config):
+            refusal = stack.enter_context(export_trial(facts))
+        _train(args, facts, config, model.method, rank, world, refusal)
+
+
+def _train(
+    args: argparse.Namespace,
+    facts: Facts,
+    config: TrainConfig,
+    method: Degradation,
+    rank: int,
+    world: int,
+    refusal: Callable[[], str | None],
+) -> None:
+    """Read the data, each process its part, and train unless there is a ``refusal``."""
     training, held_out, aside = split(args)
+    preparation = preparation_of(args)
+    files = [*training, *held_out]
+    read = functools.partial(prepare, args=args, method=method)
+    digests = dict(zip(files, shared_out(files, read, rank, world), strict=True))
     pairs, validation = (
-        list(load_pairs(part, args.scale, model.method, args.axis, args.cache))
+        list(load_pairs(part, args.scale, method, args.axis, args.cache, preparation))
         for part in (training, held_out)
     )
-    facts.training.update(data=describe(training), hashes=hashes(training))
+    if preparation != OURS:
+        facts.degradation["preparation"] = asdict(preparation)
+    facts.training.update(data=describe(training), hashes=hashes(training, digests))
     facts.training.update(held_out=describe(held_out), set_aside=aside)
-    for line in remarks(facts, config, pairs):
-        Voice("poan-train").warn(line)
     if args.init:
         facts = with_history(facts, read_checkpoint(args.init)[0])
         facts.training["init"] = args.init.name
+    for line in remarks(facts, config, pairs):
+        Voice("poan-train").warn(line)
+    if why := refusal():
+        raise PoanError(f"{why}; --no-export-trial trains it all the same")
     train(
         facts,
         config,
@@ -192,11 +258,17 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
+def worth_a_trial(args: argparse.Namespace, config: TrainConfig) -> bool:
+    """Whether the training is long enough for an export to be tried before it."""
+    timed = config.minutes is not None or config.cpu_minutes is not None
+    return not (args.resume or args.no_export_trial) and (timed or config.steps >= LONG)
+
+
 def remarks(facts: Facts, config: TrainConfig, pairs: Sequence[Pair]) -> list[str]:
     """What will not be as one may think, one line each, before the first step."""
     network = networks.build(facts.arch, networks.config_from_json(facts.arch, facts.network))
     lines = networks.unexportable(network)
-    side = min(min(pair.lr.shape[1:]) for pair in pairs)
+    side = min((min(pair.lr.shape[1:]) for pair in pairs), default=config.patch)
     if config.patch > side:
         lines.append(f"--patch {config.patch}: the smallest LR slice allows {side}, which is taken")
     return lines
@@ -211,6 +283,8 @@ def split(args: argparse.Namespace) -> tuple[list[Source], list[Source], list[st
         training, held_out = sources, find_sources(args.val, args.contrast, args.table)
     else:
         training, held_out = split_by_subject(sources, args.val_share)
+    if not training:
+        raise PoanError(f"{args.data}: no volume is left to train on")
     same = {s.subject for s in training} & {s.subject for s in held_out}
     if same:
         raise PoanError(f"subjects {sorted(same)} are both in --data and in --val")
@@ -223,14 +297,21 @@ def split(args: argparse.Namespace) -> tuple[list[Source], list[Source], list[st
     return training, held_out, aside
 
 
-def hashes(sources: Sequence[Source]) -> dict[str, str]:
+def prepare(source: Source, *, args: argparse.Namespace, method: Degradation) -> str:
+    """Decode a volume into the cache; the SHA-256 of its file."""
+    with source.path.open("rb") as stream:
+        digest = file_sha256(stream).hex()
+    cache = args.cache or default_cache()
+    cached_pair(source, args.scale, method, args.axis, cache, preparation_of(args))
+    return digest
+
+
+def hashes(sources: Sequence[Source], digests: Mapping[Source, str]) -> dict[str, str]:
     """SHA-256 of each file, by its name; of a second file of one name by its whole path."""
     found: dict[str, str] = {}
     for source in sources:
-        with source.path.open("rb") as stream:
-            digest = file_sha256(stream).hex()
         name = source.path.name
-        found[name if name not in found else str(source.path)] = digest
+        found[name if name not in found else str(source.path)] = digests[source]
     return found
 
 
@@ -274,13 +355,10 @@ def train_config(args: argparse.Namespace) -> TrainConfig:
     fields = asdict(TrainConfig())
     given = {k: v for k, v in vars(args).items() if k in fields and v is not None}
     config = TrainConfig(**{**preset, **given})
-    for name in ("batch", "patch", "lr", "log_every", "validate_every"):
-        if getattr(config, name) <= 0:
-            raise PoanError(
-                f"--{name.replace('_', '-')} must be positive, got {getattr(config, name)}"
-            )
-    if config.steps < 0 or not 0 <= config.ema < 1:
-        raise PoanError(f"need --steps >= 0 and 0 <= --ema < 1, got {config.steps}, {config.ema}")
+    for name, (fits, words) in RANGES.items():
+        value = getattr(config, name)
+        if value is not None and not fits(value):
+            raise PoanError(f"--{name.replace('_', '-')} must be {words}, got {value}")
     return config
 
 

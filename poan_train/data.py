@@ -1,19 +1,17 @@
 """Training data: a folder of NIfTI volumes, decoded once into a memory-mapped cache.
 
 A step never waits for gzip: each volume becomes two arrays of slices, HR (S, H, W) and its LR
-(S, H / s, W / s), float32, divided by the LR volume's intensity scale, as the runtime will do.
+(S, H / s, W / s), float32, divided by the LR volume's intensity unit, as the runtime will do.
 Where LR is a scanner's, the cached LR is its noise-free part, and each patch is acquired from it.
 """
 
-import csv
 import hashlib
 import json
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,8 @@ from poan_runtime.errors import PoanError
 from poan_runtime.geometry import slice_axis
 from poan_runtime.images.volume import read_volume
 from poan_runtime.intensity import PERCENTILE, intensity_unit
+from poan_runtime.signal.kspace import not_below_zero, to_native
+from poan_runtime.signal.native import find_native
 from poan_train.acquire import (
     FOREGROUND,
     Acquisition,
@@ -30,33 +30,18 @@ from poan_train.acquire import (
     draw,
     tissue_of,
 )
-from poan_train.degrade import Array, Degradation, crop_to_multiple, degrade, to_true_resolution
+from poan_train.convention import OURS, Preparation
+from poan_train.degrade import Array, Degradation, crop_to_multiple, degrade
 from poan_train.resample import Grid
+from poan_train.subjects import Source, stem
 
-CACHE_VERSION = 4
-CONTRASTS = ("T1", "T2", "PD", "FLAIR")
-EVERY = ("all", "any", "MR")
-"""Words for volumes of every contrast."""
+CACHE_VERSION = 5
 SLICE_FOREGROUND, PATCH_FOREGROUND = 0.05, 0.3
 """Least share of foreground in a slice, and of tissue in a training patch."""
 TISSUE = 0.25
 """A voxel of a patch above this share of the volume's median tissue is tissue, not noisy air."""
-IXI_NAME = re.compile(r"^(IXI\d+)-(Guys|HH|IOP)-\d+-(T1|T2|PD)$")
 IXI_CROP = (240, 240, 96)
 """In-plane rows and columns, and slices (POAN, Sec. 3.1)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """One file of the training folder."""
-
-    path: Path
-    contrast: str
-    subject: str
-
-    @property
-    def is_ixi(self) -> bool:
-        return IXI_NAME.match(stem(self.path)) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,126 +57,9 @@ class Pair:
     """Median of LR's foreground, which an SNR refers to."""
 
 
-def stem(path: Path) -> str:
-    """File name without .nii or .nii.gz."""
-    return re.sub(r"\.nii(\.gz)?$", "", path.name)
-
-
-def contrast_of(name: str) -> str | None:
-    """The word T1, T2, PD or FLAIR in a file name, at a word boundary or beside ``_`` or ``-``.
-
-    >>> contrast_of("IXI002-Guys-0828-T2.nii.gz"), contrast_of("sub-1_T1w.nii"), contrast_of("ST1")
-    ('T2', 'T1', None)
-    """
-    found = re.search(
-        r"(?:^|[\W_])(FLAIR|PD|T[12])(?![0-9])(?:W|w)?(?=$|[\W_])", name, re.IGNORECASE
-    )
-    return found[1].upper() if found else None
-
-
-NOT_A_SUBJECT = (
-    r"(?:(?:t1|t2|pd|flair)(?:w|c|ce|gd)?|mr\d*|ses(?:sion)?[-_]?\d+|study[-_]?\d+|run[-_]?\d+"
-    r"|ax(?:ial)?|tra(?:nsversal)?|cor(?:onal)?|sag(?:ittal)?|gd|ce)"
-)
-"""A token of a name that tells contrast, session, study, run or plane."""
-
-
-def subject_of(name: str) -> str:
-    """Who was scanned, from a file name: BIDS ``sub-``, IXI, patientNN or subjNN.
-
-    Else what is left of the name without the tokens of contrast, session, study, run and plane at
-    either end.
-
-    >>> subject_of("T1_openms_patient01_study2.nii.gz"), subject_of("T1_ds002748_sub-37.nii.gz")
-    ('patient01', 'sub-37')
-    >>> subject_of("BraTS2021_00001_t1.nii.gz"), subject_of("T2_S01_ses1_ax.nii")
-    ('BraTS2021_00001', 'S01')
-    """
-    found = re.search(r"(sub-[A-Za-z0-9]+|IXI\d+|(?:patient|subject|subj)[-_]?\d+)", name)
-    if found:
-        return found[1]
-    left = stem(Path(name))
-    while (less := _without_token(left)) != left:
-        left = less
-    return left
-
-
-def _without_token(name: str) -> str:
-    """``name`` less one token at its end or else at its start."""
-    less = re.sub(rf"[-_.]{NOT_A_SUBJECT}$", "", name, flags=re.IGNORECASE)
-    return less if less != name else re.sub(rf"(?i)^{NOT_A_SUBJECT}[-_.]", "", name)
-
-
-def find_sources(folder: Path, contrast: str, table: Path | None = None) -> list[Source]:
-    """The folder's volumes of one contrast (of every one for a word of EVERY), sorted by name.
-
-    A TSV with the columns file, contrast and subject overrides what the names say. Raises
-    PoanError if the folder has none.
-    """
-    if not folder.is_dir():
-        raise PoanError(f"{folder}: no such folder of training volumes")
-    named = _read_table(table) if table else {}
-    sources = []
-    for path in sorted(p for p in folder.rglob("*.nii*") if re.search(r"\.nii(\.gz)?$", p.name)):
-        row = named.get(path.name) or named.get(str(path.relative_to(folder))) or {}
-        has = row.get("contrast") or contrast_of(stem(path))
-        if has and contrast in (has, *EVERY):
-            who = row.get("subject") or subject_of(path.name)
-            sources.append(Source(path=path, contrast=has, subject=who))
-    if not sources:
-        raise PoanError(
-            f"{folder}: no NIfTI volume of contrast {contrast}; its name must contain that word, "
-            "or --table must list it"
-        )
-    return sources
-
-
-def _read_table(path: Path) -> dict[str, dict[str, str]]:
-    try:
-        with path.open(newline="") as stream:
-            rows = list(csv.DictReader(stream, delimiter="\t"))
-    except OSError as error:
-        raise PoanError(f"{path}: {error.strerror}") from None
-    missing = {"file", "contrast", "subject"} - set(rows[0] if rows else ())
-    if missing:
-        raise PoanError(
-            f"{path}: needs tab-separated columns file, contrast, subject; no {missing}"
-        )
-    return {row["file"]: row for row in rows}
-
-
-def set_aside(sources: Sequence[Source], subjects: Sequence[str]) -> list[Source]:
-    """The sources of everyone but ``subjects``. Raises PoanError for a subject who is not there."""
-    missing = set(subjects) - {s.subject for s in sources}
-    if missing:
-        raise PoanError(
-            f"--hold-out: no volume of {', '.join(sorted(missing))}; the subjects are "
-            f"{', '.join(sorted({s.subject for s in sources}))}"
-        )
-    return [s for s in sources if s.subject not in subjects]
-
-
-def split_by_subject(
-    sources: Sequence[Source], share: float, seed: int = 0
-) -> tuple[list[Source], list[Source]]:
-    """(train, validation), no subject in both.
-
-    IXI's own split where all files are IXI and there are enough: 500 subjects in order of their
-    number train, the next 70 test, the last 6 validate. Otherwise ``share`` of the subjects, at
-    least one if there are two, drawn by a hash of name and seed.
-    """
-    subjects = sorted({s.subject for s in sources})
-    if all(s.is_ixi for s in sources) and len(subjects) > 570:
-        held_out, train = set(subjects[570:576]), set(subjects[:500])
-    else:
-        count = min(len(subjects) - 1, max(1, round(share * len(subjects)))) if share else 0
-        order = sorted(subjects, key=lambda s: hashlib.sha256(f"{seed}:{s}".encode()).digest())
-        held_out = set(order[:count])
-        train = set(subjects) - held_out
-    return [s for s in sources if s.subject in train], [s for s in sources if s.subject in held_out]
-
-
-def hr_slices(source: Source, axis: str | int | None = None) -> tuple[Array, tuple[float, float]]:
+def hr_slices(
+    source: Source, axis: str | int | None = None, zero_filling: str = "undo"
+) -> tuple[Array, tuple[float, float]]:
     """(slices (S, H, W) float32 in the file's units, zero-fill cutoffs that were undone).
 
     Not-finite values become zero. IXI volumes are cropped to 240x240x96 about their centre;
@@ -204,7 +72,23 @@ def hr_slices(source: Source, axis: str | int | None = None) -> tuple[Array, tup
     slices = np.moveaxis(volume.data, across, 0)
     if source.is_ixi:
         slices = centre_crop(slices, (IXI_CROP[2], *IXI_CROP[:2]))
-    return to_true_resolution(np.nan_to_num(slices, posinf=0.0, neginf=0.0))
+    slices = np.nan_to_num(slices, posinf=0.0, neginf=0.0)
+    if zero_filling == "keep":
+        return slices.astype(np.float32), (1.0, 1.0)
+    return to_true_resolution(slices)
+
+
+def to_true_resolution(slices: Array) -> tuple[Array, tuple[float, float]]:
+    """Slices (S, H, W) on the matrix that was measured, and the cutoffs of rows and columns.
+
+    Found and cropped as at run time, each axis by itself: learning to reproduce a scanner's
+    interpolation is worthless. A cutoff is a share of Nyquist, 1.0 where the spectrum is full.
+    """
+    found = find_native(slices)
+    rows, columns = (1.0 if c is None else c for c in found.cutoffs)
+    if found.is_zero_filled:
+        slices = not_below_zero(to_native(slices, found.native), slices)
+    return np.asarray(slices, np.float32), (rows, columns)
 
 
 def centre_crop(x: Array, shape: Sequence[int]) -> Array:
@@ -213,18 +97,30 @@ def centre_crop(x: Array, shape: Sequence[int]) -> Array:
     return x[tuple(slice(a, a + want) for a, want in zip(starts, shape, strict=True))]
 
 
-def make_pair(source: Source, scale: int, method: Degradation, axis: str | int | None) -> Pair:
+def make_pair(
+    source: Source,
+    scale: int,
+    method: Degradation,
+    axis: str | int | None,
+    preparation: Preparation = OURS,
+) -> Pair:
     """Read, undo zero-filling, degrade, divide by the LR's intensity scale, drop background."""
-    hr, cutoff = hr_slices(source, axis)
+    hr, cutoff = hr_slices(source, axis, preparation.zero_filling)
     try:
         hr = crop_to_multiple(hr, scale)
     except ValueError as error:
         raise PoanError(f"{source.path}: {error}") from None
     lr = degrade(hr, scale, method)
+    lr = np.rint(lr) if preparation.round_lr else lr
     unit = intensity_unit(lr)
     hr, lr = hr / np.float32(unit), lr / np.float32(unit)
-    keep = (lr > FOREGROUND).mean(axis=(1, 2)) >= SLICE_FOREGROUND
+    keep = is_foreground(lr) | (preparation.slices == "all")
     return Pair(source=source, hr=hr[keep], lr=lr[keep], cutoff=cutoff, tissue=tissue_of(lr))
+
+
+def is_foreground(lr: Array) -> Array:
+    """Which slices (S,) of lr (S, h, w), in units of its intensity scale, show anything."""
+    return np.asarray((lr > FOREGROUND).mean(axis=(1, 2)) >= SLICE_FOREGROUND)
 
 
 def default_cache() -> Path:
@@ -234,16 +130,22 @@ def default_cache() -> Path:
 
 
 def cached_pair(
-    source: Source, scale: int, method: Degradation, axis: str | int | None, cache: Path
+    source: Source,
+    scale: int,
+    method: Degradation,
+    axis: str | int | None,
+    cache: Path,
+    preparation: Preparation = OURS,
 ) -> Pair:
     """:func:`make_pair`, from the cache where the same file was prepared the same way before."""
     status = source.path.stat()
     key = [CACHE_VERSION, str(source.path.resolve()), status.st_size, status.st_mtime_ns]
     key += [scale, method, axis, PERCENTILE, FOREGROUND, SLICE_FOREGROUND]
+    key += [] if preparation == OURS else [asdict(preparation)]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     folder = cache / f"{stem(source.path)}-{digest}"
     if not folder.is_dir():
-        pair = make_pair(source, scale, method, axis)
+        pair = make_pair(source, scale, method, axis, preparation)
         cache.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=cache, prefix=".tmp-"))
         np.save(temporary / "hr.npy", pair.hr)
@@ -271,16 +173,20 @@ def load_pairs(
     method: Degradation,
     axis: str | int | None = None,
     cache: Path | None = None,
+    preparation: Preparation = OURS,
 ) -> Iterator[Pair]:
     """The cached pairs that keep at least one slice."""
     for source in sources:
-        pair = cached_pair(source, scale, method, axis, cache or default_cache())
+        pair = cached_pair(source, scale, method, axis, cache or default_cache(), preparation)
         if len(pair.hr):
             yield pair
 
 
 class PatchSampler:
-    """Random patches as a function of seed, rank, step and index, so that resuming repeats nothing.
+    """Random patches as a function of seed, step and index, so that resuming repeats nothing.
+
+    ``batch_size`` counts the patches of all processes; of ``world`` processes number ``rank`` takes
+    every world-th. So the patches of a step are the same on any number of processes.
 
     ``batch(step)`` returns LR (N, 1, p, p) and HR (N, 1, s p, s p), float32, flipped and transposed
     at random; on the k-space grid transposed only, for a flip would move LR against HR by s - 1 HR
@@ -299,25 +205,27 @@ class PatchSampler:
         seed: int,
         *,
         rank: int = 0,
+        world: int = 1,
         grid: Grid = "centre",
         acquisition: Acquisition | None = None,
     ) -> None:
         if not pairs:
             raise PoanError("no slice with anything but background to train on")
-        self.pairs, self.scale, self.batch_size = list(pairs), scale, batch_size
+        self.pairs, self.scale = list(pairs), scale
         self.patch = min(patch, *(min(p.lr.shape[1:]) for p in pairs))
         counts = np.sqrt([len(p.lr) for p in pairs])
         self.odds = counts / counts.sum()
-        self.seed, self.rank, self.flips = seed, rank, grid == "centre"
+        self.seed, self.flips = seed, grid == "centre"
+        self.indices = range(rank, batch_size, world)
         self.acquisition = acquisition
 
     def batch(self, step: int) -> tuple[Array, Array]:
-        drawn = (self._patch(step, index) for index in range(self.batch_size))
+        drawn = (self._patch(step, index) for index in self.indices)
         lr, hr = zip(*drawn, strict=True)
         return np.stack(lr)[:, None], np.stack(hr)[:, None]
 
     def _patch(self, step: int, index: int) -> tuple[Array, Array]:
-        rng = np.random.default_rng([self.seed, self.rank, step, index])
+        rng = np.random.default_rng([self.seed, 0, step, index])
         s, p = self.scale, self.patch
         pair = self.pairs[int(rng.choice(len(self.pairs), p=self.odds))]
         z, y, x = self._place(pair, rng)

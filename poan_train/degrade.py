@@ -1,4 +1,4 @@
-"""From HR slices to LR: MATLAB-convention bicubic and k-space truncation; and true resolution.
+"""From HR slices to LR: MATLAB-convention bicubic and k-space truncation.
 
 All are rules on the last two axes of an array (..., H, W). Their grids differ (the half-voxel
 rule): LR sample k lies at HR index ``s k + (s - 1) / 2`` for bicubic and ``truncated``
@@ -99,48 +99,3 @@ def _sinc_axis(x: Array, scale: int, grid: Grid) -> Array:
     if n % 2 == 0 and scale > 1:  # half of the Nyquist coefficient goes to each side
         spectrum[..., -1] /= 2
     return np.asarray(np.fft.irfft(spectrum, n=scale * n, axis=-1) * scale)
-
-
-def zero_fill_cutoff(slices: Array, axis: int) -> float:
-    """Where the spectrum of slices (S, H, W) along ``axis`` (1 or 2) falls off a cliff.
-
-    Returned as a fraction of Nyquist; 1.0 where the spectrum is full. A scanner that zero-fills
-    its k-space leaves next to nothing above the measured part, apart from what taking the
-    magnitude puts there. The cliff is the largest fall of the mean log power between two bands,
-    each 0.1 of Nyquist wide, on both sides of a frequency between 0.4 and 0.86; it counts from a
-    factor of 5, and not at the ends, where it belongs to a receiver's filter.
-    """
-    n = slices.shape[axis]
-    if n < 32 or not slices.any():
-        return 1.0
-    other = tuple(i for i in range(3) if i != axis)
-    window = np.expand_dims(np.hanning(n), other)
-    power = (np.abs(np.fft.rfft(slices * window, axis=axis)) ** 2).mean(axis=other)
-    log_power = np.log10(power / power.max() + 1e-12)
-    frequency = np.linspace(0, 1, len(log_power))
-    candidates = np.arange(0.4, 0.86, 0.005)
-    falls = []
-    for f in candidates:
-        below = log_power[(frequency >= f - 0.12) & (frequency < f - 0.02)].mean()
-        above = log_power[(frequency > f + 0.02) & (frequency <= f + 0.12)].mean()
-        falls.append(below - above)
-    best = int(np.argmax(falls))
-    if falls[best] < np.log10(5) or best in (0, len(falls) - 1):
-        return 1.0
-    return round(float(candidates[best]), 3)
-
-
-def to_true_resolution(slices: Array) -> tuple[Array, tuple[float, float]]:
-    """Slices (S, H, W) at the resolution that was measured, and the cutoffs of rows and columns.
-
-    Each in-plane axis is resampled to its own voxel size / cutoff: learning to reproduce a
-    scanner's interpolation is worthless. The spectrum is cropped, which keeps every measured
-    coefficient and, on the ``centre`` grid, both ends of the field of view; the small negative
-    values this leaves are set to zero where the input had none.
-    """
-    cutoffs = (zero_fill_cutoff(slices, 1), zero_fill_cutoff(slices, 2))
-    if cutoffs == (1.0, 1.0):
-        return slices.astype(np.float32), cutoffs
-    h, w = (max(1, round(n * c)) for n, c in zip(slices.shape[1:], cutoffs, strict=True))
-    out = fourier_resize(slices, (h, w), "centre")
-    return (np.asarray(np.maximum(out, 0)) if slices.min() >= 0 else out), cutoffs

@@ -27,14 +27,23 @@ from poan_runtime.tiles.run import SliceRunner, Timings
 from poan_train import networks
 from poan_train.acquire import KINDS
 from poan_train.checkpoint import Facts, load_network
-from poan_train.data import CONTRASTS, EVERY, Pair, cached_pair, default_cache, find_sources
+from poan_train.convention import (
+    OURS,
+    PSNRS,
+    SSIMS,
+    add_measures,
+    add_preparation,
+    preparation_of,
+)
+from poan_train.data import Pair, cached_pair, default_cache
 from poan_train.degrade import GRID, Array, Degradation, sinc
 from poan_train.kinds import case_of, kinds_table, score, summaries
-from poan_train.metrics import psnr, ssim
+from poan_train.metrics import psnr, psnr_whole, ssim
 from poan_train.networks.poan import POAB
 from poan_train.resample import Grid, cubic_matrix
+from poan_train.subjects import CONTRASTS, EVERY, find_sources
 
-MEASURES = ("psnr_volume_peak", "psnr_slice_peak", "ssim_volume_peak", "ssim_slice_peak")
+MEASURES = (*PSNRS.values(), *SSIMS.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +92,7 @@ def super_resolve(
     *,
     self_ensemble: bool = False,
 ) -> Array:
-    """SR (S, s h, s w) of slices (S, h, w) in units of the intensity scale, tiled as poan-run."""
+    """SR (S, s h, s w) of slices (S, h, w) in the intensity unit, tiled as poan-run."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     whole = tiling.tile == 0
     backend: Any = TorchBackend(network=network.to(device), device=device)
@@ -121,8 +130,9 @@ def bicubic(lr: Array, scale: int, grid: Grid) -> Array:
 
 
 def measure(hr: Array, estimate: Array) -> dict[str, float]:
-    """PSNR (dB) and SSIM under both peak conventions, see :mod:`poan_train.metrics`."""
+    """PSNR (dB) and SSIM under every convention, see :mod:`poan_train.metrics`."""
     return {
+        "psnr_whole_volume": psnr_whole(hr, estimate),
         "psnr_volume_peak": psnr(hr, estimate, "volume"),
         "psnr_slice_peak": psnr(hr, estimate, "slice"),
         "ssim_volume_peak": ssim(hr, estimate, "volume"),
@@ -183,18 +193,19 @@ def mean_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Plain-text table: PSNR and SSIM by the volume's peak, PSNR by the slice's."""
-    head = f"{'volume':44} {'bicubic':>15} {'SR':>15} {'gain dB':>8}   slice peak: bicubic      SR"
-    lines = [head]
+def table(
+    rows: Sequence[dict[str, Any]],
+    psnr_word: str = "volume-peak",
+    ssim_word: str = "volume-peak",
+) -> str:
+    """Plain-text table: PSNR (a word of PSNRS) and SSIM (of SSIMS), and PSNR's gain."""
+    p, q = PSNRS[psnr_word], SSIMS[ssim_word]
+    lines = [f"{'volume':44} {'bicubic':>15} {'SR':>15} {'gain dB':>8}   PSNR {psnr_word}"]
     for row in rows:
         b, s = row["bicubic"], row["sr"]
         lines.append(
-            f"{row['volume'][:44]:44} "
-            f"{b['psnr_volume_peak']:7.2f}/{b['ssim_volume_peak']:.4f}"
-            f" {s['psnr_volume_peak']:8.2f}/{s['ssim_volume_peak']:.4f}"
-            f" {s['psnr_volume_peak'] - b['psnr_volume_peak']:+8.2f}"
-            f" {b['psnr_slice_peak']:20.2f} {s['psnr_slice_peak']:7.2f}"
+            f"{row['volume'][:44]:44} {b[p]:8.2f}/{b[q]:.4f} {s[p]:8.2f}/{s[q]:.4f} "
+            f"{s[p] - b[p]:+8.2f}"
         )
     return "\n".join(lines)
 
@@ -256,6 +267,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--without-attention", action="store_true", help="bypass POAB: what is it worth?"
     )
+    c = p.add_argument_group("the papers' conventions, for the LR of the training alone")
+    add_preparation(c)
+    add_measures(c)
     p.add_argument("--cache", type=Path)
     p.add_argument("--json", type=Path)
     p.add_argument("--png", type=Path)
@@ -282,6 +296,11 @@ def run(args: argparse.Namespace) -> None:
         raise PoanError(f"need --every >= 1, got {args.every}")
     tiling = Tiling.of(facts.arch, args.tile)
     kinds = kinds_of(args.lr_model, facts)
+    preparation = preparation_of(args)
+    if kinds and preparation != OURS:
+        raise PoanError(
+            "--zero-filling, --slices and --round-lr are for the papers' LR, not for --lr-model"
+        )
     if kinds:
         found, panels = run_kinds(args, network, facts, tiling, kinds)
         means = summaries(found)
@@ -290,12 +309,13 @@ def run(args: argparse.Namespace) -> None:
     else:
         found, panels = run_whole(args, network, facts, tiling)
         mean = mean_row(found)
-        print(table([*found, mean]))
+        print(table([*found, mean], args.psnr, args.ssim))
         results = {"volumes": found, "mean": mean}
     if args.json:
         content = {"checkpoint": args.ckpt.name, "arch": facts.arch, **asdict(tiling)}
         content |= {"self_ensemble": args.self_ensemble}
-        content |= {"without_attention": args.without_attention, "every": args.every, **results}
+        content |= {"without_attention": args.without_attention, "every": args.every}
+        content |= {"preparation": asdict(preparation), **results}
         args.json.parent.mkdir(parents=True, exist_ok=True)
         with WholeFile(args.json) as file:
             file.write(json.dumps(content, indent=1).encode() + b"\n")
@@ -353,7 +373,7 @@ def pairs_of(args: argparse.Namespace, facts: Facts, method: Degradation) -> Ite
     """The volumes to measure on. Raises PoanError behind the last if none shows anything."""
     cache, some = args.cache or default_cache(), False
     for source in find_sources(args.data, args.contrast or facts.contrast, args.table):
-        pair = cached_pair(source, facts.scale, method, args.axis, cache)
+        pair = cached_pair(source, facts.scale, method, args.axis, cache, preparation_of(args))
         if len(pair.hr):
             some = True
             yield pair

@@ -26,7 +26,7 @@ TISSUE = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One volume in one kind: LR (S, h, w), HR (S, s h, s w) in units of LR's intensity scale."""
+    """One volume in one kind: LR (S, h, w), HR (S, s h, s w) in LR's intensity unit."""
 
     kind: str
     lr: Array
@@ -38,7 +38,7 @@ class Case:
 def case_of(pair: Pair, scale: int, kind: str, every: int = 1) -> Case:
     """Every N-th slice of ``pair``, made with the degradation ``truncated``, in one kind.
 
-    The intensity scale is that of the LR that was made, noise included, as the runtime would find.
+    The intensity unit is that of the LR that was made, noise included, as the runtime would find.
     """
     hr, band = np.asarray(pair.hr[::every]), np.asarray(pair.lr[::every])
     if kind == "bicubic":
@@ -50,10 +50,10 @@ def case_of(pair: Pair, scale: int, kind: str, every: int = 1) -> Case:
 
 
 def head(hr: Array) -> Array:
-    """Which voxels of slices (S, H, W), in units of the intensity scale, lie within the head.
+    """Which voxels of slices (S, H, W), in the intensity unit, lie within the head.
 
     Each slice is smoothed by a Gaussian of two voxels; a voxel belongs to the head where that
-    exceeds a quarter of the volume's median tissue (voxels above 5 % of the intensity scale), or
+    exceeds a quarter of the volume's median tissue (voxels above 5 % of the intensity unit), or
     where such voxels enclose it. So air outside, noisy or not, counts for nothing, and ventricles
     and sinuses count. Works for other organs as well.
     """

@@ -1,12 +1,18 @@
 """What a training says while it runs: a bar or lines, a JSON line and TensorBoard scalars."""
 
+import contextlib
 import json
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+
+from poan_runtime.errors import PoanError
 
 EVERY_SECONDS = 30.0
 """Least time between two lines where standard error is no terminal."""
@@ -20,12 +26,14 @@ class Log:
     """
 
     def __init__(self, out: Path, *, quiet: bool, start: int) -> None:
-        self.quiet = quiet
+        self.quiet, self.place = quiet, out.with_suffix(".jsonl")
         if quiet:
             return
         out.parent.mkdir(parents=True, exist_ok=True)
-        self.lines = out.with_suffix(".jsonl").open("a" if start else "w")
-        self.board = SummaryWriter(str(out.with_suffix("")) + "_tensorboard", purge_step=start)
+        self.hook, threading.excepthook = threading.excepthook, self._quiet_thread
+        with self._one_line():
+            self.lines = self.place.open("a" if start else "w")
+            self.board = SummaryWriter(str(out.with_suffix("")) + "_tensorboard", purge_step=start)
         form = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
         self.bar = tqdm(total=100, unit="%", dynamic_ncols=True, disable=None, bar_format=form)
         self.began, self.first, self.said = time.monotonic(), 0.0, float("-inf")
@@ -33,21 +41,47 @@ class Log:
     def __enter__(self) -> "Log":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if not self.quiet:
-            self.bar.close()
-            self.board.close()
-            self.lines.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.quiet:
+            return
+        self.bar.close()
+        try:
+            with self._one_line(), contextlib.ExitStack() as stack:
+                stack.callback(self.lines.close)
+                stack.callback(self.board.close)
+        except PoanError:
+            if error is None:
+                raise
+        finally:
+            threading.excepthook = self.hook
+
+    @contextlib.contextmanager
+    def _one_line(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise PoanError(f"{self.place}: cannot be written: {error.strerror}") from None
+
+    def _quiet_thread(self, hooked: threading.ExceptHookArgs) -> None:
+        """TensorBoard's thread hands what it meets to the next record; it need not shout too."""
+        if not isinstance(hooked.exc_value, OSError):
+            self.hook(hooked)
 
     def write(self, step: int, seconds: float, progress: float, **values: float) -> None:
         """One record at ``step``, with ``progress`` in [0, 1] of the run behind it."""
         if self.quiet:
             return
         record = {"step": step, "seconds": round(seconds, 1), **values, "progress": progress}
-        self.lines.write(json.dumps(record) + "\n")
-        self.lines.flush()
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+        with self._one_line():
+            self.lines.write(json.dumps(record) + "\n")
+            self.lines.flush()
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
         if self.bar.disable:
             self._line(step, progress, values)
         else:

@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from poan_runtime.intensity import decibels
 from poan_train.degrade import Array
 
 Peak: TypeAlias = Literal["volume", "slice"]
@@ -25,7 +26,19 @@ def psnr(reference: Array, estimate: Array, peak: Peak = "volume") -> float:
     use = (mse > 0) & (top > 0)
     if not use.any():
         return float("inf")
-    return float((10 * np.log10(top[use] ** 2 / mse[use])).mean())
+    return float(decibels(top[use], mse[use]).mean())
+
+
+def psnr_whole(reference: Array, estimate: Array) -> float:
+    """PSNR in dB of a whole volume (S, H, W): one mean squared error, the volume's maximum.
+
+    Infinite without an error, NaN without signal.
+    """
+    mse = float(((reference.astype(np.float64) - estimate) ** 2).mean())
+    top = float(reference.max())
+    if top <= 0:
+        return float("nan")
+    return float(10 * np.log10(top**2 / mse)) if mse > 0 else float("inf")
 
 
 def ssim(reference: Array, estimate: Array, peak: Peak = "volume") -> float:
@@ -52,7 +65,7 @@ def psnr_within(reference: Array, estimate: Array, mask: Array) -> float:
         return float("nan")
     truth = reference[mask].astype(np.float64)
     mse = float(((truth - estimate[mask]) ** 2).mean())
-    return float(10 * np.log10(truth.max() ** 2 / mse)) if mse > 0 else float("inf")
+    return float(decibels(truth.max(), mse)) if mse > 0 else float("inf")
 
 
 def ssim_within(reference: Array, estimate: Array, mask: Array) -> float:

@@ -3,27 +3,76 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
+
+from poan_runtime.errors import PoanError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+LONGEST_READING = timedelta(hours=12)
+"""How long a process waits for the others to have read their volumes."""
 
 
 @contextmanager
 def data_parallel() -> Iterator[tuple[int, int, str]]:
-    """(rank, world size, device), with a process group where torchrun started several."""
+    """(rank, world size, device), with a process group where torchrun started several.
+
+    Within another it gives the same group.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if world == 1:
         yield 0, 1, device
         return
+    if torch.distributed.is_initialized():
+        yield torch.distributed.get_rank(), world, device
+        return
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    with others_there(world):
+        torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
         yield torch.distributed.get_rank(), world, device
     finally:
         torch.distributed.destroy_process_group()
+
+
+def shared_out(
+    items: Sequence[Item], work: Callable[[Item], Result], rank: int, world: int
+) -> list[Result]:
+    """``work`` on every item, in order: each process does every world-th and hears of the others'.
+
+    None goes on before all are done.
+    """
+    own = [work(item) for item in items[rank::world]]
+    if world == 1:
+        return own
+    parts: list[list[Result]] = [[] for _ in range(world)]
+    with others_there(world):
+        group = torch.distributed.new_group(backend="gloo", timeout=LONGEST_READING)
+        torch.distributed.all_gather_object(parts, own, group)
+    return [parts[index % world][index // world] for index in range(len(items))]
+
+
+class ProcessGoneError(PoanError):
+    """Another process of this training is not there any more."""
+
+
+@contextmanager
+def others_there(world: int) -> Iterator[None]:
+    """Turn what the process group raises when a process is gone into a `ProcessGoneError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        of_group = isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
+        if world == 1 or not of_group:
+            raise
+        raise ProcessGoneError("another process of this training is gone") from None
 
 
 class Interrupted(Exception):

@@ -23,10 +23,12 @@ from poan_train.metrics import psnr
 from poan_train.networks.poan import POAB
 from poan_train.ranks import (
     Interrupted,
+    ProcessGoneError,
     data_parallel,
     interruptible,
     mean_over_ranks,
     of_first_rank,
+    others_there,
 )
 from poan_train.resample import cubic_matrix
 from poan_train.resume import continued
@@ -48,6 +50,7 @@ class TrainConfig:
     cpu_minutes: float | None = None
     """The same in processor time of all threads, which other jobs on the machine do not use up."""
     batch: int = 96
+    """Patches of a step, of all processes together."""
     patch: int = 64
     """Side of an LR patch, clamped to the smallest slice."""
     lr: float = 1e-4
@@ -175,33 +178,48 @@ def train(
     """
     torch.set_flush_denormal(True)  # or a step takes ten times longer once weights die out
     with data_parallel() as (rank, world, device), interruptible() as interrupted:
+        if config.batch < world:
+            raise PoanError(
+                f"--batch {config.batch}: expected a patch for each of {world} processes"
+            )
         run = _start(facts, config, device, resume, out, init)
         if resume:
             facts = continued(out, read_checkpoint(out)[0], facts, config, allow_changes)
-        step = _stepper(run, config, device, world)
         check = _validation(facts, validation or pairs, device)
         with (
-            Ahead(_sampler(facts, config, pairs, rank)) as ahead,
+            Ahead(_sampler(facts, config, pairs, rank, world)) as ahead,
             Log(out, quiet=rank > 0, start=run.step) as log,
         ):
-            began, cpu_began = time.monotonic() - run.seconds, time.process_time() - run.cpu_seconds
-            while True:
-                run.seconds = time.monotonic() - began
-                run.cpu_seconds = time.process_time() - cpu_began
-                run.progress, stop = of_first_rank(_progress(config, run), interrupted, world)
-                if run.progress >= 1 or stop:
-                    break
-                rate = learning_rate(config, run.step, run.progress)
-                run.prepare(rate, config)
-                loss = step(*(torch.from_numpy(a).to(device) for a in ahead.batch(run.step)))
-                run.step += 1
-                run.update_average(config.ema)
-                if run.step % config.log_every == 0 or run.step == 1:
-                    log.write(run.step, run.seconds, run.progress, loss=loss, lr=rate)
-                if not math.isfinite(loss):
-                    raise PoanError(_diverged(loss, run.step, out))
-                if run.step % config.validate_every == 0 and rank == 0:
-                    facts = _save(facts, config, run, check, log, out)
+            try:
+                with others_there(world):
+                    step = _stepper(run, config, device, world)
+                    began = time.monotonic() - run.seconds
+                    cpu_began = time.process_time() - run.cpu_seconds
+                    while True:
+                        run.seconds = time.monotonic() - began
+                        run.cpu_seconds = time.process_time() - cpu_began
+                        run.progress, stop = of_first_rank(
+                            _progress(config, run), interrupted, world
+                        )
+                        if run.progress >= 1 or stop:
+                            break
+                        rate = learning_rate(config, run.step, run.progress)
+                        run.prepare(rate, config)
+                        loss = step(
+                            *(torch.from_numpy(a).to(device) for a in ahead.batch(run.step))
+                        )
+                        run.step += 1
+                        run.update_average(config.ema)
+                        if run.step % config.log_every == 0 or run.step == 1:
+                            log.write(run.step, run.seconds, run.progress, loss=loss, lr=rate)
+                        if not math.isfinite(loss):
+                            raise PoanError(_diverged(loss, run.step, out))
+                        if run.step % config.validate_every == 0 and rank == 0:
+                            facts = _save(facts, config, run, check, log, out)
+            except ProcessGoneError as gone:
+                if rank == 0:
+                    _save(facts, config, run, None, log, out)
+                raise _without(gone, run.step, out) from None
             if rank == 0:
                 facts = _save(facts, config, run, None if stop else check, log, out)
     if stop:
@@ -209,7 +227,16 @@ def train(
     return facts
 
 
-def _sampler(facts: Facts, config: TrainConfig, pairs: list[Pair], rank: int) -> PatchSampler:
+def _without(gone: ProcessGoneError, step: int, out: Path) -> ProcessGoneError:
+    """What to do where a process is lost at ``step``."""
+    return ProcessGoneError(
+        f"{gone}, at step {step}; --resume goes on from {out}, on as many processes as there are"
+    )
+
+
+def _sampler(
+    facts: Facts, config: TrainConfig, pairs: list[Pair], rank: int, world: int
+) -> PatchSampler:
     model = LRModel.of_facts(facts.degradation)
     return PatchSampler(
         pairs,
@@ -218,6 +245,7 @@ def _sampler(facts: Facts, config: TrainConfig, pairs: list[Pair], rank: int) ->
         config.batch,
         config.seed,
         rank=rank,
+        world=world,
         grid=GRID[model.method],
         acquisition=model.acquisition,
     )
@@ -282,7 +310,11 @@ def load_matching(network: nn.Module, weights: dict[str, torch.Tensor], source: 
 def _stepper(
     run: Run, config: TrainConfig, device: str, world: int
 ) -> Callable[[torch.Tensor, torch.Tensor], float]:
-    """A function from a batch to its loss, the mean over ranks, that takes one step."""
+    """A function from a rank's patches to the loss of all ranks' batch, that takes one step.
+
+    Ranks may hold unequal numbers of patches. All that they tell each other comes before the
+    weights change, so that a step in which one is lost has not happened.
+    """
     half = autocast_type(config.precision, device)
     model: nn.Module = run.network
     if world > 1:
@@ -296,15 +328,16 @@ def _stepper(
             lr = lr.to(memory_format=torch.channels_last)
         with torch.autocast(device, half or torch.bfloat16, enabled=half is not None):
             sr = forward(lr)
-        loss = (sr.float() - hr).abs().mean()
+        loss = (sr.float() - hr).abs().mean() * (world * len(lr) / config.batch)
         run.optimiser.zero_grad(set_to_none=True)
         run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        mean = mean_over_ranks(loss.detach(), world)
         run.scaler.unscale_(run.optimiser)
         if config.clip:
             nn.utils.clip_grad_norm_(run.network.parameters(), config.clip)
         run.scaler.step(run.optimiser)
         run.scaler.update()
-        return mean_over_ranks(loss.detach(), world)
+        return mean
 
     return step
 

@@ -5,16 +5,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.paper_tables.absent import why_absent, write_absent
 from benchmarks.paper_tables.report import write_tables
 from benchmarks.paper_tables.rows import CLASSICAL, Protocol, plan, run_row
 from poan_runtime.errors import PoanError
 from poan_train import networks
-from poan_train.data import CONTRASTS, Source, find_sources, split_by_subject
+from poan_train.convention import add_measures, add_preparation, preparation_of
 from poan_train.degrade import GRID
+from poan_train.subjects import CONTRASTS, Source, find_sources, split_by_subject
 
 DEFAULT = (
     *("bicubic", "nlm", "srcnn", "vdsr-lite", "rdn-lite"),
-    *("edsr-lite", "csn-lite", "seran-lite", "poan-lite"),
+    *("edsr-lite", "csn-lite", "seran-lite", "poan-lite", "poan-lite+"),
 )
 TEST_SHARE = 0.12
 """Of the subjects, where IXI is not complete: 70 of 576."""
@@ -32,8 +34,21 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, required=True, help="folder of rows and tables")
     p.add_argument("--tables", type=int, nargs="+", choices=(1, 2, 3), default=[1, 2, 3])
     p.add_argument("--arch", nargs="+", default=DEFAULT, help="of Table 1; NAME+: self-ensemble")
-    p.add_argument("--contrast", nargs="+", choices=CONTRASTS, default=["T1", "T2"])
-    p.add_argument("--scale", type=int, nargs="+", choices=networks.SCALES, default=[2, 4])
+    p.add_argument(
+        "--contrast",
+        nargs="+",
+        choices=CONTRASTS,
+        default=["PD", "T1", "T2"],
+        help="of Table 1; one without volumes stays empty, with the reason",
+    )
+    p.add_argument(
+        "--scale", type=int, nargs="+", choices=networks.SCALES, default=list(networks.SCALES)
+    )
+    p.add_argument(
+        "--scanner",
+        action="store_true",
+        help="besides, a table of the same networks on LR as a scanner makes it",
+    )
     p.add_argument("--seeds", type=int, nargs="+", default=[0])
     p.add_argument("--ablated", default="poan-lite", help="network of Tables 2 and 3")
     p.add_argument("--table2-contrast", choices=CONTRASTS, help="x2; default PD with --ixi, or T2")
@@ -52,12 +67,21 @@ def parser() -> argparse.ArgumentParser:
         help="options of poan-train that each network tries at its best rate, as '--patch 32', or "
         "one network alone, as 'poan-lite: --set gate=sigmoid'",
     )
+    p.add_argument(
+        "--own",
+        action="append",
+        default=[],
+        metavar="NAME: OPTIONS",
+        help="options of poan-train of one network alone, as 'poan: --attention-from 0.5'",
+    )
     p.add_argument("--search-steps", type=int, help="budget of a trial; the winner gets the whole")
     p.add_argument("--search-cpu-minutes", type=float, help="the same in processor time")
     p.add_argument("--degradation", choices=tuple(GRID), default="bicubic")
     p.add_argument("--tile", type=int, default=48, help="LR tile, 0 for whole slices")
     p.add_argument("--every", type=int, default=1, help="evaluate every N-th slice")
-    p.add_argument("--peak", choices=("volume", "slice"), default="volume")
+    c = p.add_argument_group("conventions, as poan-train --check-ixi prints them")
+    add_preparation(c)
+    add_measures(c)
     p.add_argument("--rows", type=int, help="make at most so many rows now")
     p.add_argument("--report", action="store_true", help="only write the tables from the rows")
     return p
@@ -70,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not args.report:
             make_rows(args, arguments[cut + 1 :])
-        for path in write_tables(args.out, args.peak):
+        for path in write_tables(args.out, args.psnr, args.ssim):
             print(path)
     except PoanError as error:
         print(f"paper_tables: {error}", file=sys.stderr)
@@ -84,17 +108,20 @@ def make_rows(args: argparse.Namespace, extra: Sequence[str]) -> None:
     unknown = sorted({*args.arch, args.ablated} - known)
     if unknown:
         raise PoanError(f"no network {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    protocol = make_protocol(args, extra)
+    absent = why_absent(args.contrast, protocol.train, protocol.val)
+    write_absent(args.out, absent)
     rows = plan(
         args.tables,
         args.arch,
-        args.contrast,
+        [contrast for contrast in args.contrast if contrast not in absent],
         args.scale,
         args.seeds,
         args.ablated,
         (args.table2_contrast or ("PD" if args.ixi else "T2"), 2),
         (args.table3_contrast, 4),
+        args.scanner,
     )
-    protocol = make_protocol(args, extra)
     made = 0
     for i, row in enumerate(rows):
         if made == args.rows:
@@ -130,6 +157,8 @@ def make_protocol(args: argparse.Namespace, extra: Sequence[str]) -> Protocol:
         tile=args.tile,
         every=args.every,
         extra=tuple(extra),
+        own=tuple(args.own),
+        preparation=preparation_of(args),
     )
 
 

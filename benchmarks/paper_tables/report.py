@@ -1,7 +1,7 @@
 """Tables as Markdown, CSV and PNG."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,12 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from benchmarks.paper_tables.absent import read_absent
+from benchmarks.paper_tables.scanner import write_scanner_table
 from benchmarks.paper_tables.summary import Cell, agreement, cells, read_rows
 from poan_runtime.errors import PoanError
-from poan_train.paper.published import NAMES, base_name
+from poan_train.convention import Preparation
+from poan_train.paper.published import NAMES, TABLE1, base_name
 
 TITLES = {
     1: "Table 1: contrast x scale x network",
@@ -24,33 +27,39 @@ ABLATED = {
                              "point, pyramid", "point, patch, pyramid"), strict=True)),
     3: dict(zip("ABCD", ("none", "channel", "spatial", "channel, spatial"), strict=True)),
 }  # fmt: skip
+THEIRS = {2: "PD x2", 3: "T1 x4"}
+"""What the paper measured its ablations on."""
 NOTES = (
     "± is the standard deviation over volumes (of each volume's mean over seeds); in brackets over "
     "seeds. The gain is PSNR over bicubic on the same volumes. The paper's numbers are for IXI, "
     "its own sizes and 1000 epochs (ablations 400): they are here for the order and the gains, not "
-    "to be subtracted from ours. A scanner's zero-filling is undone here before a slice counts as "
-    "HR; the papers do not say that they do."
+    "to be subtracted from ours."
 )
 
 
-def write_tables(folder: Path, peak: str = "volume") -> list[Path]:
+def write_tables(folder: Path, psnr: str = "volume-peak", ssim: str = "volume-peak") -> list[Path]:
     """tableN.md, .csv and .png in ``folder`` from its rows; the paths that were written.
 
-    ``peak`` ("volume" or "slice") is the peak of PSNR and SSIM. Raises PoanError without rows.
+    ``psnr`` and ``ssim`` are words of `PSNRS` and `SSIMS`. Rows on a scanner's LR have a table of
+    their own beside Table 1. Raises PoanError without rows.
     """
     rows = read_rows(folder)
     if not rows:
         raise PoanError(f"{folder}: holds no rows yet")
+    papers = [row for row in rows if not row["row"].get("scanner")]
     written = []
-    for table in sorted({row["row"]["table"] for row in rows}):
-        members = [row for row in rows if row["row"]["table"] == table]
-        summary = _ordered(cells(members, peak))
+    for table in sorted({row["row"]["table"] for row in papers}):
+        members = [row for row in papers if row["row"]["table"] == table]
+        summary = _ordered(cells(members, psnr, ssim))
         stem = folder / f"table{table}"
-        stem.with_suffix(".md").write_text(markdown(table, summary, members, peak))
+        absent = read_absent(folder) if table == 1 else {}
+        how = f"PSNR {psnr}, SSIM {ssim}"
+        stem.with_suffix(".md").write_text(markdown(table, summary, members, how, absent))
         _write_csv(stem.with_suffix(".csv"), summary)
         _draw(stem.with_suffix(".png"), table, summary, members)
         written += [stem.with_suffix(s) for s in (".md", ".csv", ".png")]
-    return written
+    scanner = [row for row in rows if row["row"].get("scanner")]
+    return [*written, *([write_scanner_table(folder, scanner)] if scanner else [])]
 
 
 ORDER = (*NAMES[:-2], "seran", *NAMES[-2:])
@@ -63,15 +72,37 @@ def _ordered(members: Sequence[Cell]) -> list[Cell]:
 
 
 def _place(cell: Cell) -> int:
-    name = base_name(cell.label)
-    return ORDER.index(name) if cell.table == 1 and name in ORDER else -1
+    return place_of(cell.table, cell.label)
 
 
-def markdown(table: int, summary: Sequence[Cell], rows: Sequence[dict[str, Any]], peak: str) -> str:
-    """The table as the paper lays it out, every cell with its spread, and the commands."""
-    lines = [f"# {TITLES[table]}", "", _budget(rows, peak), "", NOTES, ""]
+def place_of(table: int, label: str) -> int:
+    """Where a label stands among the paper's columns; letters and unknown names before all."""
+    name = base_name(label)
+    return ORDER.index(name) if table == 1 and name in ORDER else -1
+
+
+def title(table: int, summary: Sequence[Cell]) -> str:
+    """A table's title; of an ablation with what it was measured on, here and in the paper."""
+    if table not in THEIRS:
+        return TITLES[table]
+    on = ", ".join(sorted({f"{c.contrast} x{c.scale}" for c in summary}))
+    return f"{TITLES[table]}, on {on} (the paper's: {THEIRS[table]})"
+
+
+def markdown(
+    table: int,
+    summary: Sequence[Cell],
+    rows: Sequence[dict[str, Any]],
+    how: str,
+    absent: Mapping[str, str],
+) -> str:
+    """The table as the paper lays it out, every cell with its spread, and the commands.
+
+    ``how`` says how it was measured, ``absent`` why a contrast has no rows.
+    """
+    lines = [f"# {title(table, summary)}", "", _budget(rows, how), "", NOTES, ""]
     if table == 1:
-        lines += [*_matrix(summary), ""]
+        lines += [*_matrix(summary), "", *_reasons(summary, absent), ""]
     lines += ["## Agreement with the paper", "", *_agreements(summary), ""]
     lines += ["## Every row", "", *_long(table, summary, _clock(rows))]
     lines += ["", "## Commands", ""]
@@ -82,7 +113,15 @@ def markdown(table: int, summary: Sequence[Cell], rows: Sequence[dict[str, Any]]
     return "\n".join(lines) + "\n"
 
 
-def _budget(rows: Sequence[dict[str, Any]], peak: str) -> str:
+def _reasons(summary: Sequence[Cell], absent: Mapping[str, str]) -> list[str]:
+    """Why there are rows of the paper's table without a number."""
+    made = {(c.contrast, c.scale) for c in summary}
+    lines = [f"- {contrast}: {reason}." for contrast, reason in sorted(absent.items())]
+    left = [f"{c} x{s}" for c, s in sorted(TABLE1) if (c, s) not in made and c not in absent]
+    return [*lines, *([f"- {', '.join(left)}: not run."] if left else [])]
+
+
+def _budget(rows: Sequence[dict[str, Any]], how: str) -> str:
     """Under what the rows were made, in words."""
     protocols = [row["protocol"] for row in rows]
     budgets = sorted({" ".join(p["budget"]) for p in protocols})
@@ -91,6 +130,8 @@ def _budget(rows: Sequence[dict[str, Any]], peak: str) -> str:
     searches = sorted({" ".join(p.get("search", ())) for p in protocols} - {""})
     seeds = sorted({row["row"]["seed"] for row in rows})
     every = sorted({p["every"] for p in protocols})
+    own = sorted({own for p in protocols for own in p.get("own", ())})
+    prepared = {" ".join(_prepared(p)) for p in protocols}
     rate = ", ".join(f"{r:g}" for r in rates)
     if len(rates) + len(tries) > 1:
         rate += f", then `{'`, `'.join(tries)}` at the best rate" if tries else ""
@@ -100,9 +141,18 @@ def _budget(rows: Sequence[dict[str, Any]], peak: str) -> str:
     return (
         f"Budget of every network: `{'`, `'.join(budgets)}`{_meaning(budgets)}. Learning rate "
         f"{rate}; seeds {', '.join(map(str, seeds))}. {_sizes(rows)}Slices: "
-        f"{', '.join('all' if n == 1 else f'one in {n}' for n in every)}. PSNR and SSIM with the "
-        f"{peak}'s peak."
+        f"{', '.join('all' if n == 1 else f'one in {n}' for n in every)}. {how}; volumes: "
+        f"{', '.join(sorted(prepared))}."
+        + (f" Of one network alone: `{'`, `'.join(own)}`." if own else "")
     )
+
+
+def _prepared(protocol: Mapping[str, Any]) -> list[str]:
+    """How its volumes were prepared, in words."""
+    p = Preparation(**protocol.get("preparation", {}))
+    said = ["a scanner's zero-filling undone" if p.zero_filling == "undo" else "zero-filling kept"]
+    said += ["without background slices" if p.slices == "foreground" else "with every slice"]
+    return [*said, *(["and LR in integers"] if p.round_lr else [])]
 
 
 def _meaning(budgets: Sequence[str]) -> str:
@@ -141,7 +191,7 @@ def _agreements(summary: Sequence[Cell]) -> list[str]:
 
 def _matrix(summary: Sequence[Cell]) -> list[str]:
     labels = list(dict.fromkeys(c.label for c in sorted(summary, key=_place)))
-    keys = sorted({(c.contrast, c.scale) for c in summary})
+    keys = sorted({(c.contrast, c.scale) for c in summary} | set(TABLE1))
     by_place = {(c.contrast, c.scale, c.label): c for c in summary}
     lines = ["| | " + " | ".join(labels) + " |", "|---" * (len(labels) + 1) + "|"]
     for contrast, scale in keys:
@@ -222,5 +272,7 @@ def _draw(path: Path, table: int, summary: Sequence[Cell], rows: Sequence[dict[s
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
     budgets = sorted({" ".join(row["protocol"]["budget"]) for row in rows})
-    figure.suptitle(f"{TITLES[table]};\neach trained with {', '.join(budgets)}", fontsize="medium")
+    figure.suptitle(
+        f"{title(table, summary)};\neach trained with {', '.join(budgets)}", fontsize="medium"
+    )
     figure.savefig(path, dpi=120)

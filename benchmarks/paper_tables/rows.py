@@ -5,7 +5,7 @@ import json
 import platform
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,11 @@ import torch
 from poan_runtime import extras
 from poan_runtime.errors import PoanError
 from poan_train import cli, evaluate
+from poan_train.acquire import KINDS
 from poan_train.checkpoint import load_network, read_checkpoint
-from poan_train.data import cached_pair, default_cache, find_sources
+from poan_train.convention import OURS, Preparation, preparation_options
+from poan_train.data import cached_pair, default_cache
+from poan_train.subjects import find_sources
 
 CLASSICAL = ("bicubic", "nlm")
 TABLE2, TABLE3 = "ABCDEFGH", "ABCD"
@@ -37,10 +40,13 @@ class Row:
     contrast: str
     scale: int
     seed: int
+    scanner: bool = False
+    """Trained on LR as a scanner makes it, measured on the fixed kinds of LR."""
 
     @property
     def name(self) -> str:
-        return f"table{self.table}_{self.contrast}_x{self.scale}_{self.label}_seed{self.seed}"
+        table = f"table{self.table}{'_scanner' if self.scanner else ''}"
+        return f"{table}_{self.contrast}_x{self.scale}_{self.label}_seed{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +71,10 @@ class Protocol:
     a colon those of that network alone."""
     search: tuple[str, ...] = ()
     """Budget of a trial, where it is not ``budget``; the winner is then trained under that."""
+    own: tuple[str, ...] = ()
+    """``NAME: OPTIONS``: options of poan-train that a network has to itself, untried."""
+    preparation: Preparation = OURS
+    """Of training and test volumes, but for rows on a scanner's LR."""
 
 
 def plan(
@@ -76,10 +86,20 @@ def plan(
     ablated: str,
     table2: tuple[str, int],
     table3: tuple[str, int],
+    scanner: bool = False,
 ) -> list[Row]:
-    """All rows, the first seed of every table first; a method without weights has one seed."""
+    """All rows, the first seed of every table first; a method without weights has one seed.
+
+    With ``scanner`` each trained row of Table 1 again on LR as a scanner makes it.
+    """
     rows = []
     for seed in seeds:
+        if scanner:
+            rows += [
+                replace(row, scanner=True)
+                for row in plan([1], archs, contrasts, scales, [seed], ablated, table2, table3)
+                if row.arch not in CLASSICAL
+            ]
         if 1 in tables:
             rows += [
                 Row(table=1, label=a, arch=a, ablation=None, contrast=c, scale=s, seed=seed)
@@ -112,19 +132,27 @@ def train_command(
     command = ["--data", str(protocol.train), "--contrast", row.contrast]
     command += ["--scale", str(row.scale), "--arch", row.arch.removesuffix("+")]
     command += ["--ablation", row.ablation] if row.ablation else []
-    command += ["--degradation", protocol.degradation, "--seed", str(row.seed), "--lr", f"{rate:g}"]
+    command += ["--degradation", "scanner" if row.scanner else protocol.degradation]
+    command += [] if row.scanner else preparation_options(protocol.preparation)
+    command += ["--seed", str(row.seed), "--lr", f"{rate:g}"]
     command += [word for k, v in SETTINGS.items() for word in (f"--{k}", str(v))]
+    command += [word for own in options_for(row, protocol.own) for word in shlex.split(own)]
     command += [*(budget or protocol.budget), *protocol.extra, *shlex.split(tried)]
     digest = hashlib.sha256(json.dumps(command).encode()).hexdigest()[:10]
     name = f"{row.contrast}_x{row.scale}_{row.arch.removesuffix('+')}_{digest}.pt"
     out = protocol.out / "checkpoints" / name
-    return [*command, *(["--resume"] if out.is_file() else []), "--out", str(out)]
+    more = ["--resume"] if out.is_file() else ["--no-export-trial"]
+    return [*command, *more, "--out", str(out)]
 
 
 def eval_command(row: Row, protocol: Protocol, checkpoint: Path, out: Path) -> list[str]:
     """Arguments of poan-eval."""
     command = ["--ckpt", str(checkpoint), "--data", str(protocol.val), "--contrast", row.contrast]
     command += ["--tile", str(protocol.tile), "--every", str(protocol.every)]
+    if row.scanner:
+        command += ["--lr-model", *KINDS]
+    else:
+        command += preparation_options(protocol.preparation)
     return [*command, *(["--self-ensemble"] if row.arch.endswith("+") else []), "--json", str(out)]
 
 
@@ -137,7 +165,9 @@ def run_row(row: Row, protocol: Protocol) -> bool:
     promise = {"row": asdict(row), "protocol": _plain(protocol)}
     if path.is_file():
         kept = json.loads(path.read_text())
-        kept["protocol"] = {"tries": [], "search": []} | kept["protocol"]  # older rows had none
+        kept["row"] = {"scanner": False} | kept["row"]  # older rows had none of these
+        none = {"tries": [], "search": [], "own": [], "preparation": asdict(OURS)}
+        kept["protocol"] = none | kept["protocol"]
         if {k: kept[k] for k in promise} != json.loads(json.dumps(promise)):
             raise PoanError(f"{path}: made under another protocol; choose another --out")
         return False
@@ -158,7 +188,8 @@ def _plain(protocol: Protocol) -> dict[str, Any]:
 def _trained(row: Row, protocol: Protocol) -> dict[str, Any]:
     trials = [_trial(row, protocol, rate) for rate in protocol.rates]
     rate = _best(trials)["lr"]
-    trials += [_trial(row, protocol, rate, tried) for tried in tries_of(row, protocol)]
+    tries = options_for(row, protocol.tries)
+    trials += [_trial(row, protocol, rate, tried) for tried in tries]
     best = _best(trials)
     if protocol.search:
         best = _train(row, protocol, best["lr"], best["options"], protocol.budget)
@@ -177,9 +208,9 @@ def _trained(row: Row, protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def tries_of(row: Row, protocol: Protocol) -> list[str]:
-    """The sets of options that this row's network tries."""
-    named = [tried.rpartition(":") for tried in protocol.tries]
+def options_for(row: Row, sets: Sequence[str]) -> list[str]:
+    """Those of ``sets`` ("OPTIONS" or "NAME: OPTIONS") that are for this row's network."""
+    named = [options.rpartition(":") for options in sets]
     return [options.strip() for name, _, options in named if name in ("", row.arch.rstrip("+"))]
 
 
@@ -221,7 +252,8 @@ def _classical(row: Row, protocol: Protocol) -> dict[str, Any]:
     method: Any = protocol.degradation
     volumes = []
     for source in find_sources(protocol.val, row.contrast):
-        pair = cached_pair(source, row.scale, method, None, default_cache())
+        cache, preparation = default_cache(), protocol.preparation
+        pair = cached_pair(source, row.scale, method, None, cache, preparation)
         lr, hr = (np.asarray(a[:: protocol.every]) for a in (pair.lr, pair.hr))
         if len(hr):
             sr = METHODS[row.arch](lr, row.scale, method)
@@ -234,6 +266,7 @@ def _classical(row: Row, protocol: Protocol) -> dict[str, Any]:
     again += ["--val", str(protocol.val), "--out", str(protocol.out), "--tables", "1"]
     again += ["--arch", row.arch, "--contrast", row.contrast, "--scale", str(row.scale)]
     again += ["--degradation", protocol.degradation, "--every", str(protocol.every)]
+    again += preparation_options(protocol.preparation)
     command = shlex.join([*again, *protocol.budget])
     return {"commands": [command], "parameters": 0, "trained": None, "volumes": volumes}
 

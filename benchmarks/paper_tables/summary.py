@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from poan_runtime.errors import PoanError
+from poan_train.convention import PSNRS, SSIMS
 from poan_train.degrade import Array
 from poan_train.paper.published import TABLE1, TABLE2, TABLE3, base_name, published
 
@@ -61,21 +63,36 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(p.read_text()) for p in found if not p.name.endswith(".eval.json")]
 
 
-def cells(rows: Sequence[dict[str, Any]], peak: str) -> list[Cell]:
-    """Rows that differ in their seed alone, joined; in the order of their first appearance."""
+def cells(
+    rows: Sequence[dict[str, Any]], psnr: str = "volume-peak", ssim: str = "volume-peak"
+) -> list[Cell]:
+    """Rows that differ in their seed alone, joined; in the order of their first appearance.
+
+    ``psnr`` and ``ssim`` are words of `PSNRS` and `SSIMS`. Raises PoanError for a row that was made
+    before the measure was taken.
+    """
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         r = row["row"]
         key = r["table"], r["contrast"], r["scale"], r["label"], r["arch"]
         groups.setdefault(key, []).append(row)
-    return [_cell(group, peak) for group in groups.values()]
+    return [_cell(group, PSNRS[psnr], SSIMS[ssim]) for group in groups.values()]
 
 
-def _cell(group: Sequence[dict[str, Any]], peak: str) -> Cell:
+def _values(group: Sequence[dict[str, Any]], who: str, measure: str) -> Array:
+    """(seeds, volumes) of a measure."""
+    try:
+        return np.array([[v[who][measure] for v in row["volumes"]] for row in group])
+    except KeyError:
+        label = group[0]["row"]["label"]
+        raise PoanError(f"row {label} was made before {measure} was taken; make it again") from None
+
+
+def _cell(group: Sequence[dict[str, Any]], psnr_key: str, ssim_key: str) -> Cell:
     r = group[0]["row"]
     psnr, ssim, base = (
-        np.array([[v[who][f"{what}_{peak}_peak"] for v in row["volumes"]] for row in group])
-        for who, what in (("sr", "psnr"), ("sr", "ssim"), ("bicubic", "psnr"))
+        _values(group, who, measure)
+        for who, measure in (("sr", psnr_key), ("sr", ssim_key), ("bicubic", psnr_key))
     )  # (seeds, volumes) each
     clock = "cpu_seconds" if "--cpu-minutes" in group[0]["protocol"]["budget"] else "seconds"
     trained = [row["trained"] or {"steps": 0, clock: 0.0} for row in group]

@@ -17,6 +17,8 @@ from poan_runtime.errors import PoanError
 REFERENCE = "torch-eager"
 COMPETITORS = (REFERENCE, "torch-compile", "onnxruntime", "openvino-f32", "openvino-bf16")
 POAN = "poan-run"
+LIKE_THE_REST = ("--overwrite", "--keep-negative", "--keep-measured", "off", "--native", "off")
+"""Without what poan-run does to a result beside running the network, as its competitors."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,7 @@ class Contender:
                 out,
                 "--report",
                 times,
+                *LIKE_THE_REST,
                 *self.arguments,
             ]
         return [

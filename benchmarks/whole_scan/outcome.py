@@ -23,6 +23,7 @@ COLUMNS = (
     ("outside", "outside_inference", "{:.1%}"),
     ("peak MiB", "peak_mib", "{:.0f}"),
     ("predicted", "predicted_mib", "{:.0f}"),
+    ("added", "added_mib", "{:.0f}"),
     ("PSNR", "psnr_db", "{:.3f}"),
     ("less ref.", "psnr_less_reference_db", "{:+.4f}"),
     ("max diff", "largest_difference", "{:.1e}"),
@@ -86,9 +87,12 @@ def _row(
         "scaled_to_whole_scan_s": wall_s * facts["whole_scan_slices"] / len(hr),
         "inference_s": inference_s,
         "outside_inference": 1 - inference_s / wall_s,
+        "cpu_s": record.median([s["cpu_s"] for s in samples]),
         "peak_mib": max(s["peak_bytes"] for s in samples) / 2**20,
         "psnr_db": psnr(hr, output),
     }
+    if added := [s["added_bytes"] for s in samples if "added_bytes" in s]:
+        row["added_mib"] = max(added) / 2**20
     if reference is not None:
         difference = np.abs(output - reference) / np.abs(reference).max()
         rows, columns = (inside(setting, n // setting.scale) for n in output.shape[1:])

@@ -137,7 +137,7 @@ def _centre(image: Array, size: int) -> Array:
 def real_case(
     name: str, hr: Array, scale: int, degradation: Mapping[str, Any], seed: int = 0
 ) -> Case:
-    """LR tile of an HR tile, both divided by the LR tile's intensity scale."""
+    """LR tile of an HR tile, both divided by the LR tile's intensity unit."""
     lr = lr_of(hr, scale, degradation, seed)
     unit = intensity_unit(lr)
     return Case(name=name, lr=(lr / unit).astype(np.float32), hr=(hr / unit).astype(np.float32))

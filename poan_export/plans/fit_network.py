@@ -1,7 +1,7 @@
 """``--vram``: the largest tile and batch of a network that fit, from plans built for each."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from poan_export.plans.vram import Fit, fit
 from poan_export.trace.onnx_export import export_twin, without_stages
 from poan_runtime.engines.tensorrt.build.plan import Order, build_plan, targets
 from poan_runtime.engines.tensorrt.library import Flavour
+from poan_runtime.errors import Say
 from poan_runtime.models.manifest import BatchRange, Precision
 
 TILES = (24, 32, 48, 64, 80, 96, 128)
@@ -27,7 +28,7 @@ def fit_network(
     sm: str | None,
     opset: int,
     tile: int | None,
-    report: Callable[[str], None],
+    say: Say,
 ) -> Fit:
     """The choice for a rewritten network in the precision that it is to run in.
 
@@ -51,7 +52,7 @@ def fit_network(
                 sms=sms,
             )
             found = build_plan(order).report
-            report(f"--vram: tile {side}, batch {batch.max}: {found['activation_bytes']} bytes")
+            say(f"--vram: tile {side}, batch {batch.max}: {found['activation_bytes']} bytes")
             return found
 
         return fit(vram, [tile] if tile else TILES, scale, build)

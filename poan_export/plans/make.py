@@ -1,7 +1,7 @@
 """The engines of an export: 8-bit graphs, plans for each group of GPUs, and their gate."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -25,7 +25,7 @@ from poan_runtime.engines.tensorrt.build.plan import (
     targets,
 )
 from poan_runtime.engines.tensorrt.library import Flavour
-from poan_runtime.errors import PoanError
+from poan_runtime.errors import PoanError, Say
 from poan_runtime.models.manifest import (
     BatchRange,
     Check,
@@ -34,8 +34,6 @@ from poan_runtime.models.manifest import (
     Precision,
     read_manifest,
 )
-
-Report = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,16 +81,16 @@ def eight_bit_entries(
     entries: Sequence[ModelFile],
     cases: Sequence[Case],
     kinds: Sequence[Kind],
-    report: Report,
+    say: Say,
 ) -> list[ModelFile]:
     """Write ``model.int8.onnx`` or ``model.fp8.onnx``, but none that loses too much; entries."""
     return [
-        entry for kind in kinds for entry in _eight_bit_entry(folder, entries, cases, kind, report)
+        entry for kind in kinds for entry in _eight_bit_entry(folder, entries, cases, kind, say)
     ]
 
 
 def _eight_bit_entry(
-    folder: Path, entries: Sequence[ModelFile], cases: Sequence[Case], kind: Kind, report: Report
+    folder: Path, entries: Sequence[ModelFile], cases: Sequence[Case], kind: Kind, say: Say
 ) -> list[ModelFile]:
     """One 8-bit file, or none.
 
@@ -107,10 +105,10 @@ def _eight_bit_entry(
     try:
         twins, loss = quantise_or_refuse(models, cases, kind)
     except QuantisationRefusedError as refusal:
-        report(str(refusal))
+        say(str(refusal))
         return []
     name = f"model.{kind}.onnx"
-    report(
+    say(
         f"{name}: {loss.mean_db:.3f} dB of PSNR lost against fp32 on {loss.tiles} tiles "
         f"(worst {loss.worst_db:.3f})"
     )
@@ -140,7 +138,7 @@ class PlanMaker:
     flavour: Flavour | None
     """None builds none."""
     sm: str | None
-    report: Report
+    say: Say
 
     def make(self, sources: Sequence[ModelFile]) -> list[ModelFile]:
         """The plans of some ONNX files, by their entries; entries for the manifest."""
@@ -167,14 +165,14 @@ class PlanMaker:
             log=self.out.with_name(f"{self.out.name}.{name}.log"),
         )
         built = build_plan(order)
-        self.report(describe(name, built.compute_capabilities, built.report))
+        self.say(describe(name, built.compute_capabilities, built.report))
         return built.manifest_entry()
 
 
-def finish(folder: Path, request: EngineRequest, report: Report) -> bool:
+def finish(folder: Path, request: EngineRequest, say: Say) -> bool:
     """Judge the plans of a finished export; whether all that was asked for is there and good."""
     manifest = read_manifest(folder)
     names = [file.name for file in manifest.files if file.kind == "plan"]
-    failed = gate_plans(folder, names, report)
+    failed = gate_plans(folder, names, say)
     precisions = {file.precision for file in manifest.files}
     return not failed and set(request.eight_bit) <= precisions

@@ -6,7 +6,7 @@ are in eight bits keeps them so, and the rest of it is rounded to bf16.
 """
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from poan_export.gate.parity import Gate, Reduced, Taps, finite, run_onnx
 from poan_export.gate.real_tiles import BRIGHTEST, Case
 from poan_export.precision.quantise import MOST_LOSS_DB as MOST_LOSS_OF_EIGHT_BITS_DB
 from poan_export.trace.stages import OUTPUT, pools_of
+from poan_runtime.errors import Say
 from poan_runtime.models.manifest import Check, CpuPrecision, Parity
 from poan_train.metrics import psnr
 
@@ -44,14 +45,14 @@ class CpuAnswers:
     """OpenVINO in bf16: the real tiles."""
 
 
-def can_judge(report: Callable[[str], None]) -> bool:
+def can_judge(say: Say) -> bool:
     """Whether this machine has OpenVINO and a CPU with bf16."""
     if importlib.util.find_spec("openvino") is None:
         return False
     from poan_runtime.engines.precision import cpu_has_bf16
 
     if not cpu_has_bf16():
-        report("bf16 on CPUs: not judged, this one has none")
+        say("bf16 on CPUs: not judged, this one has none")
         return False
     return True
 
@@ -80,7 +81,7 @@ def cpu_precision(
     file: str,
     answers: CpuAnswers,
     gate: Gate,
-    report: Callable[[str], None],
+    say: Say,
     own: Literal["fp32", "int8"] = "fp32",
 ) -> CpuPrecision:
     """The manifest's entry about how a file of precision ``own`` may run on a CPU."""
@@ -100,7 +101,7 @@ def cpu_precision(
     parity = Parity.of(checks)
     worst = next((c for c in checks if not c.passed), checks[-1])
     value = "not finite" if worst.value is None else f"{worst.value:.2g}"
-    report(
+    say(
         f"{file} in {PRECISION} on a CPU (OpenVINO): {parity.verdict}, "
         f"{worst.metric} {value} at {worst.stage}, {worst.case}"
     )

@@ -1,7 +1,7 @@
 """The half-precision graph of an export: which modules stay in float32, the trace, the verdict."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +22,8 @@ from poan_export.precision.islands import (
     widened,
 )
 from poan_export.trace.onnx_export import export_twin, without_stages
+from poan_runtime.errors import Say
 from poan_runtime.models.manifest import Check, ModelFile
-
-Report = Callable[[str], None]
 
 
 def islands_of(
@@ -36,13 +35,11 @@ def islands_of(
     return outermost([*fixed_islands(exported), *asked])
 
 
-def search_islands(
-    exported: nn.Module, gate: Gate, precision: Half, report: Report
-) -> tuple[str, ...]:
+def search_islands(exported: nn.Module, gate: Gate, precision: Half, say: Say) -> tuple[str, ...]:
     """``--find-islands``: the smallest set beside the fixed ones, printed as config."""
     found = find_islands(exported, gate, precision)
-    report(f"--find-islands: {found.trials} runs; the smallest set beside the fixed islands:")
-    report(f"islands = {json.dumps(found.islands)}")
+    say(f"--find-islands: {found.trials} runs; the smallest set beside the fixed islands:")
+    say(f"islands = {json.dumps(found.islands)}")
     return islands_of(exported, precision, found.islands)
 
 
@@ -64,7 +61,7 @@ class HalfGraph:
         model = without_stages(self.twin)
         return write_model(folder, self.file, model, self.precision, self.islands)
 
-    def judged(self, gate: Gate, report: Report) -> list[Check]:
+    def judged(self, gate: Gate, say: Say) -> list[Check]:
         """Checks of the arithmetic, in emulation, and of the file; raises ParityFailure.
 
         The file (wiring, weights, islands) runs widened to float32.
@@ -72,7 +69,7 @@ class HalfGraph:
         run = run_half(self.module, gate.cases.batch, DTYPE[self.precision])
         name, headroom = run.tightest
         count = len(self.islands)
-        report(f"{self.file}: least headroom {headroom:.3g} in {name} ({count} islands)")
+        say(f"{self.file}: least headroom {headroom:.3g} in {name} ({count} islands)")
         checks = run.checks(self.file)
         checks += gate.check_reduced(self.file, run.stages, self.precision)
         judge(checks, hint="; --find-islands finds what must stay in float32")

@@ -29,18 +29,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from poan_export.rewrite.flat_attention import FlatMix, FlatScores, inverse_patch_length
-from poan_train.networks.attention import (
-    PDSB,
-    Patches,
-    PointAttention,
-    PyramidAttention,
-    centred,
-    from_patches,
-    inverse_length,
-    shrink,
-    thinned,
-    to_patches,
-)
+from poan_train.networks.attention import PDSB, PointAttention, PyramidAttention, shrink, thinned
+from poan_train.networks.patches import Patches, centred, from_patches, inverse_length, to_patches
 from poan_train.networks.poan import POAB
 
 Form = Literal["box", "unfold", "flat"]

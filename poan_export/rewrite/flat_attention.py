@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from poan_train.networks.attention import centred
+from poan_train.networks.patches import centred
 
 NEVER = -1e4
 """Added to the score of an edge key: exp of it is zero, and bf16 holds it."""

@@ -118,9 +118,27 @@ class SpatialRule:
         return module
 
 
+@dataclass(frozen=True, kw_only=True)
+class SlopeRule:
+    """A PReLU of one slope becomes a LeakyReLU, which TensorRT computes within a convolution.
+
+    One with a slope for each channel stays what it is.
+    """
+
+    def matches(self, module: nn.Module) -> bool:
+        return isinstance(module, nn.PReLU) and module.weight.numel() == 1
+
+    def refusal(self, module: nn.Module) -> str | None:
+        return None
+
+    def replacement(self, module: nn.Module) -> nn.Module:
+        assert isinstance(module, nn.PReLU)
+        return nn.LeakyReLU(module.weight.item())
+
+
 def rules_for(scheme: Scheme, form: Form) -> tuple[Rule, ...]:
     """All rewrites, in the order in which they apply."""
-    return (RootRule(scheme=scheme), PoolingRule(), SpatialRule(form=form))
+    return (RootRule(scheme=scheme), PoolingRule(), SpatialRule(form=form), SlopeRule())
 
 
 def rewrite(network: nn.Module, rules: Sequence[Rule]) -> nn.Module:

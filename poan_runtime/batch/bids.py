@@ -12,7 +12,7 @@ from typing import Any
 
 from poan_runtime.errors import PoanError
 
-CONTRASTS = {"T1w": "t1", "T2w": "t2", "PDw": "t2", "FLAIR": "t2", "inplaneT2": "t2"}
+CONTRASTS = {"T1w": "t1", "T2w": "t2", "PDw": "mr", "FLAIR": "mr", "inplaneT2": "t2"}
 """Suffixes that are taken, and the contrast of the shipped models that serves each."""
 DESCRIPTION = "dataset_description.json"
 EXTENSIONS = (".nii.gz", ".nii")

@@ -25,7 +25,7 @@ tr.failed td {{ background: #fdd; text-align: left }} img {{ height: 120px }}
 <p>{figures}</p>
 {failures}<h2>Scans</h2>
 <table><tr><th>scan<th>model<th>shape<th>seconds<th>peak memory<th>measured band changed<th>
-LR, bicubic, SR</tr>
+LR, bicubic, sinc, SR</tr>
 {rows}</table>
 <p>The measured band is the part of k-space that the scanner measured: its change is
 ||LR - down(SR)|| / ||LR||. poan {version}. Not a medical device.</p>

@@ -19,10 +19,12 @@ from poan_runtime.bench.doubts import doubts, roofline_percent, variation
 from poan_runtime.bench.machine import describe_machine, snapshot
 from poan_runtime.bench.sampler import sampled
 from poan_runtime.bench.statistics import ratios, summarise
+from poan_runtime.bench.timeline import Span, spans_of, trace
+from poan_runtime.engines import PRECISIONS
 from poan_runtime.engines.backend import LANES, EngineOptions
 from poan_runtime.engines.nvidia import device_index
-from poan_runtime.engines.precision import PRECISIONS
 from poan_runtime.errors import PoanError
+from poan_runtime.files import WholeFile
 from poan_runtime.images.volume import Volume
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.super_resolve import upscale
@@ -48,6 +50,10 @@ class Request:
     """Beside those that are always given."""
     bandwidth_gb_s: float | None = None
     """Of the GPU's memory, measured, for the share of it that a plan uses."""
+    layers: bool = False
+    """Ask a plan what each of its layers takes."""
+    timeline: Path | None = None
+    """Where to write when each batch ran, as trace events."""
     scan_iterations: int = 1
     scan: Path | None = None
     cold: bool = True
@@ -65,6 +71,8 @@ class Contender:
     batch: NDArray[np.float32]
     samples: dict[str, list[float]]
     warm_up_ms: list[float]
+    spans: list[Span]
+    """When the batches that count ran, stage by stage."""
 
 
 def bench(request: Request) -> dict[str, Any]:
@@ -78,10 +86,15 @@ def bench(request: Request) -> dict[str, Any]:
         raise PoanError(f"expected different models, got {', '.join(labels)}")
     for contender in contenders:
         _warm_up(contender, request)
+        contender.spans.clear()
     clocks: dict[str, Any] = {}
     with sampled(clocks, device_index(request.device) or 0):
         _take_turns(contenders, request)
         flows = {contender.label: _in_flight(contender, request) for contender in contenders}
+    if request.timeline is not None:
+        kept = trace([(contender.label, contender.spans) for contender in contenders])
+        with WholeFile(request.timeline) as file:
+            file.write(json.dumps(kept).encode())
     scans = {contender.label: _scan_seconds(contender, request) for contender in contenders}
     results = [
         _result(contender, scans[contender.label], request)
@@ -130,14 +143,21 @@ def _take_turns(contenders: Sequence[Contender], request: Request) -> None:
 def _in_flight(contender: Contender, request: Request) -> float:
     """Tiles per second with `LANES` batches under way, as the run loop has them."""
     backend, batch = contender.network.opened.backend, contender.batch
-    waits: collections.deque[Callable[[], object]] = collections.deque()
+    waits: collections.deque[tuple[float, str, Callable[[], object]]] = collections.deque()
+
+    def finish() -> None:
+        begun, lane, wait = waits.popleft()
+        wait()
+        contender.spans.append(Span(lane, 1e3 * begun, 1e3 * (time.perf_counter() - begun)))
+
     start = time.perf_counter()
-    for _ in range(request.iterations):
-        waits.append(backend.start(batch))
+    for turn in range(request.iterations):
+        lane = f"in flight, lane {turn % LANES}"
+        waits.append((time.perf_counter(), lane, backend.start(batch)))
         if len(waits) == LANES:
-            waits.popleft()()
+            finish()
     while waits:
-        waits.popleft()()
+        finish()
     return request.iterations * len(batch) / (time.perf_counter() - start)
 
 
@@ -163,6 +183,7 @@ def _contender(name: str, request: Request) -> Contender:
         batch=np.random.default_rng(0).random(shape, np.float32),
         samples={stage: [] for stage in STAGES},
         warm_up_ms=[],
+        spans=[],
     )
 
 
@@ -176,17 +197,28 @@ def _sample(contender: Contender) -> dict[str, float]:
     start = time.perf_counter()
     backend.run(contender.batch)
     total = 1e3 * (time.perf_counter() - start)
+    contender.spans.append(Span("total", 1e3 * start, total))
     timed = getattr(backend, "timed", None)
     if timed is None:
         return {"total": total}
+    start = time.perf_counter()
     _, times = timed(contender.batch)
-    return {
-        "total": total,
+    stages = {
         "enqueue": times.enqueue_ms,
         "h2d": times.h2d_ms,
         "compute": times.compute_ms,
         "d2h": times.d2h_ms,
     }
+    contender.spans.extend(spans_of(1e3 * start, stages))
+    return {"total": total, **stages}
+
+
+def _layers(contender: Contender, request: Request) -> dict[str, Any] | None:
+    """Each layer's time and facts; None where that was not asked for, or the engine tells none."""
+    of = getattr(contender.network.opened.backend, "layers", None)
+    if of is None or not request.layers:
+        return None
+    return dataclasses.asdict(of(contender.batch, request.iterations))
 
 
 def _scan_seconds(contender: Contender, request: Request) -> list[float]:
@@ -224,13 +256,14 @@ def _result(contender: Contender, scan_s: list[float], request: Request) -> dict
         "backend": network.opened.name,
         "backend_version": network.opened.version,
         "device": network.opened.device,
-        "notices": list(network.notices),
+        "notices": [*network.notices, *_without(contender, request)],
         "latency_ms": {
             stage: summarise(values, request.percentiles) for stage, values in measured.items()
         },
         "variation": {stage: variation(values) for stage, values in measured.items()},
         "doubts": doubts(measured),
         "roofline_percent": _roofline(contender, request),
+        "layers": _layers(contender, request),
         "tiles_per_second": tiles * len(samples["total"]) / total_s if total_s else None,
         "scan_s": summarise(scan_s) if scan_s else None,
         "cold_start": cold_starts(contender) if request.cold else None,
@@ -238,6 +271,13 @@ def _result(contender: Contender, scan_s: list[float], request: Request) -> dict
         "samples_ms": measured,
         "scan_samples_s": scan_s,
     }
+
+
+def _without(contender: Contender, request: Request) -> list[str]:
+    """What was asked for and this engine does not tell."""
+    if request.layers and not hasattr(contender.network.opened.backend, "layers"):
+        return [f"--layers: {contender.network.opened.name} tells none, a plan on a GPU does"]
+    return []
 
 
 def _roofline(contender: Contender, request: Request) -> float | None:

@@ -4,6 +4,8 @@ from typing import Any
 
 from poan_runtime.bench.statistics import FIGURES
 
+SLOWEST = 10
+"""Layers that the table shows; the JSON has all."""
 STAGE_NAMES = {
     "total": "batch, host to host",
     "enqueue": "enqueue",
@@ -45,11 +47,25 @@ def _model(model: dict[str, Any]) -> str:
         lines.append(f"{'two batches in flight':24}{flow:10.2f} tiles/s")
     if model.get("roofline_percent") is not None:
         lines.append(f"{'of the bandwidth':24}{model['roofline_percent']:10.1f} %")
+    lines += _slowest(model.get("layers"))
     lines += [f"doubt: {doubt}" for doubt in model.get("doubts", ())]
     for name, cold in (model["cold_start"] or {}).items():
         lines.append(_cold(name.replace("_", " "), cold))
     lines += [f"note: {notice}" for notice in model["notices"]]
     return "\n".join(lines)
+
+
+def _slowest(layers: dict[str, Any] | None) -> list[str]:
+    """The layers that take longest."""
+    if layers is None:
+        return []
+    times: dict[str, float] = layers["median_ms"]
+    total = sum(times.values()) or 1.0
+    slowest = sorted(times, key=times.__getitem__, reverse=True)[:SLOWEST]
+    return [
+        f"{f'layers ({len(times)})':24}{total:10.3f} ms, profiled one by one",
+        *(f"{times[name]:10.3f} ms {times[name] / total:6.1%}  {name}" for name in slowest),
+    ]
 
 
 def _row(name: str, figures: dict[str, float]) -> str:

@@ -2,11 +2,13 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from poan_runtime.commands.arguments import Parser, device, natural, positive
 from poan_runtime.commands.guard import guarded
+from poan_runtime.errors import PoanError
 
 EPILOG = """\
 examples:
@@ -34,13 +36,27 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--batch", type=positive, help="tiles per batch (default: the manifest's)")
     p.add_argument("--iterations", type=positive, default=50, help="batches that count")
     p.add_argument("--warmup", type=natural, default=5, help="batches before, kept apart")
-    p.add_argument("--duration", type=float, default=0.0, metavar="S", help="at least so long")
-    p.add_argument("--warmup-ms", type=float, default=0.0, metavar="MS", help="at least so long")
+    p.add_argument("--duration", type=number(0), default=0.0, metavar="S", help="at least so long")
     p.add_argument(
-        "--percentile", type=float, action="append", default=[], metavar="P", help="such as 99.9"
+        "--warmup-ms", type=number(0), default=0.0, metavar="MS", help="at least so long"
     )
     p.add_argument(
-        "--bandwidth", type=float, metavar="GB/S", help="of the GPU's memory: a plan's share of it"
+        "--percentile",
+        type=number(0, 100),
+        action="append",
+        default=[],
+        metavar="P",
+        help="such as 99.9",
+    )
+    p.add_argument(
+        "--bandwidth",
+        type=number(1),
+        metavar="GB/S",
+        help="of the GPU's memory: a plan's share of it",
+    )
+    p.add_argument("--layers", action="store_true", help="what each layer of a plan takes")
+    p.add_argument(
+        "--timeline", type=Path, metavar="JSON", help="when each batch ran, for ui.perfetto.dev"
     )
     p.add_argument("--scan", type=Path, help="scan for the whole-scan figure (default: made up)")
     p.add_argument("--scan-iterations", type=natural, default=1, help="0 leaves it out")
@@ -50,6 +66,22 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--json", type=Path, help="everything, raw samples included")
     p.add_argument("--plot", type=Path, metavar="PNG", help="distribution of the latency")
     return p
+
+
+def number(least: float, most: float = math.inf) -> Callable[[str], float]:
+    """What reads a number from ``least`` to ``most``."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most or value == math.inf:
+            limits = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+            raise argparse.ArgumentTypeError(f"expected a number {limits}, got {text}")
+        return value
+
+    return read
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,6 +101,9 @@ def run(args: argparse.Namespace) -> None:
     from poan_runtime.bench.measure import Request, bench
     from poan_runtime.bench.table import table
 
+    for path in (args.json, args.plot):
+        if path is not None and not path.parent.is_dir():
+            raise PoanError(f"{path}: there is no folder {path.parent}")
     request = Request(
         models=tuple(args.models),
         batch=args.batch,
@@ -78,6 +113,8 @@ def run(args: argparse.Namespace) -> None:
         warmup_ms=args.warmup_ms,
         percentiles=tuple(args.percentile),
         bandwidth_gb_s=args.bandwidth,
+        layers=args.layers,
+        timeline=args.timeline,
         scan=args.scan,
         scan_iterations=args.scan_iterations,
         cold=not args.no_cold,

@@ -8,6 +8,7 @@ from pathlib import Path
 from poan_runtime.commands.arguments import Parser, positive
 from poan_runtime.commands.guard import guarded
 from poan_runtime.commands.server_options import add_server_options
+from poan_runtime.engines import PRECISIONS
 
 EPILOG = """\
 examples:
@@ -61,7 +62,7 @@ def _add_how(p: argparse.ArgumentParser) -> None:
     g.add_argument("--threads", type=positive, help="of each process (default: its share of cores)")
     g.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino, ...")
     g.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    g.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
+    g.add_argument("--precision", default="auto", choices=PRECISIONS)
     g.add_argument("--axis", help="slice axis: 0, 1, 2, sagittal, coronal or axial")
     g.add_argument("--self-ensemble", action="store_true", help="mean over 8 flips and rotations")
 

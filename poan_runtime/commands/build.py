@@ -1,12 +1,11 @@
 """`poan-build`: TensorRT plans from the ONNX file of an exported model, on this machine."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from poan_runtime.commands.arguments import Parser, positive
-from poan_runtime.errors import PoanError
+from poan_runtime.commands.guard import guarded
 
 EPILOG = """\
 examples:
@@ -41,12 +40,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see `EPILOG` for the exit status."""
-    args = parser().parse_args(argv)
-    try:
-        return run(args)
-    except PoanError as error:
-        print(f"poan-build: {error}", file=sys.stderr)
-        return 2
+    p = parser()
+    args = p.parse_args(argv)
+    return guarded(p.prog, lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from types import FrameType
 
 from poan_runtime.commands.arguments import Parser, device, positive
 from poan_runtime.commands.guard import guarded
+from poan_runtime.engines import PRECISIONS
 from poan_runtime.errors import PoanError
 
 PORT = 9002
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--keep-measured", default="auto", choices=["auto", "on", "off"])
     p.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino, ...")
     p.add_argument("--device", default="auto", type=device, help="auto, cpu, cuda or cuda:N")
-    p.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
+    p.add_argument("--precision", default="auto", choices=PRECISIONS)
     p.add_argument("--threads", type=positive, help="threads of the inference engine")
     p.add_argument("--openrecon-label", action="store_true", help="print the label's JSON, leave")
     return p

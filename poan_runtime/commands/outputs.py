@@ -17,7 +17,7 @@ from poan_runtime.models.find import exists
 
 ENDINGS = (".nii.gz", ".nii", ".hdr.gz", ".img.gz", ".hdr", ".img", ".mgz", ".mgh", ".gz")
 BIDS = re.compile(r"(sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9+]+)*?)(?:_desc-([A-Za-z0-9]+))?_(\w+)")
-RESULT = re.compile(r"_desc-(\w*[sS]r|changed)(_|\.|$)")
+RESULT = re.compile(r"_desc-(\w*[sS]r|\w*[cC]hanged|\w*[uU]ncertainty)(_|\.|$)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,17 +28,15 @@ class Job:
     output: Path
     preview: Path | None = None
     changed: Path | None = None
+    uncertainty: Path | None = None
     nifti: Path | None = None
     """Beside a derived DICOM series."""
 
     @property
     def files(self) -> list[Path]:
         """All that will be written."""
-        return [
-            path
-            for path in (self.output, self.preview, self.changed, self.nifti)
-            if path is not None
-        ]
+        beside = (self.preview, self.changed, self.uncertainty, self.nifti)
+        return [self.output, *(path for path in beside if path is not None)]
 
 
 def scans_of(words: Sequence[str]) -> list[Path]:
@@ -76,16 +74,15 @@ def plan_jobs(
         voice.say(f"left out, results of the others: {few([scan.name for scan in among])}")
         rest = [scan for scan in scans if scan not in among]
         return plan_jobs(rest, args, voice, several=True)
-    nothing: list[Path | None] = [None] * len(scans)
-    previews, maps = [*nothing], [*nothing]
-    if args.preview is not None:
-        previews = [*named(scans, args.preview, "sr", ".png", (".png",), several)]
-    if args.changed_map is not None:
-        wanted = args.changed_map
-        maps = [*named(scans, wanted, "changed", ".nii.gz", NIFTI_NAMES, several)]
+    previews = _beside(scans, args.preview, "sr", ".png", (".png",), several)
+    changes = _beside(scans, args.changed_map, "changed", ".nii.gz", NIFTI_NAMES, several)
+    spreads = _beside(scans, args.uncertainty, "uncertainty", ".nii.gz", NIFTI_NAMES, several)
+    nifti = _nifti(args, outputs)
     jobs = [
-        Job(scan=scan, output=output, preview=preview, changed=changed, nifti=_nifti(args, outputs))
-        for scan, output, preview, changed in zip(scans, outputs, previews, maps, strict=True)
+        Job(scan=scan, output=out, preview=png, changed=changed, uncertainty=spread, nifti=nifti)
+        for scan, out, png, changed, spread in zip(
+            scans, outputs, previews, changes, spreads, strict=True
+        )
     ]
     reports = [] if args.report is None else [Path(args.report)]
     check_distinct(
@@ -94,6 +91,20 @@ def plan_jobs(
         [path for path in outputs if not path.name.endswith(NIFTI_NAMES)],
     )
     return jobs
+
+
+def _beside(
+    scans: list[Path],
+    wanted: str | None,
+    label: str,
+    ending: str,
+    suffixes: tuple[str, ...],
+    several: bool,
+) -> list[Path | None]:
+    """A file for each scan as `named`, or None for each where nobody asked for one."""
+    if wanted is None:
+        return [None] * len(scans)
+    return [*named(scans, wanted, label, ending, suffixes, several)]
 
 
 def _nifti(args: argparse.Namespace, outputs: list[Path]) -> Path | None:

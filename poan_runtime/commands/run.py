@@ -3,10 +3,11 @@
 import argparse
 from collections.abc import Sequence
 
-from poan_runtime.commands.arguments import Parser, add_loudness, axis, device, positive
+from poan_runtime.commands.arguments import Parser, add_loudness, axis, device, natural, positive
 from poan_runtime.commands.guard import guarded
 from poan_runtime.commands.say import Voice, level_of
 from poan_runtime.commands.server_options import add_server_options
+from poan_runtime.engines import PRECISIONS
 
 EPILOG = """\
 examples:
@@ -59,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         help="show engine, tiles, work, predicted time and memory; write no scan",
     )
     p.add_argument("--list", action="store_true", help="list the shipped models")
-    p.add_argument("--preview", metavar="PNG", help="picture of LR, bicubic and SR (or a folder)")
+    p.add_argument("--preview", metavar="PNG", help="LR, bicubic, sinc, SR (or a folder)")
     p.add_argument(
         "--report",
         metavar="FILE",
@@ -69,6 +70,12 @@ def parser() -> argparse.ArgumentParser:
         "--changed-map",
         metavar="NIFTI",
         help="write where, and by how much, the network changed what was measured (or a folder)",
+    )
+    p.add_argument(
+        "--uncertainty",
+        metavar="NIFTI",
+        help="write the standard deviation over 8 flips and rotations, whose mean is then the "
+        "result, as with --self-ensemble (or a folder)",
     )
     p.add_argument("--dtype", help="voxel type of the output (default: as the input)")
     p.add_argument("--axis", type=axis, help="slice axis: 0, 1, 2, sagittal, coronal or axial")
@@ -114,6 +121,11 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
         "model was trained for scanners)",
     )
     g.add_argument(
+        "--like-input",
+        action="store_true",
+        help="give exactly scale times the input's matrix, also from a smaller native one",
+    )
+    g.add_argument(
         "--keep-measured",
         default="auto",
         choices=["auto", "on", "off"],
@@ -125,13 +137,13 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
     g.add_argument(
         "--precision",
         default="auto",
-        choices=["auto", "fp32", "bf16"],
+        choices=PRECISIONS,
         help="of an ONNX file on a CPU; auto takes bf16 where the manifest says that it passed",
     )
     g.add_argument("--threads", type=positive, help="threads of the inference engine")
     g.add_argument("--batch", type=positive, help="tiles per call")
-    g.add_argument("--halo", type=int, help="border of each tile thrown away, LR voxels")
-    g.add_argument("--overlap", type=int, help="what neighbours blend, LR voxels; exactly so")
+    g.add_argument("--halo", type=natural, help="border of each tile thrown away, LR voxels")
+    g.add_argument("--overlap", type=natural, help="what neighbours blend, LR voxels; exactly so")
 
 
 def _add_dicom_options(p: argparse.ArgumentParser) -> None:
@@ -165,6 +177,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def check(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse what does not go together, before anything is loaded."""
+    for word in (args.model, *args.scans, args.output, args.report, args.preview):
+        if word == "":
+            p.error("an empty name stands where a model, a scan or a file is expected")
     if args.list and args.model:
         p.error(f"--list: expected no argument, got {args.model}")
     if args.list_series and not args.model:

@@ -24,9 +24,9 @@ from poan_runtime.images.source import Sink, Source
 from poan_runtime.images.suspects import contrast_of, looks_like_labels, other_contrast
 from poan_runtime.models.find import AUTO, Trust, auto_model, exists
 from poan_runtime.network import Network, Settings, load_network
-from poan_runtime.report.changed_map import ChangedMap
 from poan_runtime.report.document import scan_report, write_report
 from poan_runtime.report.html_page import HtmlPage, is_page
+from poan_runtime.report.maps import MapFile, changed, uncertainty
 from poan_runtime.report.preview import Preview
 from poan_runtime.super_resolve import Outcome, upscale_file
 
@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     jobs = plan_jobs(scans, args, voice, several=len(args.scans) > 1)
     if is_page(args.report) and len(jobs) > 1:
         raise PoanError(f"{args.report}: a page shows one scan; name a .json for several")
+    check_for_dicom(args, scans)
     reports: list[dict[str, Any]] = []
     missing = [job.scan for job in jobs if not exists(job.scan)]
     for scan in missing:
@@ -51,10 +52,11 @@ def run(args: argparse.Namespace) -> int:
     if not todo:
         return 2 if missing else 0
     failed = bool(missing)
-    by_model = models_of(args, todo, voice)
+    by_model = models_of(args, [job.scan for job in todo], voice)
     if args.report is not None and len(by_model) > 1:
         raise PoanError(f"--report: tells of one model, the scans need {', '.join(by_model)}")
-    for name, jobs in by_model.items():
+    for name, own in by_model.items():
+        jobs = [job for job in todo if job.scan in own]
         with load_network(name, options_of(args), trust) as network:
             introduce(network, voice)
             failed |= run_jobs(args, network, jobs, reports, voice)
@@ -63,16 +65,31 @@ def run(args: argparse.Namespace) -> int:
     return 2 if failed else 0
 
 
-def models_of(args: argparse.Namespace, jobs: list[Job], voice: Voice) -> dict[str, list[Job]]:
+def check_for_dicom(args: argparse.Namespace, scans: list[Path]) -> None:
+    """No option of DICOM series goes unheard where there is no DICOM."""
+    named = {
+        "--series": args.series,
+        "--uid-root": args.uid_root,
+        "--uid-seed": args.uid_seed,
+        "--enhanced": args.enhanced,
+        "--burn-in": args.burn_in,
+    }
+    if (given := [name for name, value in named.items() if value]) and not any(
+        map(is_dicom, scans)
+    ):
+        raise PoanError(f"{', '.join(given)}: for DICOM, and none of the scans is that")
+
+
+def models_of(args: argparse.Namespace, scans: list[Path], voice: Voice) -> dict[str, list[Path]]:
     """Which model runs which scans: the one that was named, or by ``auto`` each scan's own."""
     if args.model not in AUTO:
-        return {args.model: jobs}
-    found: dict[str, list[Job]] = {}
-    for job in jobs:
-        contrast = contrast_told(job.scan, args.series)
+        return {args.model: scans}
+    found: dict[str, list[Path]] = {}
+    for scan in scans:
+        contrast = contrast_told(scan, args.series)
         name = auto_model(args.model, contrast)
-        voice.say(f"{job.scan.name}: {contrast or 'contrast not told'}, taken to {name}")
-        found.setdefault(name, []).append(job)
+        voice.say(f"{scan.name}: {contrast or 'contrast not told'}, taken to {name}")
+        found.setdefault(name, []).append(scan)
     return found
 
 
@@ -129,16 +146,20 @@ def explain(args: argparse.Namespace) -> int:
         raise PoanError(f"{args.report}: a plan is written as JSON")
     if args.report is not None:
         check_distinct(scans, [Path(args.report)])
+    for path in scans:
+        if not exists(path):
+            raise PoanError(f"{path}: no such file or folder")
     documents = []
-    with load_network(args.model, options_of(args), trust_of(args)) as network:
-        for path in scans:
-            with contextlib.closing(open_source(path, series=args.series)) as source:
-                found = explain_scan(source, network, settings_of(args))
-                documents.append(as_json(network, source, found))
-            for line in as_text(documents[-1]).splitlines():
-                voice.say(line)
-        for notice in network.notices:
-            voice.warn(notice)
+    for name, own in models_of(args, scans, voice).items():
+        with load_network(name, options_of(args), trust_of(args)) as network:
+            for path in own:
+                with contextlib.closing(open_source(path, series=args.series)) as source:
+                    found = explain_scan(source, network, settings_of(args))
+                    documents.append(as_json(network, source, found))
+                for line in as_text(documents[-1]).splitlines():
+                    voice.say(line)
+            for notice in network.notices:
+                voice.warn(notice)
     if args.report is not None:
         write_json(Path(args.report), documents)
     return 0
@@ -217,12 +238,12 @@ def make(
     *,
     quiet: bool,
 ) -> Outcome:
-    """Write the scan's output, and the preview and the map where they are wanted."""
+    """Write the scan's output, and the preview and the maps where they are wanted."""
     progress, picture = Progress(job.scan.name, quiet=quiet), Preview()
-    changes = None if job.changed is None else ChangedMap(job.changed)
+    maps = _maps(job, source, scratch)
     with contextlib.ExitStack() as stack:
-        if changes is not None:
-            stack.callback(changes.close)
+        for written in maps.values():
+            stack.callback(written.close)
         try:
             outcome = upscale_file(
                 source,
@@ -235,7 +256,7 @@ def make(
                 consumers=[
                     progress,
                     picture,
-                    *([changes] if changes else []),
+                    *maps.values(),
                     *([page] if page else []),
                     *([turns.check] if turns else []),
                 ],
@@ -243,14 +264,30 @@ def make(
             )
         finally:
             progress.end()
-        if changes is not None and not changes.finish():
-            raise PoanError(f"--changed-map: {network.model.path}: lies on the kspace grid")
+        for option, written in maps.items():
+            if not written.finish():
+                raise PoanError(f"{option}: {network.model.path}: lies on the kspace grid")
         if job.preview is not None:
             try:
                 picture.write(job.preview, outcome.geometry)
             except PoanError as error:
                 raise PoanError(f"{error}; {job.output} is complete") from None
     return outcome
+
+
+def _maps(job: Job, source: Source, scratch: Path | None) -> dict[str, MapFile]:
+    """The maps that are wanted, by the option that asks for them."""
+
+    def to(path: Path, note: str) -> Sink:
+        return open_sink(path, source, note=note, dtype="float32", scratch=scratch)
+
+    maps = {}
+    if job.changed is not None:
+        maps["--changed-map"] = MapFile(to(job.changed, "poan: LR - down(SR)"), changed)
+    if job.uncertainty is not None:
+        sink = to(job.uncertainty, "poan: std over 8 flips, rotations")
+        maps["--uncertainty"] = MapFile(sink, uncertainty)
+    return maps
 
 
 def say_outcome(
@@ -263,7 +300,10 @@ def say_outcome(
         f"{job.output}: {shape}, {tiles.tiles_run} tiles run, {tiles.tiles_skipped} skipped, "
         f"{total_s:.1f} s"
     )
-    for line in (*_measured_lines(outcome), *_below_zero_lines(outcome)):
+    lines = [*_measured_lines(outcome), *_below_zero_lines(outcome)]
+    if outcome.spread is not None:
+        lines.append(str(outcome.spread))
+    for line in lines:
         voice.say(f"{job.scan.name}: {line}")
     for warning in warnings:
         voice.warn(f"{job.scan.name}: {warning}")
@@ -277,6 +317,8 @@ def _measured_lines(outcome: Outcome) -> list[str]:
     lines = [outcome.faithfulness]
     if found.native.is_zero_filled:
         used = "super-resolved from there" if outcome.native_used else "taken as it comes"
+        if outcome.geometry.is_filled_up:
+            used += ", then filled up to the input's matrix"
         lines.insert(0, f"zero-filled by its scanner, {found.native}; {used}")
     return lines
 
@@ -345,8 +387,10 @@ def settings_of(args: argparse.Namespace) -> Settings:
         batch=args.batch,
         skip=not args.no_skip,
         self_ensemble=args.self_ensemble,
+        uncertainty=args.uncertainty is not None,
         threads=args.threads,
         native=args.native,
         keep_measured=args.keep_measured,
+        like_input=args.like_input,
         keep_negative=args.keep_negative,
     )

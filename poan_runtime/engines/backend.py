@@ -37,6 +37,8 @@ class Backend(Protocol):
     Most engines answer a tile alike in every batch of one size, but not in batches of one and
     of many.
     """
+    images: int = 1
+    """How many images an answer to a tile holds; `poan_runtime.tiles.ensemble` gives two."""
     in_flight: int = LANES
     """How many batches may be begun before the first is waited for."""
 
@@ -167,6 +169,11 @@ BACKENDS = {
 }
 """Backends by name, in the order in which ``auto`` prefers them on a CPU."""
 
+FASTER_IN_OPENVINO = ("box", "flat", "unfold")
+"""Forms of the attention that OpenVINO took less time for in float32, with AVX2 and with AVX-512
+(benchmarks/results/isa.json; unfold in docs/architecture.md). A stated rule and no timing at the
+start: with that, two runs of one scan could differ in the engine, and so in the last bits."""
+
 
 def open_backend(model: Model, options: EngineOptions, *, judged: bool = True) -> OpenedBackend:
     """Load the model into the backend asked for, or into the best one for ``auto``.
@@ -201,7 +208,8 @@ def _choose(model: Model, options: EngineOptions) -> tuple[str, str]:
         )
     installed = [name for name, kind in fitting.items() if importlib.util.find_spec(kind.needs)]
     if not installed:
-        commands = " or ".join(extras.command(kind.extra) for kind in fitting.values())
+        wanted = [extra_for(kind, options.device) for kind in fitting.values()]
+        commands = " or ".join(extras.command(extra) for extra in wanted)
         raise PoanError(f"no inference engine is installed; run: {commands}")
     if len(installed) == 1:
         return installed[0], f"{installed[0]} is the only engine installed for it"
@@ -209,9 +217,20 @@ def _choose(model: Model, options: EngineOptions) -> tuple[str, str]:
         return "onnxruntime", "onnxruntime reaches the GPU"
     if options.reduced.entry is not None or options.precision == "bf16":
         return "openvino", "openvino alone runs bf16 on a CPU"
-    if "openvino" in installed and model.manifest.attention.form == "flat":
-        return "openvino", "openvino takes the flat attention without a copy of its map"
+    if "openvino" in installed and model.manifest.attention.form in FASTER_IN_OPENVINO:
+        return "openvino", "openvino was faster in float32 wherever it was measured"
     return installed[0], f"{installed[0]} is the default in float32"
+
+
+def extra_for(kind: BackendKind, device: str) -> str:
+    """The extra that installs a backend for a device, and for the driver that is here.
+
+    >>> extra_for(BACKENDS["onnxruntime"], "cuda:1"), extra_for(BACKENDS["onnxruntime"], "auto")
+    ('gpu', 'cpu')
+    """
+    if kind.extra.startswith("tensorrt"):
+        return fitting_extra(kind.extra)
+    return "gpu" if kind.extra == "cpu" and device_kind(device) == "cuda" else kind.extra
 
 
 def _cuda_in_onnxruntime() -> bool:
@@ -235,7 +254,7 @@ def _open(name: str, model: Model, options: EngineOptions) -> OpenedBackend:
         raise PoanError(
             f"--device: {name} runs on {' and '.join(kind.devices)}, not on {options.device}"
         )
-    extra = fitting_extra(kind.extra) if kind.extra.startswith("tensorrt") else kind.extra
+    extra = extra_for(kind, options.device)
     with extras.needs(kind.needs, extra), extras.needs("cuda", extra):
         module: Any = importlib.import_module(kind.module)
     opened: OpenedBackend = module.open_backend(model, options)

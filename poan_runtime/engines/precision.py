@@ -8,15 +8,18 @@ most 0.01 dB against the truth. Without that verdict the answer stays in float32
 import dataclasses
 import importlib.metadata
 import importlib.util
+import os
 from typing import Protocol
 
 from poan_runtime import extras
+from poan_runtime.engines import PRECISIONS
 from poan_runtime.engines.nvidia import device_kind
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Model
 from poan_runtime.models.manifest import CpuPrecision
 
-PRECISIONS = ("auto", "fp32", "bf16")
+CAP = "ONEDNN_MAX_CPU_ISA"
+"""What caps OpenVINO's instructions, for a look at how a CPU with fewer would do."""
 
 
 class Options(Protocol):
@@ -90,7 +93,10 @@ def release(version: str) -> str:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether OpenVINO finds native bf16 (avx512_bf16 or amx_bf16) here."""
+    """Whether OpenVINO finds native bf16 (avx512_bf16 or amx_bf16) here, and may use it."""
+    cap = os.environ.get(CAP, "ALL").upper()
+    if cap not in ("ALL", "DEFAULT", "") and "BF16" not in cap and "AMX" not in cap:
+        return False
     from poan_runtime.engines.openvino.library import openvino
 
     capabilities: list[str] = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from poan_runtime import extras
 from poan_runtime.engines.backend import EngineOptions
-from poan_runtime.engines.nvidia import device_index, device_kind, fitting_extra
+from poan_runtime.engines.nvidia import Gpu, device_index, device_kind, fitting_extra
 from poan_runtime.engines.tensorrt.build.plan import EIGHT_BIT
 from poan_runtime.engines.tensorrt.check import (
     check_gpu,
@@ -35,8 +35,7 @@ def find_runnable(name: str | Path, options: EngineOptions, trust: Trust | None 
     """
     model = find_model(name, trust, "fp16" if device_kind(options.device) == "cuda" else "fp32")
     if model.file.kind != "plan":
-        named_itself = Path(name).is_file()
-        return model if named_itself else _proven_plan(model, options) or model
+        return model if Path(name).is_file() else _plan_beside(model, options)
     obstacle = None if options.backend == PYCUDA else _obstacle(model, options)
     if obstacle is None:
         return model
@@ -71,37 +70,68 @@ def _in_its_place(plan: Model, obstacle: str) -> Model:
     return dataclasses.replace(model, notices=(notice, *model.notices))
 
 
-def _proven_plan(model: Model, options: EngineOptions) -> Model | None:
-    """A plan beside an ONNX file that runs here and has passed its gate.
+def _plan_beside(model: Model, options: EngineOptions) -> Model:
+    """A plan beside an ONNX file that runs here and has passed its gate, else the file itself.
+
+    Where a GPU could run a plan that nobody compared with PyTorch yet, a notice says so. PoanError
+    with each plan's reason where the backend that was named runs plans alone.
+    """
+    if options.device == "cpu" or options.backend not in ("auto", *MODULES):
+        return model
+    reasons: list[str] = []
+    unproven: list[str] = []
+    for file in model.manifest.files:
+        if file.kind != "plan" or file.engine is None:
+            continue
+        plan = Model(manifest=model.manifest, file=file, path=model.path.with_name(file.name))
+        reason = _unfit(plan, options)
+        if reason is None:
+            reason = _unproven(plan, options)
+            if reason is None:
+                return find_model(plan.path)  # checks the hash
+            unproven.append(f"{file.name}: {reason}")
+        reasons.append(f"{file.name}: {reason}")
+    if options.backend in MODULES:
+        raise PoanError(
+            f"{model.path.parent}: it has no plan for {options.backend} that runs here "
+            f"({'; '.join(reasons) or 'there is none'}); poan-build makes plans"
+        )
+    return dataclasses.replace(model, notices=(*unproven, *model.notices))
+
+
+def _unfit(plan: Model, options: EngineOptions) -> str | None:
+    """Why a plan is not taken on this machine, whatever is known of it; None if it can be.
 
     Never one in eight bits: what lies beyond its calibrated range is clipped, so who wants it
     names it.
     """
-    if options.device == "cpu" or options.backend not in ("auto", *MODULES):
-        return None
-    for file in model.manifest.files:
-        if file.kind != "plan" or file.engine is None or file.precision in EIGHT_BIT:
-            continue
-        if file.parity is None or file.parity.verdict != "pass":
-            continue
-        plan = Model(manifest=model.manifest, file=file, path=model.path.with_name(file.name))
-        if _fits(plan, options):
-            return find_model(plan.path)  # checks the hash
-    return None
-
-
-def _fits(plan: Model, options: EngineOptions) -> bool:
-    """Whether a plan was made for this machine, without complaint."""
+    if plan.file.precision in EIGHT_BIT:
+        return f"in {plan.file.precision}, which runs only where the file itself is named"
+    flavour = engine_facts(plan).flavour
+    if options.backend not in ("auto", flavour):
+        return f"built by {flavour}"
     try:
-        if _obstacle(plan, options) is not None:
-            return False
-        from poan_runtime.engines.tensorrt import cuda
+        obstacle = _obstacle(plan, options)
+        if obstacle is None:
+            check_gpu(plan, _gpu(options))
+    except PoanError as error:
+        return str(error)
+    return obstacle
 
-        gpu = cuda.find_gpu(device_index(options.device))
-        check_gpu(plan, gpu)
-    except PoanError:
-        return False
-    if not any(found.file == plan.file.name for found in plan.manifest.device_verdicts):
-        return True  # judged before verdicts named the GPU
-    engine = engine_facts(plan)
-    return proven(plan, engine.flavour, gpu.name, engine.version)
+
+def _unproven(plan: Model, options: EngineOptions) -> str | None:
+    """Why a plan that fits is not taken: it failed, or was not compared on such a GPU."""
+    verdict = plan.file.parity.verdict if plan.file.parity else "pending"
+    if verdict == "fail":
+        return "its parity verdict is fail"
+    known = any(found.file == plan.file.name for found in plan.manifest.device_verdicts)
+    engine, gpu = engine_facts(plan), _gpu(options)
+    if verdict == "pass" and (not known or proven(plan, engine.flavour, gpu.name, engine.version)):
+        return None  # without any the verdict dates from before they named the GPU
+    return f"not yet compared with PyTorch on {gpu.name}; poan-run --verify {plan.path} does it"
+
+
+def _gpu(options: EngineOptions) -> Gpu:
+    from poan_runtime.engines.tensorrt import cuda
+
+    return cuda.find_gpu(device_index(options.device))

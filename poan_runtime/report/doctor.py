@@ -1,11 +1,13 @@
 """What this machine can run, what it lacks, and the command that mends it."""
 
+import contextlib
 import dataclasses
 import importlib.util
+import itertools
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from poan_runtime.engines.nvidia import find_driver, fitting_extra
 from poan_runtime.errors import PoanError
 from poan_runtime.geometry import Geometry
 from poan_runtime.models.find import shipped_models
+from poan_runtime.models.manifest import read_manifest
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.report.explain import time_tiles
 
@@ -53,6 +56,16 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One way to run a model on this CPU, and its time; ``auto`` takes none in eight bits."""
+
+    file: str
+    engine: str
+    precision: str
+    tile_ms: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
     """What ``auto`` does with a shipped model here; ``error`` where nothing runs it.
 
@@ -68,6 +81,8 @@ class Run:
     tile_ms: float | None = None
     scan_s: float | None = None
     error: str | None = None
+    beside: tuple[Choice, ...] = ()
+    """Every engine, precision and file that could run instead, the fastest first."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,13 +103,25 @@ class Diagnosis:
 
 
 def examine(
-    options: EngineOptions, *, timed: bool = True, done: Callable[[str], None] = lambda name: None
+    options: EngineOptions,
+    *,
+    timed: bool = True,
+    compared: bool = False,
+    folders: Sequence[Path] | None = None,
+    done: Callable[[str], None] = lambda name: None,
 ) -> Diagnosis:
-    """Look at the machine and run a few tiles of each shipped model; ``done`` hears of each."""
+    """Look at the machine and run a few tiles of each model; ``done`` hears of each.
+
+    ``folders`` are those of the models, None for the shipped ones; ``compared`` times each of
+    them in every engine and precision for CPUs.
+    """
     driver = find_driver()
     runs = []
-    for folder in shipped_models():
-        runs.append(try_model(folder, options, timed=timed))
+    for folder in shipped_models() if folders is None else folders:
+        run = try_model(folder, options, timed=timed)
+        if compared and run.error is None:
+            run = dataclasses.replace(run, beside=tuple(choices(folder, options)))
+        runs.append(run)
         done(folder.name)
     return Diagnosis(
         machine=machine(),
@@ -163,6 +190,34 @@ def try_model(folder: Path, options: EngineOptions, *, timed: bool) -> Run:
         return Run(model=folder.name, error=str(error))
 
 
+def choices(folder: Path, options: EngineOptions) -> list[Choice]:
+    """Each float32 and eight-bit ONNX file of a model in each engine for CPUs, timed."""
+    installed = [
+        name
+        for name, kind in BACKENDS.items()
+        if kind.automatic and "cpu" in kind.devices and importlib.util.find_spec(kind.needs)
+    ]
+    found = []
+    for file in read_manifest(folder).files:
+        for backend, precision in itertools.product(installed, ("fp32", "bf16")):
+            if file.kind != "onnx" or file.precision not in ("fp32", "int8"):
+                continue
+            asked = dataclasses.replace(options, backend=backend, device="cpu", precision=precision)
+            with contextlib.suppress(PoanError), load_network(folder / file.name, asked) as network:
+                if precision == "bf16" and network.opened.precision != "bf16":
+                    continue  # this CPU has none
+                run = _timed(network, Run(model=folder.name))
+                eight = "int8 and " if file.precision == "int8" else ""
+                choice = Choice(
+                    file=file.name,
+                    engine=backend,
+                    precision=eight + precision,
+                    tile_ms=run.tile_ms or 0.0,
+                )
+                found.append(choice)
+    return sorted(found, key=lambda choice: choice.tile_ms)
+
+
 def _timed(network: Network, found: Run) -> Run:
     scale = network.model.manifest.scale
     shape = (SCAN[0] // scale, SCAN[1] // scale, SCAN[2])
@@ -217,6 +272,11 @@ def _run_lines(run: Run) -> list[str]:
         lines.append(
             f"        {run.tile_ms:.1f} ms a tile, {run.scan_s:.1f} s in the network for an output "
             f"of {size}"
+        )
+    for choice in run.beside:
+        lines.append(
+            f"        {choice.tile_ms:6.1f} ms a tile: {choice.engine}, {choice.precision}, "
+            f"{choice.file}"
         )
     return lines + [f"        {notice}" for notice in run.notices]
 

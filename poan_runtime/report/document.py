@@ -45,10 +45,11 @@ def scan_report(
             "batch": layout.batch,
             "tiles_per_slice": layout.tiles_per_slice,
             "slices_per_slab": layout.slab,
-            "self_ensemble": settings.self_ensemble,
+            "self_ensemble": settings.self_ensemble or settings.uncertainty,
             "skip_constant_tiles": settings.skip,
         },
         **_measured(outcome),
+        **_uncertainty(outcome),
         "below_zero_made_zero": {
             "voxels": outcome.below_zero.count,
             "lowest": outcome.below_zero.lowest,
@@ -84,6 +85,14 @@ def _measured(outcome: Outcome) -> dict[str, Any]:
             "measured_kept": outcome.measured_kept,
         },
     }
+
+
+def _uncertainty(outcome: Outcome) -> dict[str, Any]:
+    """Standard deviation over eight flips and rotations in tissue; nothing where nobody asked."""
+    found = outcome.spread
+    if found is None:
+        return {}
+    return {"uncertainty": {"mean": found.mean, "percentile_95": found.percentile(95)}}
 
 
 def write_report(path: Path, network: Network, scans: list[dict[str, Any]]) -> None:

@@ -39,7 +39,7 @@ class Counts:
     tiles: int
     to_run: int
     examples: NDArray[np.float32]
-    """(batch, 1, tile, tile), divided by the intensity scale."""
+    """(batch, 1, tile, tile), divided by the intensity unit."""
     slices: Slab
     """Some slices (n, h, w) from the middle, real values."""
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from poan_runtime.signal.measured import up
+from poan_runtime.signal.kspace import resample
 
 Picture = NDArray[np.float32]
 Curve = NDArray[np.float64]
@@ -29,7 +29,7 @@ def versions(lr: Picture, sr: Picture, grid: str) -> dict[str, Picture]:
         "bicubic": np.asarray(image.resize(size, Image.Resampling.BICUBIC)),
     }
     if grid == "centre":
-        found["sinc (zero-filled)"] = up(lr, sr.shape[0] // lr.shape[0])
+        found["sinc (zero-filled)"] = resample(lr, sr.shape)
     return found | {"super-resolved": sr}
 
 

@@ -1,4 +1,4 @@
-"""A picture to look at: LR, bicubic and SR of one slice side by side, and a crop enlarged."""
+"""A picture to look at: LR, bicubic, sinc and SR of a slice side by side, and a crop enlarged."""
 
 import io
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from poan_runtime.as_measured import resampled
 from poan_runtime.files import WholeFile
 from poan_runtime.geometry import Affine, Geometry, in_plane_axes, spacing
 from poan_runtime.super_resolve import Pair
@@ -38,23 +39,42 @@ class Preview:
         write_preview(path, *self._slice, geometry.affine, geometry.axis)
 
 
-def write_preview(path: Path, coarse: Picture, fine: Picture, affine: Affine, axis: int) -> None:
-    """Write the panel as PNG. ``coarse`` (h, w) and ``fine`` (s*h, s*w) are the same slice."""
+def write_preview(
+    path: Path,
+    coarse: Picture,
+    fine: Picture,
+    affine: Affine,
+    axis: int,
+    truth: Picture | None = None,
+) -> None:
+    """Write the panels as PNG: the same slice as LR, by bicubic, by sinc, as SR, and its truth.
+
+    ``coarse`` is (h, w), ``fine`` (s*h, s*w), as is ``truth`` where it is known.
+    """
     height, width = physical_size(fine.shape, affine, axis)
-    coarse, fine = (upright(picture, affine, axis) for picture in (coarse, fine))
     if is_turned(affine, axis):
         height, width = width, height
-    low, high = _window(coarse)
     size = width, height
-    fine = np.asarray(Image.fromarray(fine).resize(size, Image.Resampling.BOX))
+    on_fine = {"sinc": resampled(coarse, (fine.shape[0], fine.shape[1])), "SR": fine}
+    if truth is not None:
+        on_fine["truth"] = truth
+    coarse = upright(coarse, affine, axis)
     image = Image.fromarray(coarse)  # mode F: resampled before the grey levels are cut
-    panels = [
-        ("LR, nearest", np.asarray(image.resize(size, Image.Resampling.NEAREST))),
-        ("bicubic", np.asarray(image.resize(size, Image.Resampling.BICUBIC))),
-        ("SR", fine),
-    ]
-    columns = [_column(name, _grey(pixels, low, high)) for name, pixels in panels]
-    sheet = Image.new("L", (3 * (PANEL + GAP) - GAP, columns[0].height))
+    panels = {
+        "LR, nearest": image.resize(size, Image.Resampling.NEAREST),
+        "bicubic": image.resize(size, Image.Resampling.BICUBIC),
+    }
+    for name, pixels in on_fine.items():
+        turned = Image.fromarray(upright(pixels, affine, axis))
+        panels[name] = turned.resize(size, Image.Resampling.BOX)
+    low, high = _window(coarse)
+    columns = [_column(name, _grey(np.asarray(p), low, high)) for name, p in panels.items()]
+    _write_sheet(path, columns)
+
+
+def _write_sheet(path: Path, columns: list[Image.Image]) -> None:
+    """The columns side by side, as PNG."""
+    sheet = Image.new("L", (len(columns) * (PANEL + GAP) - GAP, columns[0].height))
     for index, column in enumerate(columns):
         sheet.paste(column, (index * (PANEL + GAP), 0))
     encoded = io.BytesIO()

@@ -1,9 +1,9 @@
 """Slices brought to another matrix by cropping or zero-filling their spectrum.
 
-Both are linear, and are a pair of real matrices per slice: ``rows @ slice @ columns.T``. The
-grid is ``centre``: the field of view stays, and sample k of m lies at index
-``(k + 1/2) n / m - 1/2`` of the n samples that it came from. That is the spectrum cut at m / 2
-cycles per field of view, a phase ramp, and the inverse transform at m points, times m / n.
+Both are linear, and are done to one axis after the other. The grid is ``centre``: the field of
+view stays, and sample k of m lies at index ``(k + 1/2) n / m - 1/2`` of the n samples that it came
+from. That is the spectrum cut at m / 2 cycles per field of view, a phase ramp, and the inverse
+transform at m points, times m / n.
 
 At m / 2 itself, where m is even, filling puts half of the coefficient on each side of the
 spectrum and cropping adds the two sides. So an image filled and cropped back is itself, for odd
@@ -24,52 +24,47 @@ from numpy.typing import NDArray
 from poan_runtime.geometry import Affine, in_plane_axes
 
 Slices = NDArray[Any]
-Matrix = NDArray[np.float32]
 
 
 @lru_cache(maxsize=64)
-def resample_matrix(n: int, m: int) -> Matrix:
-    """Matrix (m, n) float32, read-only, that takes a line of n samples to one of m.
+def _ramp(n: int, m: int) -> NDArray[np.complex64]:
+    """What each line of the spectrum is multiplied by, from zero up to min(n, m) / 2 cycles."""
+    lines = min(n, m) // 2
+    ramp = np.exp(1j * np.pi * np.arange(lines + 1) * (1 / m - 1 / n)) * m / n
+    if min(n, m) % 2 == 0:
+        ramp[lines] *= 2 if m < n else 0.5
+    return np.asarray(ramp, np.complex64)
 
-    >>> resample_matrix(6, 4).sum(axis=1).round(6).tolist()  # a constant stays itself
-    [1.0, 1.0, 1.0, 1.0]
-    """
-    if n < 1 or m < 1:
-        raise ValueError(f"need at least one sample on both sides, got {n=}, {m=}")
+
+def _line(x: Slices, m: int, axis: int) -> Slices:
+    """A slice with ``m`` samples along one axis."""
+    n = x.shape[axis]
     if n == m:
-        matrix = np.eye(n)
-    else:
-        at = (np.arange(m) + 0.5) * n / m - 0.5
-        matrix = _band(at[:, None] - np.arange(n), n, min(n, m), 1.0 if m < n else 0.5)
-    out = matrix.astype(np.float32)
-    out.setflags(write=False)
-    return out
-
-
-def _band(distance: NDArray[np.float64], n: int, lines: int, edge: float) -> NDArray[np.float64]:
-    """Sum over ``lines`` frequencies about zero of exp(2 pi i f distance / n) / n.
-
-    With an even number the two outermost, at lines / 2 cycles, count ``edge`` each.
-    """
-    frequencies = np.arange(1, lines // 2 + 1)
-    weights = np.full(lines // 2, 2.0)
-    if lines % 2 == 0:
-        weights[-1] *= edge
-    out = np.ones_like(distance)
-    for f, weight in zip(frequencies, weights, strict=True):
-        out += weight * np.cos(2 * np.pi / n * f * distance)
-    return out / n
+        return x
+    ramp = _ramp(n, m)
+    spectrum = np.fft.rfft(x, axis=axis)
+    kept = spectrum[: len(ramp)] * ramp[:, None] if axis == 0 else spectrum[:, : len(ramp)] * ramp
+    return np.fft.irfft(kept, m, axis=axis)
 
 
 def resample(slices: Slices, matrix: tuple[int, int]) -> NDArray[np.float32]:
-    """Slices (..., h, w) on ``matrix`` (rows, columns): float32 (..., rows, columns)."""
-    rows = resample_matrix(slices.shape[-2], matrix[0])
-    columns = resample_matrix(slices.shape[-1], matrix[1])
-    x = np.asarray(slices, np.float32)
-    # the axis that shrinks more goes first: fewer multiplications
-    if len(rows) * slices.shape[-1] <= len(columns) * slices.shape[-2]:
-        return np.asarray((rows @ x) @ columns.T)
-    return np.asarray(rows @ (x @ columns.T))
+    """Slices (..., h, w) on ``matrix`` (rows, columns): float32 (..., rows, columns).
+
+    Raises ValueError for an axis without samples. By FFTs, slice by slice: no more than one
+    slice's spectrum is in memory, and no library of matrix products takes the other cores.
+    """
+    size = slices.shape[-2:]
+    if min(*size, *matrix) < 1:
+        raise ValueError(f"need at least one sample on both sides, got {size} and {matrix}")
+    out = np.empty((*slices.shape[:-2], *matrix), np.float32)
+    # the axis that shrinks more goes first: fewer lines to transform
+    axes = sorted((0, 1), key=lambda axis: matrix[axis] / size[axis])
+    for place in np.ndindex(out.shape[:-2]):
+        x = np.asarray(slices[place], np.float32)
+        for axis in axes:
+            x = _line(x, matrix[axis], axis)
+        out[place] = x
+    return out
 
 
 def to_native(slices: Slices, native: tuple[int, int]) -> NDArray[np.float32]:

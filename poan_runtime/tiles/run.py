@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import itertools
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -102,7 +103,8 @@ class SliceRunner:
         Values that are not finite count as zero.
         """
         ((_, _, fine),) = self.run_slabs(iter([self.work(0, slab, unit)]))
-        return fine
+        first: Slab = fine[0]
+        return first
 
     def work(self, start: int, slab: Slab, unit: float) -> Work:
         """A slab made ready to run; slabs are made ready in the order in which they run."""
@@ -112,7 +114,7 @@ class SliceRunner:
         return Work(start, slab, unit, tiles)
 
     def run_slabs(self, works: Iterator[Work]) -> Iterator[tuple[int, Slab, Slab]]:
-        """(start, lr, finer) of each slab, in order.
+        """(start, lr, finer) of each slab, in order; finer is (images, n, s*h, s*w).
 
         Batches are filled across the borders of slabs, so that an engine runs on while one slab
         is finished and the next begun.
@@ -124,7 +126,8 @@ class SliceRunner:
     def _finer(self, work: Work, feed: "Feed") -> Slab:
         layout, s, tiles = self.layout, self.layout.scale, work.tiles
         rows, columns = len(layout.rows.index), len(layout.columns.index)
-        fine = np.zeros((len(work.lr), s * rows, s * columns), np.float32)
+        images = self.backend.images
+        fine = np.zeros((images, len(work.lr), s * rows, s * columns), np.float32)
         for place, answer in self._every_answer(tiles, feed):
             with self.timings.time("blend"):
                 self._add(fine, place, answer)
@@ -133,7 +136,7 @@ class SliceRunner:
         with self.timings.time("blend"):
             top, left = s * layout.rows.before, s * layout.columns.before
             height, width = work.lr.shape[1:]
-            inner = fine[:, top : top + s * height, left : left + s * width]
+            inner = fine[..., top : top + s * height, left : left + s * width]
             return self._within_float32(inner, work.unit)
 
     def _within_float32(self, inner: Slab, unit: float) -> Slab:
@@ -180,7 +183,7 @@ class SliceRunner:
         return self.gather(tiles.windows, tiles.places[chosen])
 
     def _every_answer(self, tiles: Tiles, feed: "Feed") -> Iterator[tuple[NDArray[np.intp], Slab]]:
-        """Place and answer (s*tile, s*tile) of each tile, in order."""
+        """Place and answer (images, s*tile, s*tile) of each tile, in order."""
         for place, runs, value in zip(tiles.places, tiles.to_run, tiles.constants, strict=True):
             if runs:
                 answer = feed.next_answer()
@@ -239,21 +242,22 @@ class SliceRunner:
         return runs
 
     def finished(self, count: int, batch: int, wait: Callable[[], Slab]) -> Slab:
-        """The first ``count`` answers (count, s*tile, s*tile) of a batch, all finite."""
+        """The first ``count`` answers (count, images, s*tile, s*tile) of a batch, all finite."""
         side = self.layout.scale * self.layout.tile
         with self.timings.time("inference"):
             out = wait()
-        if out.shape != (batch, 1, side, side):
+        expected = (batch, self.backend.images, side, side)
+        if out.shape != expected:
             raise PoanError(
                 f"the network answered shape {out.shape} to {batch} tiles of "
-                f"{self.layout.tile}; expected {(batch, 1, side, side)}"
+                f"{self.layout.tile}; expected {expected}"
             )
         if not np.isfinite(out).all():
             raise PoanError(
                 "the network answered NaN or infinity to finite values; nothing was written "
                 "(a half-precision model can overflow: try its fp32 file)"
             )
-        return out[:count, 0]
+        return out[:count]
 
     def _add(self, fine: Slab, place: NDArray[np.intp], answer: Slab) -> None:
         layout, s = self.layout, self.layout.scale
@@ -261,7 +265,7 @@ class SliceRunner:
         top, left = s * layout.rows.starts[row], s * layout.columns.starts[column]
         side = s * layout.tile
         weights = layout.rows.weights[row][:, None] * layout.columns.weights[column]
-        fine[index, top : top + side, left : left + side] += weights * answer
+        fine[:, index, top : top + side, left : left + side] += weights * answer
 
 
 class Feed:
@@ -282,7 +286,7 @@ class Feed:
         return self._begun.popleft() if self._begun else None
 
     def next_answer(self) -> Slab:
-        """The next answer (s*tile, s*tile) to a tile that ran."""
+        """The next answer (images, s*tile, s*tile) to a tile that ran."""
         if not self._ready:
             self._top_up()
             self._ready.extend(self._runner.finished(*self._started.popleft()))
@@ -324,14 +328,25 @@ class Feed:
             yield batch - missing, np.concatenate([*parts, *filler])
 
 
+NO_TURN = contextlib.nullcontext()
+Turn = contextlib.AbstractContextManager[object]
+"""What may be entered by one run at a time, a lock."""
+
+
 def run_volume(
-    runner: SliceRunner, *, slices: int, unit: float, read: Callable[[int, int], Slab]
+    runner: SliceRunner,
+    *,
+    slices: int,
+    unit: float,
+    read: Callable[[int, int], Slab],
+    turn: Turn = NO_TURN,
 ) -> Generator[tuple[int, Slab, Slab], None, None]:
-    """Yield (start, lr, sr) for each slab of a volume, in order.
+    """Yield (start, lr, finer) for each slab of a volume, in order; finer (images, n, s*h, s*w).
 
     ``read(start, stop)`` gives LR slices. The next slab is read and cut into tiles in a thread of
     its own, and run in another, while the last one is looked at. Who wants to write beside the
-    inference too does so in a thread of its own.
+    inference too does so in a thread of its own. ``turn`` is held while the engine is in use: the
+    first slab is read before, and the last is looked at after.
     """
     step = runner.layout.slab
 
@@ -341,9 +356,15 @@ def run_volume(
                 slab = read(start, min(start + step, slices))
             yield runner.work(start, slab, unit)
 
+    def in_turn() -> Generator[tuple[int, Slab, Slab], None, None]:
+        first = iter([*itertools.islice(prepared, 1)])  # lets go of it once the second is asked for
+        with turn:
+            yield from runner.run_slabs(itertools.chain(first, prepared))
+
     with (
         contextlib.closing(ahead(works(), "poan-read")) as prepared,
-        contextlib.closing(ahead(runner.run_slabs(prepared), "poan-run")) as slabs,
+        contextlib.closing(in_turn()) as running,
+        contextlib.closing(ahead(running, "poan-run")) as slabs,
     ):
         yield from slabs
 

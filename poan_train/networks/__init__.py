@@ -34,11 +34,11 @@ class Architecture:
         """Side in LR voxels of the tile it is exported and evaluated with unless told otherwise.
 
         A multiple of 3, which patches at stride 3 cover without a border: with the overlap below,
-        four tiles of 33 and two of 63 cover the 120 voxels of half a 240-voxel side exactly. More
-        is not better: a dense ``poan-lite`` had 36.28, 36.28 and 36.29 dB with tiles of 24, 32 and
-        48 on the T2 x2 validation scans.
+        four tiles of 33 and two of 66 cover the 120 voxels of half a 240-voxel side, and four of
+        66 the 240, where 63 takes three and five. More is not better: a dense ``poan-lite`` had
+        36.28, 36.28 and 36.29 dB with tiles of 24, 32 and 48 on the T2 x2 validation scans.
         """
-        return 33 if self.small else 63
+        return 33 if self.small else 66
 
     @property
     def halo(self) -> int:
@@ -79,6 +79,8 @@ SERAN_LITE = {
     "image_skip": "bicubic",
 }
 
+SIZES = ("channels", "embedding", "growth", "layers", "relation", "attention_every")
+"""Fields of a config that count what there must be one of."""
 ARCHITECTURES: Mapping[str, Architecture] = {
     "poan": Architecture(network=POAN, config=POANConfig, preset={}),
     "poan-lite": Architecture(network=POAN, config=POANConfig, preset=LITE, small=True),
@@ -111,6 +113,8 @@ def make_config(arch: str, scale: int, **changes: Any) -> Any:
         number = isinstance(defaults[name], int | float) and not isinstance(defaults[name], bool)
         if number and not isinstance(value, int | float):
             raise PoanError(f"{arch}: {name}: expected a number, got {value!r}")
+        if name in SIZES and min(value if isinstance(value, tuple) else (value,)) < 1:
+            raise PoanError(f"{arch}: {name}: expected at least 1, got {value!r}")
     values = {**entry.preset, "scale": scale, **changes}
     try:
         return entry.config(**values)

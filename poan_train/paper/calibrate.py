@@ -1,31 +1,34 @@
 """poan-train --check-ixi: which convention reproduces the paper's bicubic row on IXI?
 
 A degradation and a metric have conventions that papers leave unsaid and that move PSNR by more
-than networks differ: LR rounded or not, which peak, background slices kept or not, the mean over
-slices or the error of the whole volume. Bicubic has nothing to learn, so its published row
-(:data:`.published.TABLE1`) tells which of them a table was made with. Before that no
-number measured here belongs beside a published one.
+than networks differ: LR rounded or not, which peak, background slices kept or not, a scanner's
+zero-filling undone or not, the mean over slices or the error of the whole volume. Bicubic has
+nothing to learn, so its published row (:data:`.published.TABLE1`) tells which of them a table was
+made with. Before that no number measured here belongs beside a published one.
 """
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from poan_runtime.errors import PoanError
-from poan_runtime.geometry import slice_axis
-from poan_runtime.images.volume import read_volume
-from poan_train.acquire import FOREGROUND
-from poan_train.data import IXI_CROP, SLICE_FOREGROUND, Source, centre_crop
-from poan_train.data import find_sources as find
+from poan_runtime.intensity import decibels, intensity_unit
+from poan_train.convention import Preparation, preparation_options
+from poan_train.data import hr_slices, is_foreground
 from poan_train.degrade import GRID, Array, Degradation, crop_to_multiple, degrade
 from poan_train.evaluate import bicubic
 from poan_train.metrics import Peak, ssim
 from poan_train.networks import SCALES
 from poan_train.paper.published import TABLE1, Score
+from poan_train.subjects import Source
+from poan_train.subjects import find_sources as find
 
+Kept: TypeAlias = Literal["all", "foreground"]
+ZeroFilling: TypeAlias = Literal["keep", "undo"]
 TEST_SUBJECTS = slice(500, 570)
 """Of IXI's subjects in the order of their number: the 70 that POAN's tables were measured on."""
 MATCH_DB, MATCH_SSIM = 0.1, 0.002
@@ -41,30 +44,44 @@ class Convention:
     degradation: Degradation
     rounded: bool
     """LR rounded to integers in the file's units."""
-    slices: str
-    """``all`` or ``foreground``."""
+    slices: Kept
     psnr: str
-    """``volume``: error of the whole volume, peak of the volume. ``slice mean, volume peak`` and
-    ``slice mean, slice peak``: mean over slices."""
+    """A word of :data:`.convention.PSNRS`."""
     ssim: Peak
     """Peak of the slice-wise SSIM."""
+    zero_filling: ZeroFilling = "keep"
 
     def __str__(self) -> str:
         lr = f"{self.degradation}{', LR rounded' if self.rounded else ''}"
+        lr += "" if self.zero_filling == "keep" else ", zero-filling undone"
         return f"{lr}; {self.slices} slices; PSNR {self.psnr}; SSIM {self.ssim} peak"
 
+    @property
+    def preparation(self) -> Preparation:
+        return Preparation(
+            zero_filling=self.zero_filling, slices=self.slices, round_lr=self.rounded
+        )
 
-PSNRS: Mapping[str, Callable[[Array, Array], float]] = {
-    "volume": lambda peaks, mse: _db(peaks.max(), mse.mean()),
-    "slice mean, volume peak": lambda peaks, mse: _mean_db(np.full_like(peaks, peaks.max()), mse),
-    "slice mean, slice peak": lambda peaks, mse: _mean_db(peaks, mse),
+    @property
+    def options(self) -> str:
+        """Of benchmarks.paper_tables, and without the first of poan-eval."""
+        words = ["--degradation", self.degradation, *preparation_options(self.preparation)]
+        return " ".join([*words, "--psnr", self.psnr, "--ssim", f"{self.ssim}-peak"])
+
+
+MEANS: Mapping[str, Callable[[Array, Array], float]] = {
+    "whole-volume": lambda peaks, mse: _db(peaks.max(), mse.mean()),
+    "volume-peak": lambda peaks, mse: _mean_db(np.full_like(peaks, peaks.max()), mse),
+    "slice-peak": lambda peaks, mse: _mean_db(peaks, mse),
 }
 DEGRADATIONS: tuple[Degradation, ...] = ("bicubic", "kspace")
 PEAKS: tuple[Peak, ...] = ("volume", "slice")
+KEPT: tuple[Kept, ...] = ("all", "foreground")
+ZERO_FILLINGS: tuple[ZeroFilling, ...] = ("keep", "undo")
 CONVENTIONS = tuple(
-    Convention(degradation=d, rounded=r, slices=s, psnr=p, ssim=q)
-    for d, r, s, p, q in itertools.product(
-        DEGRADATIONS, (False, True), ("all", "foreground"), PSNRS, PEAKS
+    Convention(degradation=d, rounded=r, slices=s, psnr=p, ssim=q, zero_filling=z)
+    for z, d, r, s, p, q in itertools.product(
+        ZERO_FILLINGS, DEGRADATIONS, (False, True), KEPT, MEANS, PEAKS
     )
 )
 
@@ -91,11 +108,10 @@ def calibrate(sources: Sequence[Source], table: Table = TABLE1) -> list[Result]:
     """
     scores: dict[tuple[str, int], dict[Convention, list[Score]]] = {}
     for source in sources:
-        hr = native_slices(source)
         for scale in SCALES:
             if (source.contrast, scale) in table:
                 cell = scores.setdefault((source.contrast, scale), {c: [] for c in CONVENTIONS})
-                for convention, score in score_volume(crop_to_multiple(hr, scale), scale).items():
+                for convention, score in score_source(source, scale).items():
                     cell[convention].append(score)
     results = []
     for convention in CONVENTIONS:
@@ -108,51 +124,58 @@ def calibrate(sources: Sequence[Source], table: Table = TABLE1) -> list[Result]:
     return sorted(results, key=lambda r: r.db_off + 100 * r.ssim_off)
 
 
-def native_slices(source: Source) -> Array:
-    """Slices (S, H, W) as the papers take them: cropped, and the scanner's zero-filling kept."""
-    volume = read_volume(source.path)
-    if volume.data.ndim != 3:
-        raise PoanError(f"{source.path}: expected a 3D volume, got shape {volume.data.shape}")
-    across = slice_axis(volume.affine, volume.data.shape, None)
-    slices = np.moveaxis(np.nan_to_num(volume.data), across, 0)
-    slices = centre_crop(slices, (IXI_CROP[2], *IXI_CROP[:2])).astype(np.float32)
-    if not is_foreground(slices).any():
+def native_slices(source: Source, zero_filling: ZeroFilling = "keep") -> Array:
+    """Slices (S, H, W) of IXI's crop. Raises PoanError where none shows anything."""
+    slices, _ = hr_slices(source, None, zero_filling)
+    if not is_foreground(slices / np.float32(intensity_unit(slices))).any():
         raise PoanError(f"{source.path}: no slice shows anything but background")
     return slices
 
 
-def is_foreground(hr: Array) -> Array:
-    """Which slices (S,) of hr (S, H, W) training keeps."""
-    return np.asarray((hr > FOREGROUND * hr.max()).mean(axis=(1, 2)) >= SLICE_FOREGROUND)
+def score_source(source: Source, scale: int) -> dict[Convention, Score]:
+    """Bicubic's (PSNR, SSIM) on a volume under every convention."""
+    scores: dict[Convention, Score] = {}
+    for zero_filling in ZERO_FILLINGS:
+        hr = crop_to_multiple(native_slices(source, zero_filling), scale)
+        scores |= score_volume(hr, scale, zero_filling)
+    return scores
 
 
-def score_volume(hr: Array, scale: int) -> dict[Convention, Score]:
-    """Bicubic's (PSNR, SSIM) on HR slices (S, H, W) under every convention."""
-    kept = {"all": np.ones(len(hr), bool), "foreground": is_foreground(hr)}
+def score_volume(
+    hr: Array, scale: int, zero_filling: ZeroFilling = "keep"
+) -> dict[Convention, Score]:
+    """Bicubic's (PSNR, SSIM) on HR slices (S, H, W) under every convention of one zero-filling."""
     scores = {}
     for method, rounded in itertools.product(DEGRADATIONS, (False, True)):
         lr = degrade(hr, scale, method)
-        up = bicubic(np.rint(lr) if rounded else lr, scale, GRID[method])
+        lr = np.rint(lr) if rounded else lr
+        up = bicubic(lr, scale, GRID[method])
         mse = ((hr.astype(np.float64) - up) ** 2).mean(axis=(1, 2))
-        for name, keep in kept.items():
+        shown = is_foreground(lr / np.float32(intensity_unit(lr)))
+        for kept in KEPT:
+            keep = shown | (kept == "all")
             similar = {peak: ssim(hr[keep], up[keep], peak) for peak in PEAKS}
             tops = hr[keep].max(axis=(1, 2)).astype(np.float64)
-            for label, psnr in PSNRS.items():
-                for peak in PEAKS:
-                    convention = Convention(
-                        degradation=method, rounded=rounded, slices=name, psnr=label, ssim=peak
-                    )
-                    scores[convention] = (psnr(tops, mse[keep]), similar[peak])
+            for (label, mean), peak in itertools.product(MEANS.items(), PEAKS):
+                convention = Convention(
+                    degradation=method,
+                    rounded=rounded,
+                    slices=kept,
+                    psnr=label,
+                    ssim=peak,
+                    zero_filling=zero_filling,
+                )
+                scores[convention] = (mean(tops, mse[keep]), similar[peak])
     return scores
 
 
 def _db(peak: float, mse: float) -> float:
-    return float(10 * np.log10(peak**2 / mse)) if mse > 0 and peak > 0 else float("nan")
+    return float(decibels(peak, mse)) if mse > 0 and peak > 0 else float("nan")
 
 
 def _mean_db(peaks: Array, mse: Array) -> float:
     use = (mse > 0) & (peaks > 0)
-    return float((10 * np.log10(peaks[use] ** 2 / mse[use])).mean()) if use.any() else float("nan")
+    return float(decibels(peaks[use], mse[use]).mean()) if use.any() else float("nan")
 
 
 def _mean(scores: Sequence[Score]) -> Score:
@@ -183,6 +206,8 @@ def report(results: Sequence[Result], table: Table = TABLE1, best: int = 5) -> s
     for (contrast, scale), (p, s) in sorted(winner.scores.items()):
         wanted = table[contrast, scale]["bicubic"]
         lines.append(f"{contrast} x{scale}  {p:.2f}/{s:.4f}  published {wanted[0]}/{wanted[1]:.4f}")
+    lines += ["", f"as options of benchmarks.paper_tables: {winner.convention.options}"]
+    lines.append("(of poan-eval as well, but for --degradation, which is the checkpoint's)")
     verdict = "matches" if winner.matches else "is nearest but does not match"
     lines += ["", f"{winner.convention} {verdict} (limits {MATCH_DB} dB, {MATCH_SSIM} SSIM)."]
     if not winner.matches:

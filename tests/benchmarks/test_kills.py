@@ -13,7 +13,6 @@ def test_a_partial_output_is_found(tmp_path: Path, monkeypatch) -> None:
         words=["time", "sleep", "1"],
         outputs=["o.json"],
         check=check_json,
-        again=[],
     )
     found = kill_at_random(command, 0.5, Random(0))
     assert found["outputs"] == 1

@@ -93,5 +93,7 @@ def test_the_command_rewrites_card_and_manifests(results, tmp_path, capsys):
 
 def test_a_subject_that_should_be_set_aside_must_be_there(tmp_path):
     (tmp_path / "T1_sub-gbm2_gd.nii.gz").touch()
+    linked = tmp_path / "linked"
+    linked.mkdir()
     with pytest.raises(model_card.PoanError, match="no volume of sub-ucsfbr08"):
-        model_card.set_aside(tmp_path, tmp_path)
+        model_card.set_aside(tmp_path, linked)

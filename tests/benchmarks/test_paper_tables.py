@@ -2,6 +2,7 @@ import builtins
 import csv
 import json
 import sys
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -9,11 +10,21 @@ import pytest
 from PIL import Image
 
 from benchmarks.paper_tables import __main__ as tool
-from benchmarks.paper_tables.report import _ordered, write_tables
-from benchmarks.paper_tables.rows import Protocol, plan, run_row, train_command, tries_of
+from benchmarks.paper_tables.report import _ordered, title, write_tables
+from benchmarks.paper_tables.rows import (
+    Protocol,
+    eval_command,
+    options_for,
+    plan,
+    run_row,
+    train_command,
+)
+from benchmarks.paper_tables.scanner import scanner_table
 from benchmarks.paper_tables.summary import Cell, agreement, cells, read_rows, spread
 from poan_runtime.errors import PoanError
 from poan_train import networks
+from poan_train.acquire import KINDS
+from poan_train.convention import Preparation
 
 SMALL = {
     "LITE": {"channels": 4, "blocks": 1, "poab_after": 1, "embedding": 2},
@@ -155,7 +166,7 @@ def test_every_network_tries_the_same_options_and_some_alone_before_the_whole_bu
     rows = plan(
         [1], ["edsr-lite", "poan-lite"], ["T2"], [2], [0], "poan-lite", ("T2", 2), ("T1", 4)
     )
-    assert [tries_of(row, protocol) for row in rows] == [
+    assert [options_for(row, protocol.tries) for row in rows] == [
         ["--patch 6", "--set residual_scale=0.5"],
         ["--patch 6", "--set gate=sigmoid"],
     ]
@@ -274,11 +285,104 @@ def test_a_cell_stands_beside_the_papers_network_of_full_size(tmp_path):
     content["volumes"] = [{"volume": "a", "bicubic": measures, "sr": better}]
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows/table1.json").write_text(json.dumps(content))
-    [cell] = cells(read_rows(tmp_path), "volume")
+    [cell] = cells(read_rows(tmp_path))
     assert (cell.paper_psnr, cell.paper_ssim) == (32.83, 0.9495)
     assert cell.paper_gain == pytest.approx(32.83 - 27.86)
     assert cell.gain.mean == pytest.approx(1.5)
-    assert cells(read_rows(tmp_path), "slice")[0].gain.mean == 0
+    assert cells(read_rows(tmp_path), "slice-peak", "slice-peak")[0].gain.mean == 0
+    with pytest.raises(PoanError, match="row poan-lite\\+ was made before psnr_whole_volume"):
+        cells(read_rows(tmp_path), "whole-volume")
+
+
+def test_a_networks_own_options_are_for_its_rows_alone(tmp_path):
+    own = ("poan: --attention-from 0.5",)
+    protocol = Protocol(train=tmp_path, val=tmp_path, out=tmp_path, budget=("--steps", "2"))
+    with_own = replace(protocol, own=own)
+    rows = plan([1, 3], ["edsr", "poan"], ["T2"], [2], [0], "poan", ("T2", 2), ("T2", 2))
+    for row in rows:
+        command = train_command(row, with_own, 1e-3)
+        last = command[len(command) - 1 - command[::-1].index("--attention-from") + 1]
+        assert last == ("0.5" if row.arch == "poan" else "0"), row.name
+
+
+def test_the_conventions_go_to_training_and_evaluation_but_not_to_a_scanners_rows(tmp_path):
+    preparation = Preparation(zero_filling="keep", slices="all", round_lr=True)
+    protocol = Protocol(
+        train=tmp_path,
+        val=tmp_path,
+        out=tmp_path,
+        budget=("--steps", "2"),
+        preparation=preparation,
+    )
+    args = [1], ["edsr", "nlm"], ["T2"], [2], [0], "poan", ("T2", 2), ("T1", 4)
+    scanner, *papers = plan(*args, scanner=True)
+    assert (scanner.name, [r.name for r in papers]) == (
+        "table1_scanner_T2_x2_edsr_seed0",
+        ["table1_T2_x2_edsr_seed0", "table1_T2_x2_nlm_seed0"],
+    )
+    options = ["--zero-filling", "keep", "--slices", "all", "--round-lr"]
+    for command in (
+        train_command(papers[0], protocol, 1e-3),
+        eval_command(papers[0], protocol, tmp_path, tmp_path),
+    ):
+        assert " ".join(options) in " ".join(map(str, command))
+    trained = train_command(scanner, protocol, 1e-3)
+    measured = eval_command(scanner, protocol, tmp_path, tmp_path)
+    assert trained[trained.index("--degradation") + 1] == "scanner"
+    assert "snr15" in measured[measured.index("--lr-model") :]
+    assert not {"--zero-filling", "--round-lr"} & {*trained, *measured}
+
+
+def test_the_conventions_change_what_a_row_measures_and_another_is_refused(
+    scan_folder, val_folder, tmp_path, capsys
+):
+    out = tmp_path / "tables"
+    table1 = ["--tables", 1, "--arch", "bicubic", "--contrast", "T2", "--scale", 2, "--steps", 1]
+    assert run(scan_folder, val_folder, out, *table1, "--round-lr", "--psnr", "whole-volume") == 0
+    row = json.loads((out / "rows/table1_T2_x2_bicubic_seed0.json").read_text())
+    assert row["protocol"]["preparation"]["round_lr"] is True
+    assert "--round-lr" in row["commands"][0]
+    text = (out / "table1.md").read_text()
+    assert "PSNR whole-volume, SSIM volume-peak; volumes: a scanner's zero-filling undone" in text
+    assert "and LR in integers" in text
+    mean = np.mean([v["sr"]["psnr_whole_volume"] for v in row["volumes"]])
+    assert f"T2 x2 | {mean:.2f}/" in text
+    assert run(scan_folder, val_folder, out, *table1) == 2
+    assert "made under another protocol" in capsys.readouterr().err
+
+
+def test_a_contrast_without_volumes_stays_empty_with_the_reason(scan_folder, val_folder, tmp_path):
+    out = tmp_path / "tables"
+    table1 = ["--tables", 1, "--arch", "bicubic", "--contrast", "PD", "T2", "--scale", 3]
+    assert run(scan_folder, val_folder, out, *table1, "--steps", 1) == 0
+    text = (out / "table1.md").read_text()
+    assert "| PD x3 | - |" in text
+    assert "- PD: no PD volume among those to test on." in text
+    assert "T1 x2, T1 x3, T1 x4, T2 x2, T2 x4: not run." in text
+
+
+def test_a_scanners_table_has_a_column_per_kind_and_gains_over_the_better_rival(
+    scan_folder, val_folder, tmp_path
+):
+    out = tmp_path / "tables"
+    table1 = ["--tables", 1, "--arch", "edsr-lite", "--contrast", "T2", "--scale", 2, "--scanner"]
+    assert run(scan_folder, val_folder, out, *table1, "--steps", 1) == 0
+    row = json.loads((out / "rows/table1_scanner_T2_x2_edsr-lite_seed0.json").read_text())
+    text = (out / "table1_scanner.md").read_text()
+    head = next(line for line in text.splitlines() if line.startswith("| contrast"))
+    assert head == f"| contrast, scale | network | seeds | {' | '.join(KINDS)} |"
+    own = [v for v in row["volumes"] if v["kind"] == "snr15"]
+    psnr, more = np.mean([(v["sr"]["psnr"], v["gain_psnr"]) for v in own], axis=0)
+    assert f"{psnr:.2f} ({more:+.2f})" in text
+    assert "| T2 x2 | sinc | |" in text
+    assert (out / "table1.md").is_file()
+    assert scanner_table([row]).count("poan-eval") == 1
+
+
+def test_an_ablation_on_another_contrast_than_the_papers_says_so_in_its_title():
+    assert title(2, [replace(cell("A", 1.0, 2.0), table=2)]) == (
+        "Table 2: point, patch and pyramid similarity, on T2 x2 (the paper's: PD x2)"
+    )
 
 
 def test_ixi_is_split_by_subject_into_folders_of_links(tmp_path):

@@ -36,6 +36,7 @@ def test_all_contenders_agree_with_pytorch(tiny: tuple[Path, Path], tmp_path: Pa
         assert row["largest_difference_away_from_seams"] <= tolerance, name
         assert abs(row["psnr_less_reference_db"]) < (0.5 if name.startswith("poan") else 1e-3)
         assert row["peak_mib"] > 30
+        assert 0 < row["added_mib"] < row["peak_mib"]
         assert -0.1 < row["taken_by_others"] < 1  # the kernel counts in steps of 10 ms
         assert 0 < row["inference_s"] < row["wall_s"]
         assert row["scaled_to_whole_scan_s"] == pytest.approx(row["wall_s_per_slice"] * 96)

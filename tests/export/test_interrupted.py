@@ -1,16 +1,21 @@
 """Ctrl-C and SIGTERM end every command without a traceback and leave nothing half made."""
 
-import os
 import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from poan_export import cli, export
 from poan_runtime.bench import measure
 from poan_runtime.commands import bench
 from poan_train import evaluate
+
+SIZE = ["--tile", "8", "--halo", "0", "--overlap", "2", "--engine", "none"]
 
 
 def interrupted(*_: Any, **__: Any) -> None:
@@ -18,17 +23,21 @@ def interrupted(*_: Any, **__: Any) -> None:
 
 
 def test_an_interrupted_export_leaves_no_folder(
-    tiny_export: tuple[Path, Path],
+    checkpoint: Callable[[nn.Module], Path],
+    network: nn.Module,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(export, "write_vectors", interrupted)
-    arguments = ["--ckpt", str(tiny_export[0]), "--out", str(tmp_path / "out"), "--tile", "8"]
-    arguments += ["--halo", "0", "--overlap", "2", "--engine", "none"]
+    def half_made(exported: Any, gate: Any, request: Any, plans: Any, scans: Any) -> None:
+        (plans.folder / "model.onnx").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "write_graphs", half_made)
+    arguments = ["--ckpt", str(checkpoint(network)), "--out", str(tmp_path / "out"), *SIZE]
     assert cli.main(arguments) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "poan-export: interrupted"
-    assert [*tmp_path.iterdir()] == []
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.pt"]
 
 
 def test_an_interrupted_evaluation_and_bench_are_one_line(
@@ -42,19 +51,29 @@ def test_an_interrupted_evaluation_and_bench_are_one_line(
     assert capsys.readouterr().err == "poan-bench: interrupted\n"
 
 
-def test_sigterm_ends_an_export_with_its_number_and_no_folder(
-    tiny_export: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def terminated(*_: Any, **__: Any) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+TERMINATED = """
+import os, signal, sys
+from poan_export import cli, export
 
-    monkeypatch.setattr(export, "write_vectors", terminated)
-    arguments = ["--ckpt", str(tiny_export[0]), "--out", str(tmp_path / "out"), "--tile", "8"]
-    arguments += ["--halo", "0", "--overlap", "2", "--engine", "none"]
-    with pytest.raises(SystemExit) as left:
-        cli.main(arguments)
-    assert left.value.code == 128 + signal.SIGTERM
-    assert [*tmp_path.iterdir()] == []
+def write_graphs(exported, gate, request, plans, scans):
+    (plans.folder / "model.onnx").write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+export.write_graphs = write_graphs
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_sigterm_ends_an_export_with_its_number_and_no_folder(
+    checkpoint: Callable[[nn.Module], Path], network: nn.Module, tmp_path: Path
+) -> None:
+    arguments = ["--ckpt", str(checkpoint(network)), "--out", str(tmp_path / "out"), *SIZE]
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINATED, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.pt"]
 
 
 def test_two_exports_into_one_folder_at_once_leave_one_of_them_whole(tmp_path: Path) -> None:

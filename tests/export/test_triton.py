@@ -168,9 +168,10 @@ def test_a_real_triton_answers_as_the_local_engine(
     for version, asked in ((1, "/versions/1"), (2, "/versions/2"), (2, "")):
         there, here = tmp_path / "there.nii.gz", tmp_path / "here.nii.gz"
         address = f"kserve://127.0.0.1:{triton.http}/tiny_x2{asked}"
-        assert poan_run([address, scan, "-o", str(there)]) == 0
+        assert poan_run([address, scan, "-o", str(there), "--overwrite"]) == 0
         local = repository / f"tiny_x2/{version}/model.onnx"
-        assert poan_run([str(local), scan, "-o", str(here), "--backend", "onnxruntime"]) == 0
+        again = ["--overwrite", "--backend", "onnxruntime"]
+        assert poan_run([str(local), scan, "-o", str(here), *again]) == 0
         assert there.read_bytes() == here.read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""The intensity scale, in memory and streamed."""
+"""The intensity unit, in memory and streamed."""
 
 import numpy as np
 import pytest

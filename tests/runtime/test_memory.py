@@ -28,6 +28,7 @@ raise SystemExit(cli.main(sys.argv[2:]))
 def peak_bytes(model: Path, scan: Path, report: Path, axis: str) -> int:
     """Largest resident size of a run in a process of its own, as its report has it."""
     arguments = [model, scan, "--report", report, "--axis", axis, "--threads", "1", "--batch", "4"]
+    arguments += ["--labels", "--overwrite"]  # two values look like a label map
     subprocess.run(
         [sys.executable, "-c", CODE, str(SLAB_BYTES), *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},

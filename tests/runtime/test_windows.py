@@ -4,6 +4,7 @@ No Windows was at hand. These tests take away what only POSIX has; that the rest
 not seen.
 """
 
+import ast
 import importlib
 import os
 import subprocess
@@ -42,6 +43,36 @@ def test_a_scan_runs_without_the_modules_that_windows_lacks(
     )
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     assert out.is_file()
+
+
+def test_no_module_of_the_runtime_imports_what_windows_lacks_where_it_is_loaded(
+    repository: Path,
+) -> None:
+    """Within a function, behind a question for the platform or an ImportError, it may."""
+    found = []
+    for path in sorted((repository / "poan_runtime").rglob("*.py")):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            names = [alias.name for alias in getattr(node, "names", [])]
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names.append(getattr(node, "module", None) or "")
+                found += [f"{path.name}: {name}" for name in names if name in ONLY_POSIX]
+    assert found == []
+
+
+def test_text_is_read_and_written_in_one_encoding_whatever_the_systems_is(
+    repository: Path,
+) -> None:
+    found = []
+    for path in sorted((repository / "poan_runtime").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            position = {"read_text": 0, "write_text": 1}.get(node.func.attr)
+            given = {keyword.arg for keyword in node.keywords}
+            if position is None or "encoding" in given or len(node.args) > position:
+                continue
+            found.append(f"{path.name}:{node.lineno}")
+    assert found == []
 
 
 def test_a_folder_is_not_opened_as_a_file_on_windows(

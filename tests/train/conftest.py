@@ -4,6 +4,14 @@ import pytest
 import torch
 
 from poan_train import networks
+from tests.train.quick import SMALL
+
+
+@pytest.fixture
+def small_networks(monkeypatch):
+    """poan-lite made small, so that a step takes milliseconds."""
+    for name, value in SMALL.items():
+        monkeypatch.setitem(networks.LITE, name, value)
 
 
 @pytest.fixture

@@ -20,8 +20,9 @@ from poan_train.acquire import (
     response,
     tissue_of,
 )
-from poan_train.data import Pair, PatchSampler, Source
+from poan_train.data import Pair, PatchSampler
 from poan_train.degrade import degrade, sinc
+from poan_train.subjects import Source
 
 
 def noise(shape, seed=0):
@@ -241,14 +242,14 @@ def batch(pair, step, **changes):
     return PatchSampler([pair], 2, 12, 8, **settings).batch(step)
 
 
-def test_a_patchs_scan_is_a_function_of_seed_rank_step_and_index(pair):
+def test_a_patchs_scan_is_a_function_of_seed_step_and_index(pair):
     lr, hr = batch(pair, 7)
     again, same = batch(pair, 7)
     assert np.array_equal(lr, again)
     assert np.array_equal(hr, same)
     assert not np.array_equal(lr, batch(pair, 8)[0])
     assert not np.array_equal(lr, batch(pair, 7, seed=6)[0])
-    assert not np.array_equal(lr, batch(pair, 7, rank=1)[0])
+    assert np.array_equal(lr[1::2], batch(pair, 7, rank=1, world=2)[0])
     fewer = PatchSampler([pair], 2, 12, 3, 5, acquisition=Acquisition()).batch(7)[0]
     assert np.array_equal(fewer, lr[:3])
 

@@ -4,23 +4,28 @@ import pytest
 
 from poan_runtime.errors import PoanError
 from poan_runtime.intensity import intensity_unit
+from poan_runtime.signal.kspace import to_native
 from poan_train import data
 from poan_train.data import (
-    EVERY,
     Ahead,
     Pair,
     PatchSampler,
-    Source,
     cached_pair,
-    contrast_of,
-    find_sources,
     fixed_tiles,
     hr_slices,
     load_pairs,
+    to_true_resolution,
+)
+from poan_train.subjects import (
+    EVERY,
+    Source,
+    contrast_of,
+    find_sources,
     set_aside,
     split_by_subject,
     subject_of,
 )
+from tests.runtime.signal.phantom import acquire, anatomy
 
 
 @pytest.mark.parametrize(
@@ -162,14 +167,15 @@ def pairs_of(scan_folder, scale=2, method="bicubic"):
     return list(load_pairs(find_sources(scan_folder, "T2"), scale, method))
 
 
-def test_a_batch_is_a_function_of_seed_rank_and_step(scan_folder):
+def test_a_batch_is_a_function_of_seed_and_step_on_any_number_of_processes(scan_folder):
     pairs = pairs_of(scan_folder)
     make = lambda **k: PatchSampler(pairs, 2, 8, 4, 5, **k)  # noqa: E731
     lr, hr = make().batch(3)
     assert (lr.shape, hr.shape) == ((4, 1, 8, 8), (4, 1, 16, 16))
     assert np.array_equal(make().batch(3)[0], lr)
     assert not np.array_equal(make().batch(4)[0], lr)
-    assert not np.array_equal(make(rank=1).batch(3)[0], lr)
+    for rank in range(3):
+        assert np.array_equal(make(rank=rank, world=3).batch(3)[0], lr[rank::3])
 
 
 def test_subjects_that_are_set_aside_are_in_no_part(tmp_path):
@@ -235,8 +241,26 @@ def test_nothing_to_train_on_is_one_line():
         PatchSampler([], 2, 8, 4, 0)
 
 
+def test_each_axis_is_brought_to_its_own_true_resolution():
+    """0.6 of the rows and 0.75 of the columns were measured."""
+    slices = np.round(10 * acquire(anatomy((6, 96, 120)), (160, 160), sigma=1.0))
+    hr, cutoffs = to_true_resolution(slices)
+    # The foot is read to a bin or two of 80.
+    assert cutoffs == (pytest.approx(0.6, abs=0.02), pytest.approx(0.75, abs=0.02))
+    assert hr.shape == (6, round(160 * cutoffs[0]), round(160 * cutoffs[1]))
+    assert hr.min() >= 0
+    assert np.array_equal(hr, np.maximum(to_native(slices, hr.shape[1:]), 0))
+
+
+def test_a_volume_with_a_full_spectrum_is_left_as_it_is():
+    slices = np.random.default_rng(0).random((4, 64, 64)).astype(np.float32)
+    same, cutoffs = to_true_resolution(slices)
+    assert cutoffs == (1.0, 1.0)
+    assert np.array_equal(same, slices)
+
+
 def test_scans_that_zero_fill_are_undone_before_they_count_as_hr(shared_data):
     path = shared_data / "val/T2_openms_patient04_study1.nii.gz"
     hr, cutoff = hr_slices(Source(path=path, contrast="T2", subject="patient04"))
-    assert cutoff == pytest.approx((0.71, 1.0), abs=0.03)
+    assert cutoff == (pytest.approx(0.74, abs=0.02), 1.0)  # as seen in a plot of its spectrum
     assert hr.shape == (44, round(348 * cutoff[0]), 384)

@@ -1,18 +1,13 @@
-import csv
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from poan_runtime.geometry import upscaled_affine
-from poan_train.data import Source, hr_slices
 from poan_train.degrade import (
     GRID,
     crop_to_multiple,
     degrade,
     fourier_resize,
-    to_true_resolution,
-    zero_fill_cutoff,
 )
 
 SCALES = (2, 3, 4)
@@ -98,59 +93,6 @@ def test_sizes_that_are_no_multiple_are_cropped_or_refused():
         crop_to_multiple(np.zeros((3, 9)), 4)
 
 
-def zero_filled(cutoff, shape=(6, 128, 120)):
-    """Noise whose spectrum along axis 1 is empty above ``cutoff``, as magnitude."""
-    rng = np.random.default_rng(2)
-    small = (shape[0], round(shape[1] * cutoff), shape[2])
-    coarse = rng.random(small) + 2
-    spectrum = np.fft.rfft(coarse, axis=1)
-    full = np.zeros((shape[0], shape[1] // 2 + 1, shape[2]), complex)
-    full[:, : spectrum.shape[1]] = spectrum
-    magnitude = np.abs(np.fft.irfft(full, n=shape[1], axis=1)) * shape[1] / small[1]
-    return np.round(100 * magnitude)  # scanners store integers
-
-
-@pytest.mark.parametrize("cutoff", [0.5, 0.66, 0.75, 0.8])
-def test_the_cutoff_of_a_zero_filled_axis_is_found_and_the_other_is_left_full(cutoff):
-    slices = zero_filled(cutoff)
-    assert zero_fill_cutoff(slices, 1) == pytest.approx(cutoff, abs=0.02)
-    assert zero_fill_cutoff(slices, 2) == 1.0
-
-
-def test_true_resolution_shrinks_each_axis_by_its_own_cutoff():
-    slices, cutoffs = to_true_resolution(zero_filled(0.75))
-    assert cutoffs == pytest.approx((0.75, 1.0), abs=0.02)
-    assert slices.shape == (6, round(128 * cutoffs[0]), 120)
-    assert slices.min() >= 0
-
-
-def test_a_volume_with_a_full_spectrum_is_left_as_it_is():
-    slices = np.random.default_rng(0).random((4, 64, 64)).astype(np.float32)
-    same, cutoffs = to_true_resolution(slices)
-    assert cutoffs == (1.0, 1.0)
-    assert np.array_equal(same, slices)
-
-
-def test_an_empty_or_tiny_volume_has_no_cutoff():
-    assert zero_fill_cutoff(np.zeros((2, 64, 64)), 1) == 1.0
-    assert zero_fill_cutoff(np.ones((2, 8, 8)), 2) == 1.0
-
-
 def test_fourier_resize_refuses_to_enlarge():
     with pytest.raises(ValueError, match="8 samples to 9"):
         fourier_resize(np.ones((8, 8)), (9, 8))
-
-
-def test_the_cutoffs_of_real_scans_are_those_that_the_manifest_measured(shared_data):
-    with (shared_data / "MANIFEST.tsv").open(newline="") as stream:
-        rows = [r for r in csv.DictReader(stream, delimiter="\t") if r["file"].startswith("val/")]
-    column = next(name for name in rows[0] if name.startswith("zero_fill_cutoff"))
-    seen = 0
-    for row in rows:
-        noted = [1.0 if v == "none" else float(v) for v in row[column].split("/")]
-        source = Source(path=shared_data / row["file"], contrast="", subject="")
-        _, cutoffs = hr_slices(source)
-        # the fall takes 0.05 of Nyquist: two readings of it lie within 0.03
-        assert cutoffs == pytest.approx(noted, abs=0.03), row["file"]
-        seen += 1
-    assert seen == 7

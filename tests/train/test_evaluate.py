@@ -9,8 +9,9 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from poan_train import evaluate, networks
 from poan_train.checkpoint import Facts, save_checkpoint
-from poan_train.evaluate import Tiling, super_resolve
+from poan_train.evaluate import Tiling, TorchBackend, super_resolve
 from poan_train.metrics import psnr, ssim
+from tests.runtime.engines.conformance import check_backend
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_the_tiling_is_that_of_the_architecture(tmp_path, scan_folder, capsys):
     assert capsys.readouterr().err.endswith(
         "poan-eval: --tile 10: edsr needs 0 (whole slices) or at least 11\n"
     )
-    assert Tiling.of("edsr") == Tiling(tile=63, halo=2, overlap=6)
+    assert Tiling.of("edsr") == Tiling(tile=66, halo=2, overlap=6)
     assert Tiling.of("poan-lite") == Tiling(tile=33, halo=0, overlap=4)
 
 
@@ -155,3 +156,7 @@ def test_slices_without_signal_are_left_out_of_the_mean():
     assert ssim(*padded, "slice") == ssim(reference, estimate, "slice")
     assert psnr(reference, reference) == float("inf")
     assert np.isnan(ssim(np.zeros((1, 32, 30)), np.zeros((1, 32, 30))))
+
+
+def test_a_network_in_torch_does_what_every_engine_does(tiny):
+    check_backend(TorchBackend(network=tiny().eval(), device="cpu"), tile=12, scale=2)

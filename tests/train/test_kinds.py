@@ -11,10 +11,11 @@ from poan_runtime.intensity import intensity_unit
 from poan_train import evaluate, networks
 from poan_train.acquire import KINDS
 from poan_train.checkpoint import Facts, save_checkpoint
-from poan_train.data import cached_pair, default_cache, find_sources
+from poan_train.data import cached_pair, default_cache
 from poan_train.degrade import degrade
 from poan_train.kinds import case_of, head, score, summaries
 from poan_train.metrics import psnr_within, ssim, ssim_within
+from poan_train.subjects import find_sources
 
 
 @pytest.fixture

@@ -11,17 +11,14 @@ from poan_runtime.errors import PoanError
 from poan_train import networks
 from poan_train.networks.attention import (
     PDSB,
-    Patches,
-    border,
-    from_patches,
     level_size,
     patch_attention_box,
     patch_attention_unfold,
-    to_patches,
 )
 from poan_train.networks.audit import flatness, gate_change
 from poan_train.networks.config import DENSE
 from poan_train.networks.covariance import NCAB, CovariancePooling
+from poan_train.networks.patches import Patches, border, from_patches, to_patches
 
 STRIDES = [(3, 3), (3, 1), (1, 3), (1, 1)]
 SIZES = [(9, 6), (10, 8), (7, 11), (1, 2)]

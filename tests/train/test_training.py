@@ -1,11 +1,9 @@
+"""Training: its loss, schedule, budgets, checkpoints, and what is refused."""
+
 import errno
 import itertools
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,24 +13,12 @@ import pytest
 import torch
 
 from poan_runtime.errors import PoanError
-from poan_train import checkpoint, cli, log, networks, train
+from poan_train import cli, log, networks, train
 from poan_train.checkpoint import load_network, read_checkpoint
 from poan_train.train import TrainConfig, learning_rate, load_matching
+from tests.train.quick import QUICK, run
 
-SMALL = {"channels": 4, "blocks": 1, "poab_after": 1, "embedding": 2}
-QUICK = ["--contrast", "T2", "--scale", "2", "--batch", "2", "--patch", "8", "--log-every", "1"]
-QUICK += ["--precision", "fp32"]
-
-
-@pytest.fixture(autouse=True)
-def _small_networks(monkeypatch):
-    """poan-lite made small, so that a step takes milliseconds."""
-    for name, value in SMALL.items():
-        monkeypatch.setitem(networks.LITE, name, value)
-
-
-def run(*arguments):
-    return cli.main([str(a) for a in arguments])
+pytestmark = pytest.mark.usefixtures("small_networks")
 
 
 def test_training_lowers_the_loss_and_writes_metrics_and_checkpoint(scan_folder, tmp_path):
@@ -82,31 +68,6 @@ def test_a_field_of_the_network_is_set_by_name(tmp_path, capsys):
         assert error.startswith("poan-train: ")
         assert message in error
         assert error.count("\n") == 1
-
-
-def test_resuming_continues_bit_for_bit(scan_folder, tmp_path, monkeypatch):
-    whole, halves = tmp_path / "whole.pt", tmp_path / "halves.pt"
-    arguments = ["--data", scan_folder, *QUICK, "--steps", 8, "--validate-every", 4]
-    assert run(*arguments, "--out", whole) == 0
-
-    save = train.save_checkpoint
-
-    def save_then_die(*args, **kwargs):
-        save(*args, **kwargs)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(train, "save_checkpoint", save_then_die)
-    assert run(*arguments, "--out", halves) == 130
-    monkeypatch.setattr(train, "save_checkpoint", save)
-    assert read_checkpoint(halves)[2]["step"] == 4
-    assert run(*arguments, "--out", halves, "--resume") == 0
-
-    (_, a, state_a), (_, b, state_b) = read_checkpoint(whole), read_checkpoint(halves)
-    assert state_b["step"] == 8
-    for left, right in ((a, b), (state_a["network"], state_b["network"])):
-        assert all(torch.equal(left[k], right[k]) for k in left)
-    moments = [s["optimiser"]["state"] for s in (state_a, state_b)]
-    assert all(torch.equal(moments[0][i]["exp_avg"], moments[1][i]["exp_avg"]) for i in moments[0])
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_clear_word(scan_folder, tmp_path, capsys):
@@ -243,12 +204,59 @@ def test_files_that_are_no_checkpoint_are_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--minutes", -1], "--minutes must be positive, got -1"),
+        (["--minutes", "nan"], "--minutes must be positive, got nan"),
+        (["--cpu-minutes", 0], "--cpu-minutes must be positive, got 0"),
+        (["--lr", "nan"], "--lr must be positive, got nan"),
+        (["--clip", -1], "--clip must be positive, got -1"),
+        (["--warmup", -5], "--warmup must be at least 0, got -5"),
+        (["--seed", -1], "--seed must be at least 0, got -1"),
+        (["--ema", 1], "--ema must be at least 0 and below 1, got 1"),
+        (["--attention-from", 5], "--attention-from must be between 0 and 1, got 5"),
+        (["--val-share", 2], "--val-share must be at least 0 and below 1, got 2"),
+        (["--set", "channels=0"], "poan-lite: channels: expected at least 1, got 0"),
+        (["--hold-out", "sub-1", "sub-2"], "no volume is left to train on"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_one_line(options, reason, scan_folder, tmp_path, capsys):
+    base = ["--data", scan_folder, "--out", tmp_path / "a.pt", *QUICK, "--steps", 1]
+    assert run(*base, *options) == 2
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "a.pt").exists()
+
+
+def test_a_checkpoint_is_not_written_over_its_metrics(scan_folder, tmp_path, capsys):
+    assert run("--data", scan_folder, "--out", tmp_path / "a.jsonl", *QUICK, "--steps", 1) == 2
+    assert "a.jsonl: the metrics go there" in capsys.readouterr().err
+
+
+def test_a_network_that_cannot_be_exported_is_refused_before_the_first_step(
+    scan_folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(cli, "LONG", 1)
+    out = tmp_path / "a.pt"
+    arguments = ["--data", scan_folder, "--out", out, *QUICK, "--steps", 2]
+    assert run(*arguments, "--set", "alpha=0.7") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("poan-train: poan-export: cannot export body.1.channel.pool.power: ")
+    assert said.endswith("--no-export-trial trains it all the same")
+    assert not out.exists()
+    assert run(*arguments, "--set", "alpha=0.7", "--no-export-trial") == 0
+    assert run(*arguments, "--overwrite") == 0  # and what can be exported is trained
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--scale", "2"], "--data is needed"),
         (["--scale", "2", "--data", "absent"], "no such folder"),
         (["--scale", "2", "--data", "SCANS", "--batch", "0"], "--batch must be positive, got 0"),
-        (["--scale", "2", "--data", "SCANS", "--ema", "1"], "0 <= --ema < 1"),
+        (
+            ["--scale", "2", "--data", "SCANS", "--ema", "1"],
+            "--ema must be at least 0 and below 1, got 1.0",
+        ),
         (["--scale", "2", "--data", "SCANS", "--contrast", "PD"], "contrast PD"),
         (["--scale", "2", "--data", "SCANS", "--val", "SCANS"], "are both in --data and in --val"),
         (["--scale", "2", "--data", "SCANS", "--init", "absent.pt"], "no such checkpoint"),
@@ -265,125 +273,12 @@ def test_what_the_user_can_mend_is_one_line_and_exit_2(
     assert error.count("\n") == 1
 
 
-def test_a_resume_onto_another_network_is_refused(scan_folder, tmp_path, capsys):
-    out = tmp_path / "a.pt"
-    assert run("--data", scan_folder, "--out", out, *QUICK, "--steps", 2) == 0
-    code = run("--data", scan_folder, "--out", out, *QUICK, "--steps", 3, "--resume", "--scale", 4)
-    assert code == 2
-    assert "another configuration" in capsys.readouterr().err
-
-
 def test_bf16_autocast_trains_to_a_finite_loss(scan_folder, tmp_path):
     out = tmp_path / "a.pt"
     arguments = ["--data", scan_folder, "--out", out, *QUICK, "--steps", 3, "--precision", "bf16"]
     assert run(*arguments) == 0
     records = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
     assert all(math.isfinite(r["loss"]) for r in records if "loss" in r)
-
-
-def test_resume_needs_a_checkpoint(scan_folder, tmp_path, capsys):
-    out = tmp_path / "a.pt"
-    assert run("--data", scan_folder, "--out", out, *QUICK, "--steps", 2, "--resume") == 2
-    assert capsys.readouterr().err == f"poan-train: --resume: {out}: no such checkpoint\n"
-
-
-@pytest.fixture
-def begun(scan_folder, tmp_path):
-    """A training of two steps: its checkpoint and the arguments that go on with it."""
-    out = tmp_path / "a.pt"
-    arguments = ["--data", scan_folder, "--out", out, *QUICK, "--steps", 2, "--licence", "CC0"]
-    assert run(*arguments) == 0
-    return out, ["--out", out, *QUICK, "--steps", 3, "--resume"]
-
-
-def test_a_resume_that_is_another_training_is_refused_by_name(begun, scan_folder, tmp_path, capsys):
-    out, more = begun
-    before = out.read_bytes()
-    other = tmp_path / "other"
-    other.mkdir()
-    for path in scan_folder.iterdir():  # T1 under the name of T2: other bytes
-        (other / path.name.replace("sub-1_T2w", "sub-4_T1w")).write_bytes(path.read_bytes())
-    (other / "sub-1_T2w.nii.gz").write_bytes((scan_folder / "sub-3_T1w.nii.gz").read_bytes())
-    for changed, said in [
-        (["--data", scan_folder, "--contrast", "T1"], "contrast T2, now T1"),
-        (["--data", other], "data without sub-1_T2w.nii.gz and with sub-1_T2w.nii.gz"),
-        (["--data", scan_folder, "--lr", 2e-4], "--lr 0.001, now 0.0002"),
-        (["--data", scan_folder, "--seed", 3], "--seed 0, now 3"),
-        (["--data", scan_folder, "--lr-model", "bicubic"], "LR model method scanner, now bicubic"),
-    ]:
-        assert run(*more, *changed) == 2
-        error = capsys.readouterr().err
-        assert said in error
-        assert "--allow-changes" in error
-        assert error.count("\n") == 1
-        assert out.read_bytes() == before
-
-
-def test_data_are_the_same_wherever_they_lie_and_a_longer_run_is_the_same_training(
-    begun, scan_folder, tmp_path
-):
-    out, more = begun
-    moved = scan_folder.rename(tmp_path / "moved")
-    assert run(*more, "--data", moved) == 0
-    training = read_checkpoint(out)[0].training
-    assert (training["steps"], training["licence"]) == (3, "CC0")
-    assert "before" not in training
-
-
-def test_a_permitted_change_remembers_the_data_and_licence_of_before(begun, scan_folder):
-    out, more = begun
-    changed = ["--data", scan_folder, "--contrast", "T1", "--licence", "CC BY"]
-    assert run(*more, *changed, "--allow-changes") == 0
-    training = read_checkpoint(out)[0].training
-    assert (training["licence"], training["data"]) == ("CC BY", ["sub-3_T1w.nii.gz"])
-    (before,) = training["before"]
-    assert before["licence"] == "CC0"
-    assert before["contrast"] == "T2"
-    assert len(before["data"]) == 1
-    started = out.with_name("b.pt")
-    fresh = ["--data", scan_folder, "--out", started, *QUICK, "--steps", 1, "--init", out]
-    assert run(*fresh) == 0
-    licences = [b["licence"] for b in read_checkpoint(started)[0].training["before"]]
-    assert licences == ["CC0", "CC BY"]
-
-
-def test_a_checkpoint_from_before_hashes_is_compared_by_names(begun, scan_folder, capsys):
-    out, more = begun
-    facts, weights, state = read_checkpoint(out)
-    del facts.training["hashes"]
-    checkpoint.save_checkpoint(out, facts, weights, state)
-    assert run(*more, "--data", scan_folder) == 0
-    facts.training["data"] = ["sub-9_T2w.nii.gz"]
-    checkpoint.save_checkpoint(out, facts, weights, state)
-    assert run(*more, "--data", scan_folder) == 2
-    assert "data without sub-9_T2w.nii.gz and with sub-" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_the_step_that_was_reached_and_resuming_goes_on_bit_for_bit(
-    number, scan_folder, tmp_path, monkeypatch, capsys
-):
-    whole, cut = tmp_path / "whole.pt", tmp_path / "cut.pt"
-    arguments = ["--data", scan_folder, *QUICK, "--steps", 6]
-    assert run(*arguments, "--out", whole) == 0
-    update, before = train.Run.update_average, signal.getsignal(number)
-
-    def interrupted(self, decay):
-        update(self, decay)
-        if self.step == 3:
-            os.kill(os.getpid(), number)
-
-    monkeypatch.setattr(train.Run, "update_average", interrupted)
-    capsys.readouterr()
-    assert run(*arguments, "--out", cut) == 130
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said == f"poan-train: stopped at step 3; {cut} holds it, and --resume goes on"
-    assert signal.getsignal(number) is before
-    monkeypatch.setattr(train.Run, "update_average", update)
-    assert read_checkpoint(cut)[2]["step"] == 3
-    assert run(*arguments, "--out", cut, "--resume") == 0
-    left, right = (read_checkpoint(p)[1] for p in (whole, cut))
-    assert all(torch.equal(left[k], right[k]) for k in left)
 
 
 def test_without_a_terminal_progress_is_in_lines_by_the_budget(
@@ -420,62 +315,3 @@ def test_the_split_is_printed_with_who_is_set_aside(scan_folder, tmp_path, capsy
     assert facts.contrast == "MR"
     assert facts.training["set_aside"] == ["sub-2"]
     assert facts.degradation["acquisition"]["snr"] == [12.0, 100.0]
-
-
-def torchrun(tmp_path, port, patch, *arguments):
-    """Two processes that run ``patch`` and then poan-train."""
-    script = tmp_path / "go.py"
-    script.write_text(
-        "import os, sys\nfrom poan_train import cli, networks, train\n"
-        f"networks.LITE.update({SMALL!r})\n{patch}\nsys.exit(cli.main(sys.argv[1:]))\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-addr", "127.0.0.1", "--master-port", str(port), str(script)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, *map(str, arguments)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-def records(out):
-    return [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
-
-
-def test_two_processes_train_as_one_does_on_the_joined_batch(scan_folder, tmp_path, monkeypatch):
-    together, alone = tmp_path / "together.pt", tmp_path / "alone.pt"
-    arguments = ["--data", scan_folder, *QUICK, "--steps", 3, "--warmup", 0, "--ema", 0]
-    torchrun(tmp_path, 29517, "", *arguments, "--out", together)
-    assert [r["step"] for r in records(together)] == [1, 2, 3, 3]
-    batch = train.PatchSampler.batch
-
-    def joined(self, step):
-        parts = []
-        for self.rank in (0, 1):
-            parts.append(batch(self, step))
-        return tuple(np.concatenate(side) for side in zip(*parts, strict=True))
-
-    monkeypatch.setattr(train.PatchSampler, "batch", joined)
-    assert run(*arguments, "--out", alone) == 0
-    losses = [[r["loss"] for r in records(p) if "loss" in r] for p in (together, alone)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)  # fp32 sums in another order
-    left, right = (read_checkpoint(p)[1]["head.weight"] for p in (together, alone))
-    # Adam moves a weight by up to 1e-3 a step; the order of sums shifts that by a thousandth
-    assert (left - right).abs().max() < 1e-5
-
-
-def test_ranks_whose_clocks_differ_stop_at_one_step(scan_folder, tmp_path):
-    """The second rank's clock runs twice as fast: by itself it would stop at half of the steps."""
-    patch = (
-        "import itertools, time, types\n"
-        "ticks = itertools.count(step=0.05 * (1 + int(os.environ['RANK'])))\n"
-        "train.time = types.SimpleNamespace(\n"
-        "    monotonic=lambda: next(ticks), process_time=time.process_time)\n"
-    )
-    out = tmp_path / "a.pt"
-    torchrun(tmp_path, 29518, patch, "--data", scan_folder, "--out", out, *QUICK, "--minutes", 0.02)
-    assert records(out)[-1]["step"] == read_checkpoint(out)[2]["step"] == 23

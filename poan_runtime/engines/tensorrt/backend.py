@@ -23,6 +23,7 @@ from poan_runtime.engines.tensorrt.check import (
 )
 from poan_runtime.engines.tensorrt.kernels import KernelCache
 from poan_runtime.engines.tensorrt.lanes import Lane, LanePool, StageTimes
+from poan_runtime.engines.tensorrt.layers import Layers, layers_of
 from poan_runtime.engines.tensorrt.library import Library, load_library
 from poan_runtime.engines.tensorrt.ports import Ports, deserialised, find_ports
 from poan_runtime.engines.verdicts import check_verdict
@@ -37,6 +38,7 @@ class TensorRTBackend(Backend):
         self, engine: Any, ports: Ports, cache: KernelCache, home: cuda.Home, *, graphs: bool
     ) -> None:
         self._engine = engine
+        self._cache = cache
         self._ports = ports
         self._home = home
         lanes = LanePool(lambda: Lane(cache.context(engine), ports, graphs=graphs), home, LANES)
@@ -75,6 +77,12 @@ class TensorRTBackend(Backend):
         if len(batch) > self.batch:
             raise PoanError(f"this engine runs {self.batch} tiles at once, got {len(batch)}")
         return self._lanes.timed(batch)
+
+    def layers(self, batch: Tiles, count: int) -> Layers:
+        """Median time of each layer over ``count`` batches, in a context of their own."""
+        with self._home.entered():
+            context = self._cache.context(self._engine, graphs=False)
+            return layers_of(self._cache.library, self._engine, context, self._ports, batch, count)
 
     def warm_up(self) -> None:
         """Make all lanes and run one batch in each: kernels are compiled, graphs captured."""

@@ -22,7 +22,11 @@ from poan_runtime.errors import PoanError
 
 H2D = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
 D2H = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
-NO_MEMORY = cudart.cudaError_t.cudaErrorMemoryAllocation
+NO_MEMORY = (
+    cudart.cudaError_t.cudaErrorMemoryAllocation,
+    driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY,
+)
+"""As the runtime and the driver say it."""
 OLD_DRIVER = cudart.cudaError_t.cudaErrorInsufficientDriver
 
 
@@ -39,8 +43,13 @@ class OutOfMemoryError(PoanError):
 
 
 def call(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
-    """Call a function of cuda-python and return what it gave beside its error code."""
+    """Call a function of cuda-python and return what it gave beside its error code.
+
+    OutOfMemoryError where that code says so, CudaError for any other.
+    """
     error, *values = function(*arguments)
+    if _no_memory(error):
+        raise out_of_memory(function.__name__)
     if int(error) != 0:
         raise CudaError(f"{function.__name__}: {error.name}")
     return values[0] if len(values) == 1 else tuple(values)
@@ -125,14 +134,22 @@ class Home:
 def allocate(size: int, what: str) -> int:
     """Device memory; OutOfMemoryError where that much is not free."""
     error, address = cudart.cudaMalloc(size)
-    if error == NO_MEMORY:
-        cudart.cudaGetLastError()  # the runtime would hand it to the next call
-        free, total = call(cudart.cudaMemGetInfo)
-        raise OutOfMemoryError(
-            f"the GPU has too little memory: {what} need {_mib(size)}, "
-            f"{_mib(free)} of {_mib(total)} are free"
-        )
+    if _no_memory(error):
+        raise out_of_memory(f"{what} need {_mib(size)}")
     return int(call(lambda: (error, address)))
+
+
+def out_of_memory(what: str) -> OutOfMemoryError:
+    """The error that says what was wanted, and how much is free."""
+    cudart.cudaGetLastError()  # the runtime would hand it to the next call
+    error, free, total = cudart.cudaMemGetInfo()
+    room = "" if int(error) else f", {_mib(free)} of {_mib(total)} are free"
+    return OutOfMemoryError(f"the GPU has too little memory: {what}{room}")
+
+
+def _no_memory(error: Any) -> bool:
+    """Other libraries count their errors from the same numbers."""
+    return any(type(error) is type(code) and error == code for code in NO_MEMORY)
 
 
 def _mib(size: int) -> str:
@@ -185,7 +202,10 @@ class Buffer:
 
     def __init__(self, shape: tuple[int, ...], owner: ExitStack) -> None:
         size = self._size = 4 * int(np.prod(shape))
-        pinned = int(call(cudart.cudaHostAlloc, size, cudart.cudaHostAllocDefault))
+        error, pinned = cudart.cudaHostAlloc(size, cudart.cudaHostAllocDefault)
+        if _no_memory(error):
+            raise out_of_memory(f"{_mib(size)} of the host's for tiles of shape {shape}")
+        pinned = int(call(lambda: (error, pinned)))
         owner.callback(call, cudart.cudaFreeHost, pinned)
         self.device = Memory(size, f"tiles of shape {shape}", owner).address
         memory = (ctypes.c_float * (size // 4)).from_address(pinned)

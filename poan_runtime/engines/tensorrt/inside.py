@@ -23,7 +23,7 @@ from poan_runtime.engines.tensorrt.ports import deserialised
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Model, find_model
 
-Stages = dict[str, Tiles]
+Taps = dict[str, Tiles]
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -49,23 +49,23 @@ def twin_order(model: Model, stages: Sequence[str], plan: Path) -> Order:
 
 def look_inside(
     model: Model, cases: Mapping[str, Tiles], stages: Sequence[str], index: int | None = None
-) -> dict[str, Stages]:
+) -> dict[str, Taps]:
     """For each case its stages, (n, ...) each, on GPU ``index``."""
     gpu = cuda.find_gpu(index)
     library = load_library(engine_facts(model).flavour)
     home = cuda.Home(gpu)
-    with tempfile.TemporaryDirectory() as scratch, home.entered():
+    with contextlib.ExitStack() as owner:
+        owner.callback(home.leave)
+        scratch = owner.enter_context(tempfile.TemporaryDirectory())
+        owner.enter_context(home.entered())
         built = build_plan(twin_order(model, stages, Path(scratch) / "inside.plan"))
         engine = deserialised(model, built.order.plan.read_bytes(), library)
         cache = KernelCache(library, gpu, built.manifest_entry().sha256)
         names = (model.manifest.input_name, model.manifest.output_name, *stages)
         batch = built.order.batch.opt
         shapes = {name: (batch, *tuple(engine.get_tensor_shape(name))[1:]) for name in names}
-        with contextlib.ExitStack() as owner:
-            run = Inside(cache.context(engine), shapes, model.manifest.input_name, owner)
-            found = {case: run.stages(tiles, stages) for case, tiles in cases.items()}
-    home.leave()
-    return found
+        run = Inside(cache.context(engine), shapes, model.manifest.input_name, owner)
+        return {case: run.stages(tiles, stages) for case, tiles in cases.items()}
 
 
 class Inside:
@@ -86,7 +86,7 @@ class Inside:
         if size:
             context.set_device_memory(scratch.address, size)
 
-    def stages(self, tiles: Tiles, names: Sequence[str]) -> Stages:
+    def stages(self, tiles: Tiles, names: Sequence[str]) -> Taps:
         """The stages of tiles (n, 1, h, w), each tile as a whole batch, its first row kept."""
         rows: dict[str, list[Tiles]] = {name: [] for name in names}
         for tile in tiles:

@@ -5,7 +5,6 @@
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -13,6 +12,7 @@ import shutil
 from pathlib import Path
 
 from poan_runtime.errors import PoanError
+from poan_runtime.files import CAN_HOLD, hold
 from poan_runtime.services.dicom_node.log import short
 
 
@@ -34,11 +34,9 @@ class Storage:
     def lock(self) -> int:
         """Be the only node here until the process ends; PoanError if there is one already."""
         handle = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if CAN_HOLD and not hold(handle):
             os.close(handle)
-            raise PoanError(f"{self.root}: another poan-node works here") from None
+            raise PoanError(f"{self.root}: another poan-node works here")
         return handle
 
     def new_folder(self, series_uid: str) -> Path:
@@ -52,7 +50,7 @@ class Storage:
         for name in files:
             with contextlib.suppress(FileExistsError, FileNotFoundError):
                 os.link(self.root / name, folder / Path(name).name)
-        (folder / "why.json").write_text(json.dumps(why, indent=1) + "\n")
+        (folder / "why.json").write_text(json.dumps(why, indent=1) + "\n", "utf-8")
 
     def take_up(self, series_uid: str) -> None:
         """The series is no longer given up."""

@@ -3,11 +3,10 @@
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
 
 import numpy as np
 
-from poan_runtime.errors import PoanError
+from poan_runtime.errors import PoanError, Say
 from poan_runtime.network import Network
 from poan_runtime.services.mrd.finer import Stream, Way
 from poan_runtime.services.mrd.wire import (
@@ -22,7 +21,6 @@ from poan_runtime.services.mrd.wire import (
 
 MOST_CONNECTIONS = 4
 RAW = "raw data came: poan-mrd takes reconstructed images"
-Say = Callable[[str], None]
 
 
 class Server:

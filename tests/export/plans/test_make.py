@@ -23,7 +23,8 @@ from poan_train.checkpoint import Facts, save_checkpoint
 
 pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")
 SMALL = {"channels": 8, "blocks": 2, "poab_after": 1, "embedding": 4, "pyramid": (0.8,)}
-SIZE = ["--tile", "12", "--halo", "1", "--overlap", "2"]
+SIZE = ["--tile", "12", "--halo", "1", "--overlap", "2", "--allow-worse"]
+"""Least sizes; the network is as good as untrained, which is not what these tests are about."""
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +97,8 @@ def test_the_plan_just_exported_runs_as_its_onnx_file_without_a_gpu(
 ) -> None:
     plan = str(exported / "engine.plan")
     assert run_cli.main([plan, str(scan), "--threads", "1"]) == 0
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "no GPU" in line
+    said = capsys.readouterr().err.splitlines()
+    assert sum("no GPU" in line and "running model.onnx in its place" in line for line in said) == 1
     assert run_cli.main([plan, str(scan), "--device", "cuda"]) == 2
 
 

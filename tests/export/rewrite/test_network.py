@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from poan_export.rewrite.network import PoolingRule, RootRule, SpatialRule, rewrite, rules_for
+from poan_export.rewrite.network import (
+    PoolingRule,
+    RootRule,
+    SlopeRule,
+    SpatialRule,
+    rewrite,
+    rules_for,
+)
 from poan_export.rewrite.pooling import BlockedPooling
 from poan_export.rewrite.root import Scheme
 from poan_export.trace.onnx_export import export_twin
@@ -67,6 +74,15 @@ def test_an_unknown_branch_is_refused() -> None:
     network.get_submodule("body.1.spatial").branches[0] = nn.Identity()  # type: ignore[operator]
     with pytest.raises(PoanError, match=r"body\.1: no exported form of the branch Identity"):
         rewrite(network, [SpatialRule(form="box")])
+
+
+def test_a_prelu_of_one_slope_becomes_a_leaky_relu_with_no_bit_changed() -> None:
+    pair = nn.Sequential(nn.PReLU(init=0.37), nn.PReLU(3))
+    rewritten = rewrite(pair, [SlopeRule()])
+    assert [type(module) for module in rewritten.children()] == [nn.LeakyReLU, nn.PReLU]
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(rewritten(x), pair(x))
 
 
 class Whitening(nn.Module):

@@ -34,8 +34,8 @@ def test_the_graph_holds_only_what_every_target_runs(twin: onnx.ModelProto) -> N
     operators = {node.op_type for node in twin.graph.node}
     assert operators <= {
         "Add", "AveragePool", "Clip", "Concat", "Conv", "DepthToSpace", "Div", "Gather", "Gemm",
-        "MatMul", "Mul", "PRelu", "Pad", "Pow", "Reciprocal", "ReduceMean", "ReduceSum", "Relu",
-        "Reshape", "Slice", "Softmax", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze",
+        "LeakyRelu", "MatMul", "Mul", "Pad", "Pow", "Reciprocal", "ReduceMean", "ReduceSum",
+        "Relu", "Reshape", "Slice", "Softmax", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze",
     }  # fmt: skip
     assert [opset.version for opset in twin.opset_import if opset.domain == ""] == [20]
 

@@ -169,13 +169,13 @@ def test_shares_part_the_scans(make_dataset: Any, nearest_x2: Path, tmp_path: Pa
 def test_each_contrast_gets_its_model(make_dataset: Any, tmp_path: Path) -> None:
     names = [f"sub-1/anat/sub-1_{s}.nii" for s in ("T1w", "T2w", "PDw", "FLAIR", "inplaneT2")]
     dataset = make_dataset(names)
-    told = run(dataset, tmp_path / "out", "participant", "--dry-run", "--model", "PDw=t1_x4")[1]
+    told = run(dataset, tmp_path / "out", "participant", "--dry-run", "--model", "PDw=mr_x4")[1]
     models = {line.split(":")[0]: line.split()[4] for line in told.splitlines()}
     assert models == {
         "sub-1_T1w": "t1_x2:",
         "sub-1_T2w": "t2_x2:",
-        "sub-1_PDw": "t1_x4:",
-        "sub-1_FLAIR": "t2_x2:",
+        "sub-1_PDw": "mr_x4:",
+        "sub-1_FLAIR": "mr_x2:",
         "sub-1_inplaneT2": "t2_x2:",
     }
 

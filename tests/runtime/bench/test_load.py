@@ -1,17 +1,25 @@
 """poan-bench beside trtexec: durations, percentiles, what bounds a latency, the GPU meanwhile."""
 
+import itertools
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from poan_runtime.bench import machine
+from poan_runtime.bench import machine, measure
 from poan_runtime.bench.doubts import doubts, variation
 from poan_runtime.bench.measure import Request, bench
 from poan_runtime.bench.sampler import sampled
 from poan_runtime.bench.statistics import summarise
 from poan_runtime.bench.table import table
+from poan_runtime.bench.timeline import Span, spans_of, trace
+from poan_runtime.commands import bench as cli
+from poan_runtime.engines.cores import TileByTile
+
+pytest.importorskip("cuda.bindings", reason="needs cuda-python")
+from poan_runtime.engines.tensorrt.layers import Layers
 
 
 def run(model: Path, **changes: Any) -> dict[str, Any]:
@@ -27,13 +35,17 @@ def run(model: Path, **changes: Any) -> dict[str, Any]:
     return bench(Request(**(settings | changes)))
 
 
-def test_a_run_lasts_as_long_as_was_asked_for(nearest_x2: Path) -> None:
-    (model,) = run(nearest_x2, iterations=1, duration_s=0.2, warmup_ms=50.0)["models"]
+def test_a_run_lasts_as_long_as_was_asked_for(
+    nearest_x2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that goes on by a millisecond whenever it is looked at."""
+    looks = itertools.count()
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(looks) / 1e3)
+    (model,) = run(nearest_x2, iterations=1, duration_s=0.02, warmup_ms=4.5)["models"]
     samples, warm_up = model["samples_ms"]["total"], model["warm_up_ms"]
-    assert len(samples) > 1
-    assert sum(samples) > 100  # of 200 ms; the rest went into keeping them
-    assert sum(warm_up) >= 50
-    assert model["tiles_per_second"] == pytest.approx(8 * len(samples) / (sum(samples) / 1e3))
+    assert warm_up == pytest.approx([1.0] * 5)  # rounding of float64, here and below
+    assert samples == pytest.approx([1.0] * 7)  # three looks each: two for it, one for the end
+    assert model["tiles_per_second"] == pytest.approx(8 / 1e-3)
 
 
 def test_any_percentile_is_given_and_stands_in_the_table(nearest_x2: Path) -> None:
@@ -44,10 +56,78 @@ def test_any_percentile_is_given_and_stands_in_the_table(nearest_x2: Path) -> No
     assert summarise([1.0, 2.0, 3.0, 4.0], (25,))["p25"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("option", "wrong", "expected"),
+    [
+        ("--percentile", "120", "from 0 to 100"),
+        ("--duration", "-1", "at least 0"),
+        ("--warmup-ms", "nan", "at least 0"),
+        ("--bandwidth", "inf", "at least 1"),
+        ("--bandwidth", "much", "at least 1"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_before_anything_is_measured(
+    option: str, wrong: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as usage:
+        cli.main(["nowhere", f"{option}={wrong}"])
+    assert usage.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{option}: expected a number {expected}, got {wrong}" in line
+
+
 def test_the_flow_with_two_batches_under_way_is_measured(nearest_x2: Path) -> None:
     document = run(nearest_x2)
     assert document["models"][0]["tiles_per_second_in_flight"] > 0
     assert "two batches in flight" in table(document)
+
+
+def test_the_timeline_shows_every_batch_that_counts(nearest_x2: Path, tmp_path: Path) -> None:
+    out = tmp_path / "timeline.json"
+    (model,) = run(nearest_x2, warmup=3, timeline=out)["models"]
+    events = json.loads(out.read_text())["traceEvents"]
+    names = {event["args"]["name"] for event in events if event["ph"] == "M"}
+    assert model["label"] in names
+    assert {"batch, host to host", "in flight, lane 0", "in flight, lane 1"} <= names
+    batches = [e for e in events if e["ph"] == "X" and e["name"] == "batch, host to host"]
+    # microseconds there, milliseconds here, both from one clock: rounding of float64
+    assert [e["dur"] / 1e3 for e in batches] == pytest.approx(model["samples_ms"]["total"])
+    ends = [e["ts"] + e["dur"] for e in batches]
+    assert all(e["ts"] >= end for e, end in zip(batches[1:], ends, strict=False))
+
+
+def test_stages_of_a_device_follow_one_another_in_the_timeline() -> None:
+    spans = [Span("total", 0.0, 9.0), *spans_of(10.0, {"enqueue": 1.0, "h2d": 2.0, "d2h": 3.0})]
+    events = trace([("a plan", spans)])["traceEvents"]
+    drawn = {e["name"]: (e["ts"], e["dur"], e["tid"]) for e in events if e["ph"] == "X"}
+    assert drawn["enqueue"] == (10_000, 1_000, 1)
+    assert drawn["H2D"] == (10_000, 2_000, 2)
+    assert drawn["D2H"] == (12_000, 3_000, 3)
+
+
+def test_layers_are_asked_for_by_name_and_the_slowest_stand_in_the_table(
+    nearest_x2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers themselves need a GPU; here their way into the document and the table."""
+    times = {f"layer {index}": float(index) for index in range(20)}
+    asked = []
+
+    def layers(self: TileByTile, batch: Any, count: int) -> Layers:
+        asked.append((len(batch), count))
+        return Layers(median_ms=times, information=["as the inspector has it"])
+
+    (without,) = run(nearest_x2, layers=True)["models"]
+    assert without["layers"] is None
+    assert "--layers: onnxruntime tells none, a plan on a GPU does" in without["notices"]
+    monkeypatch.setattr(TileByTile, "layers", layers, raising=False)
+    assert run(nearest_x2)["models"][0]["layers"] is None
+    document = run(nearest_x2, layers=True)
+    assert document["models"][0]["layers"]["median_ms"] == times
+    assert asked == [(8, 4)]
+    printed = table(document)
+    assert "layers (20)                190.000 ms" in printed
+    assert "19.000 ms  10.0%  layer 19" in printed
+    assert "layer 9\n" not in printed
 
 
 STEADY = {"total": [9.0] * 9, "enqueue": [1.0] * 9, "compute": [5.0] * 9}

@@ -203,6 +203,7 @@ def test_a_plan_without_a_gpu_is_benched_as_the_onnx_file_and_says_so(
         (["nowhere"], "no such file or folder"),
         (["{model}", "--batch", "9"], "--batch: {model} takes 1 to 4, got 9"),
         (["{model}", "{model}"], "expected different models"),
+        (["{model}", "--json", "nowhere/x.json"], "nowhere/x.json: there is no folder nowhere"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(

@@ -1,5 +1,7 @@
 """poan-build: from the ONNX files of a finished export to plans in its manifest, with no torch."""
 
+import dataclasses
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +11,8 @@ from typing import Any
 import pytest
 
 from poan_runtime.commands import build as cli
-from poan_runtime.engines.tensorrt.build.plan import full_batches
+from poan_runtime.engines.tensorrt.build import add
+from poan_runtime.engines.tensorrt.build.plan import BuiltPlan, Order
 from poan_runtime.models.find import find_model
 from poan_runtime.models.manifest import read_manifest
 from tests.tiny.graphs import sha256
@@ -33,7 +36,8 @@ def test_a_plan_is_built_listed_and_waits_for_its_gpu(
     assert model.file.sha256 == sha256(folder / "engine.plan")
     assert model.file.engine is not None
     assert model.file.engine.compute_capabilities == ("8.9",)
-    assert model.file.engine.profile == full_batches(before.batch.opt)
+    profile, full = model.file.engine.profile, before.batch.opt
+    assert (profile.min, profile.opt, profile.max) == (full, full, full)
     assert model.file.engine.source_onnx_sha256 == sha256(folder / "model.fp16.onnx")
     assert len(model.manifest.files) == len(before.files)  # it takes the old one's place
     assert "on the target: poan-run --verify" in capsys.readouterr().out
@@ -48,6 +52,25 @@ def test_each_group_of_gpus_has_a_plan_of_its_own_name(folder: Path, no_gpu: Non
     assert [file.engine.profile.max for file in plans.values() if file.engine] == [3, 3]
 
 
+def test_plans_of_tensorrt_for_two_models_of_gpu_stand_side_by_side(
+    folder: Path, built: BuiltPlan, no_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The builder is stood in for: tensorrt itself builds on a GPU alone."""
+
+    def copied(order: Order) -> BuiltPlan:
+        shutil.copyfile(built.order.plan, order.plan)
+        return dataclasses.replace(built, order=order)
+
+    monkeypatch.setattr(add, "choose_flavour", lambda asked: ("tensorrt", "asked for"))
+    monkeypatch.setattr(add, "build_plan", copied)
+    before = [file.name for file in read_manifest(folder).files]
+    for name in ("NVIDIA A100-SXM4-80GB", "NVIDIA T4", "NVIDIA T4"):
+        monkeypatch.setattr(add, "gpu_here", lambda name=name: ("8.6", name))
+        assert cli.main([str(folder), "--engine", "tensorrt"]) == 0
+    names = [file.name for file in read_manifest(folder).files]
+    assert names == [*before, "engine.nvidia-a100-sxm4-80gb.plan", "engine.nvidia-t4.plan"]
+
+
 def test_an_onnx_file_that_is_not_the_manifests_is_not_built(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,6 +79,17 @@ def test_an_onnx_file_that_is_not_the_manifests_is_not_built(
     assert build(folder) == 2
     assert "expected sha256" in capsys.readouterr().err
     assert (folder / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(("name", "got"), [("nowhere", "nothing of that name"), ("", "a file")])
+def test_what_is_no_folder_is_refused_in_words(
+    name: str, got: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = folder / (name or "model.onnx")
+    assert cli.main([str(named)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"poan-build: {named}: expected a folder that poan-export wrote")
+    assert line.endswith(f"got {got}")
 
 
 def test_a_plan_is_not_built_from_a_plan(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

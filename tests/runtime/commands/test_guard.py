@@ -2,7 +2,8 @@
 
 import errno
 import os
-import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -36,34 +37,36 @@ def test_what_stops_a_command_is_one_line(error, status, line, capsys) -> None:
     assert said.count("\n") == 1
 
 
-def test_an_error_that_a_library_makes_of_ctrl_c_is_an_interrupt(capsys) -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def work() -> int:
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-        except KeyboardInterrupt:
-            raise ImportError("initialization failed") from None
-        return 0
-
+IN_A_PROCESS = """
+import os, signal, sys
+from poan_runtime.commands.guard import guarded
+def work():
     try:
-        assert ended(work, capsys) == (130, "poan-x: interrupted\n")
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)
+        os.kill(os.getpid(), signal.{name})
+    except BaseException:
+        raise ImportError("initialization failed") from None
+signal.signal(signal.SIGINT, signal.default_int_handler)
+code = guarded("poan-x", work)
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+sys.exit(code)
+"""
 
 
-def test_an_error_that_a_library_makes_of_sigterm_ends_with_its_number() -> None:
-    def work() -> int:
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-        except SystemExit:
-            raise ImportError("initialization failed") from None
-        return 0
-
-    with pytest.raises(SystemExit) as left:
-        guarded("poan-x", work)
-    assert left.value.code == 143
+@pytest.mark.parametrize(
+    ("name", "status", "line"),
+    [("SIGINT", 130, "poan-x: interrupted\n"), ("SIGTERM", 143, "")],
+)
+def test_an_error_that_a_library_makes_of_a_signal_ends_as_the_signal_does(
+    name: str, status: int, line: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_PROCESS.format(name=name)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (status, line)
 
 
 def test_a_mistake_of_ours_keeps_its_traceback() -> None:

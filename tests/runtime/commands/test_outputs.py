@@ -99,7 +99,16 @@ def test_a_failed_scan_stands_in_the_report(
 
 @pytest.mark.parametrize(
     "wrong",
-    [["missing.nii"], ["{scan}", "--dtype", "int12"], ["{scan}", "--axis", "up"]],
+    [
+        ["missing.nii"],
+        ["{scan}", "--dtype", "int12"],
+        ["{scan}", "--axis", "up"],
+        ["{scan}", "--halo", "-1"],
+        ["{scan}", "--series", "3"],
+        ["{scan}", "--burn-in"],
+        [""],
+        ["{scan}", "-o", ""],
+    ],
 )
 def test_bad_arguments_are_noticed_before_the_model_is_loaded(
     wrong: list[str], make_scan: Any, monkeypatch: pytest.MonkeyPatch
@@ -146,3 +155,14 @@ def test_a_contrast_other_than_the_models_is_a_warning(
     assert "looks like T1 by its name, the model was trained on T2" in capsys.readouterr().err
     assert poan_run(nearest_x2, make_scan("sub-1_T2w.nii")) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_auto_is_explained_as_it_would_run(
+    make_scan: Any, nearest_x2: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(run_scans, "auto_model", lambda name, contrast: str(nearest_x2))
+    scan = make_scan("sub-1_T2w.nii")
+    assert poan_run("--explain", "auto", scan, "--threads", 1) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"sub-1_T2w.nii: T2, taken to {nearest_x2}\n")
+    assert "tiles" in said

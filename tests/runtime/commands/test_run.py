@@ -289,7 +289,7 @@ def test_report_and_preview_tell_what_was_done(
     assert all(seconds >= 0 for seconds in part["seconds"].values())
     assert document["backend"]["reason"]
     picture = Image.open(preview)
-    assert picture.width == 3 * 420 + 2 * 6
+    assert picture.width == 4 * 420 + 3 * 6
     levels = np.asarray(picture)[30:420]
     assert levels.min() == 0
     assert levels.max() == 255

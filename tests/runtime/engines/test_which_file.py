@@ -310,6 +310,53 @@ def test_a_folder_runs_its_plan_only_where_it_fits_and_is_proven(
     assert runs("8.6", device="cuda") == "model.fp16.onnx"
 
 
+def test_a_plan_that_a_gpu_could_run_but_nobody_compared_is_a_notice(
+    folder: Path, edit_manifest: Edit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = pytest.importorskip("poan_runtime.engines.tensorrt.cuda", reason="needs cuda-python")
+    monkeypatch.setattr(cuda, "find_gpu", lambda index=None: card())
+    notice = (
+        f"engine.plan: not yet compared with PyTorch on a card; "
+        f"poan-run --verify {folder / 'engine.plan'} does it"
+    )
+    model = find_runnable(folder, EngineOptions())
+    assert (model.path.name, model.notices[0]) == ("model.onnx", notice)
+    elsewhere = {
+        "file": "engine.plan",
+        "engine": "tensorrt-rtx",
+        "device": "another",
+        "version": load_library("tensorrt-rtx").version,
+        "parity": {"verdict": "pass", "checks": []},
+    }
+    edit_manifest(lambda m: m.update(device_verdicts=[elsewhere]))
+    edit_manifest(lambda m: m["files"][PLAN]["parity"].update(verdict="pass"))
+    assert find_runnable(folder, EngineOptions()).notices[0] == notice
+    edit_manifest(lambda m: m["device_verdicts"][0].update(device="a card"))
+    assert find_runnable(folder, EngineOptions()).path.name == "engine.plan"
+    edit_manifest(lambda m: m["files"][PLAN]["parity"].update(verdict="fail"))
+    assert find_runnable(folder, EngineOptions()).notices[0] == (
+        "engine.plan: its parity verdict is fail"
+    )
+
+
+def test_a_backend_that_runs_plans_alone_says_why_it_takes_none(
+    folder: Path, edit_manifest: Edit, no_gpu: None
+) -> None:
+    def refusal(backend: str) -> str:
+        with pytest.raises(PoanError) as refused:
+            find_runnable(folder, EngineOptions(backend=backend))
+        assert str(refused.value).startswith(f"{folder}: it has no plan for {backend} that runs")
+        assert str(refused.value).endswith("); poan-build makes plans")
+        return str(refused.value)
+
+    assert "(engine.plan: no GPU: " in refusal("tensorrt-rtx")
+    assert "(engine.plan: built by tensorrt-rtx)" in refusal("tensorrt")
+    edit_manifest(lambda m: m["files"][PLAN].update(precision="int8"))
+    assert "(engine.plan: in int8, which runs only where" in refusal("tensorrt-rtx")
+    edit_manifest(lambda m: m["files"].pop(PLAN))
+    assert "(there is none)" in refusal("tensorrt-rtx")
+
+
 def test_pending_parity_is_one_notice(folder: Path) -> None:
     assert find_model(folder / "engine.plan").notices == (
         "engine.plan: not yet compared with PyTorch (parity pending)",

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from poan_runtime.commands.doctor import main
+from poan_runtime.engines import precision
 from poan_runtime.models import find
 from poan_runtime.report import doctor
 
@@ -88,3 +90,39 @@ def test_gpu_engines_are_not_missed_on_a_machine_without_a_gpu(
     hidden(monkeypatch, "tensorrt")
     parts = {part.name: part for part in doctor.engines()}
     assert parts["tensorrt"].mend == "needs an NVIDIA GPU and its driver"
+
+
+def test_every_engine_and_precision_is_timed_beside_what_auto_takes(
+    only: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    document = json.loads((only / "manifest.json").read_text())
+    eight = {**document["files"][0], "name": "model.int8.onnx", "precision": "int8"}
+    document["files"].append(eight)
+    (only / "manifest.json").write_text(json.dumps(document))
+    shutil.copy(only / "model.onnx", only / "model.int8.onnx")
+    (run,) = report(capsys, "--compare", "--backend", "onnxruntime")["runs"]
+    found = {(one["engine"], one["precision"], one["file"]) for one in run["beside"]}
+    assert ("onnxruntime", "fp32", "model.onnx") in found
+    assert ("onnxruntime", "int8 and fp32", "model.int8.onnx") in found
+    times = [one["tile_ms"] for one in run["beside"]]
+    assert times == sorted(times)
+    assert report(capsys, "--no-timing")["runs"][0]["beside"] == []
+
+
+def test_a_model_of_ones_own_is_looked_at_by_its_folder(
+    nearest_x2: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run,) = report(capsys, "--no-timing", "--backend", "onnxruntime", str(nearest_x2))["runs"]
+    assert run["error"] is None
+    assert main(["--no-timing", "nowhere/x2"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_capped_cpu_has_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setenv(precision.CAP, "AVX2")
+    assert not precision.cpu_has_bf16()
+    monkeypatch.setattr(os, "environ", {})
+    assert main(["--no-timing", "--isa", "avx2", "--backend", "onnxruntime"]) == 0
+    assert os.environ[precision.CAP] == "AVX2"

@@ -1,6 +1,8 @@
 """Slabs through networks: identity, halos, constant tiles, self-ensemble."""
 
 import dataclasses
+import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from poan_runtime.engines.backend import Backend
 from poan_runtime.engines.cores import TileByTile
 from poan_runtime.errors import PoanError
-from poan_runtime.tiles.ensemble import SelfEnsemble
+from poan_runtime.tiles.ensemble import SelfEnsemble, Spread
 from poan_runtime.tiles.layout import Layout, lay_out
 from poan_runtime.tiles.run import MOST_CONSTANTS, SliceRunner, Timings, run_volume
 from tests.runtime.engines.conformance import check_backend
@@ -239,6 +241,51 @@ def test_the_self_ensemble_is_the_mean_over_the_eight_views() -> None:
     assert np.abs(out - Lopsided().run(batch)).max() > 1
 
 
+def test_the_spread_is_the_standard_deviation_of_the_eight_views() -> None:
+    batch = np.random.default_rng(0).normal(size=(2, 1, 5, 5)).astype(np.float32)
+    views = []
+    for turns in range(4):
+        for flip in (False, True):
+            view = np.rot90(batch, turns, (2, 3))
+            view = view[..., ::-1] if flip else view
+            out = Lopsided().run(view)
+            out = out[..., ::-1] if flip else out
+            views.append(np.rot90(out, -turns, (2, 3)))
+    out = SelfEnsemble(Lopsided(), 1, "centre", spread=True).run(batch)
+    # Float32 squares of up to 1e4 summed in another order, then a root of about 10.
+    np.testing.assert_allclose(out[:, 1:], np.std(views, axis=0), rtol=1e-4, atol=1e-4)
+    assert np.array_equal(out[:, :1], SelfEnsemble(Lopsided(), 1, "centre").run(batch))
+
+
+def test_a_small_spread_of_large_values_is_told() -> None:
+    """The variance is that of the differences: of squares of 1e4, float32 would lose it."""
+
+    class Nearly(Lopsided):
+        def run(self, batch: Array) -> Array:
+            height, width = batch.shape[2:]
+            ramp = np.arange(height)[:, None] + np.zeros(width)
+            return (batch + 0.25 * ramp).astype(np.float32)
+
+    out = SelfEnsemble(Nearly(), 1, "centre", spread=True).run(np.full((1, 1, 3, 3), 1e4, "f4"))
+    # The corner meets the ramp's ends 0 and 0.5 equally often; 1e4 in float32 has steps of 1e-3.
+    assert out[0, 1, 0, 0] == pytest.approx(0.25, abs=2e-3)
+    assert out[0, 1, 1, 1] == pytest.approx(0, abs=2e-3)
+
+
+def test_mean_and_percentile_of_the_spread_are_those_of_its_tissue() -> None:
+    rng = np.random.default_rng(0)
+    sr = rng.uniform(0, 100, (3, 20, 30)).astype(np.float32)
+    spread = rng.gamma(2.0, 3.0, sr.shape).astype(np.float32)
+    found = Spread()
+    for part in range(3):
+        found.add(spread[part], sr[part], unit=100.0)
+    inside = spread[sr > 5]  # 5 % of the unit
+    assert found.mean == pytest.approx(inside.mean(), rel=1e-6)  # float32 values, float64 sums
+    # a bin is 2.3 % wide
+    assert found.percentile(95) == pytest.approx(np.percentile(inside, 95), rel=0.03)
+    assert (Spread().mean, Spread().percentile(95)) == (0.0, 0.0)
+
+
 @pytest.mark.parametrize("grid", ["centre", "kspace"])
 def test_the_self_ensemble_keeps_the_contract_of_an_engine(grid: Any) -> None:
     check_backend(SelfEnsemble(Blur(2), 2, grid), tile=6, scale=2)
@@ -298,7 +345,7 @@ def test_slabs_are_read_once_and_come_in_order() -> None:
     assert reads == [(0, 3), (3, 6), (6, 7)]
     assert [start for start, _, _ in slabs] == [0, 3, 6]
     assert np.array_equal(np.concatenate([lr for _, lr, _ in slabs]), volume)
-    out = np.concatenate([sr for _, _, sr in slabs])
+    out = np.concatenate([sr for _, _, (sr,) in slabs])
     np.testing.assert_allclose(out, volume.repeat(2, 1).repeat(2, 2), rtol=8 * 6e-8)
 
 
@@ -309,7 +356,7 @@ def test_batches_are_filled_across_slabs_and_only_the_last_is_not_full() -> None
     backend = Repeat(2)
     runner = SliceRunner(backend=backend, layout=layout, skip=True, timings=Timings())
     slabs = run_volume(runner, slices=7, unit=1.0, read=lambda start, stop: volume[start:stop])
-    out = np.concatenate([sr for _, _, sr in slabs])
+    out = np.concatenate([sr for _, _, (sr,) in slabs])
     assert np.array_equal(out, volume.repeat(2, 1).repeat(2, 2))
     assert backend.batches == [4, 4, 4, 4]  # 14 tiles, of which the last is repeated twice
     assert runner.timings.tiles_run == 14
@@ -324,6 +371,50 @@ def test_a_constant_runs_once_though_the_next_slab_is_cut_before_it_is_answered(
     assert len(list(run_volume(runner, slices=6, unit=1.0, read=read))) == 6
     assert backend.batches == [1]
     assert (runner.timings.tiles_run, runner.timings.tiles_skipped) == (1, 5)
+
+
+def with_turn(turn: threading.Lock, backend: Backend, reads: list[int]) -> Any:
+    """A volume of three slabs, whose run needs the turn."""
+    volume = np.random.default_rng(0).normal(size=(3, 4, 4)).astype(np.float32)
+    layout = Layout(**{**vars(plan(volume.shape, tile=4, batch=1)), "slab": 1})
+    runner = SliceRunner(backend=backend, layout=layout, skip=True, timings=Timings())
+
+    def read(start: int, stop: int) -> Array:
+        reads.append(start)
+        return volume[start:stop]
+
+    return run_volume(runner, slices=3, unit=1.0, read=read, turn=turn)
+
+
+def test_the_first_slab_is_read_while_another_run_has_the_engine() -> None:
+    turn, backend, reads = threading.Lock(), Repeat(2), list[int]()
+    with turn:
+        waiting = threading.Thread(target=list, args=(with_turn(turn, backend, reads),))
+        waiting.start()
+        for _ in range(6000):
+            if reads:
+                break
+            time.sleep(0.01)
+        assert reads
+        assert backend.batches == []
+    waiting.join(timeout=60)
+    assert backend.batches == [1, 1, 1]
+
+
+def test_the_engine_is_free_while_the_last_slab_is_looked_at() -> None:
+    turn = threading.Lock()
+    slabs = with_turn(turn, Repeat(2), [])
+    for _ in range(3):
+        next(slabs)
+    assert turn.acquire(timeout=60)
+
+
+def test_who_stops_looking_frees_the_engine() -> None:
+    turn = threading.Lock()
+    slabs = with_turn(turn, Repeat(2), [])
+    next(slabs)
+    slabs.close()
+    assert turn.acquire(blocking=False)
 
 
 def test_who_stops_looking_stops_the_run() -> None:

@@ -1,14 +1,19 @@
+import json
+
 import nibabel
 import numpy as np
 import pytest
 
-from poan_train import cli
+from poan_train import cli, evaluate, networks
+from poan_train.checkpoint import Facts, read_checkpoint, save_checkpoint
+from poan_train.convention import PSNRS, SSIMS
+from poan_train.degrade import GRID, sinc
 from poan_train.metrics import psnr, ssim
 from poan_train.paper import calibrate as room
 from poan_train.paper.calibrate import CONVENTIONS, Convention, calibrate, ixi_test_sources
 
 TRUTH = Convention(
-    degradation="kspace", rounded=False, slices="foreground", psnr="volume", ssim="slice"
+    degradation="kspace", rounded=False, slices="foreground", psnr="whole-volume", ssim="slice"
 )
 
 
@@ -50,7 +55,9 @@ def table_of(convention, sources):
     "truth",
     [
         TRUTH,
-        Convention(degradation="bicubic", rounded=True, slices="all", psnr="volume", ssim="volume"),
+        Convention(
+            degradation="bicubic", rounded=True, slices="all", psnr="whole-volume", ssim="volume"
+        ),
     ],
 )
 def test_the_convention_that_made_a_table_is_found_and_said_to_match(ixi, truth):
@@ -60,7 +67,7 @@ def test_the_convention_that_made_a_table_is_found_and_said_to_match(ixi, truth)
     assert results[0].convention == truth
     assert results[0].db_off == pytest.approx(0, abs=1e-9)
     assert results[0].matches
-    assert len(results) == len(CONVENTIONS) == 48
+    assert len(results) == len(CONVENTIONS) == 96
     assert f"{truth} matches" in room.report(results, table)
 
 
@@ -89,9 +96,9 @@ def test_the_conventions_are_those_of_the_metrics(ixi):
 
     for peak in ("volume", "slice"):
         expected = psnr(hr, up, peak), ssim(hr, up, peak)
-        assert got(f"slice mean, {peak} peak", peak) == pytest.approx(expected, rel=1e-12)
+        assert got(f"{peak}-peak", peak) == pytest.approx(expected, rel=1e-12)
     whole = 10 * np.log10(hr.max() ** 2 / ((hr.astype(float) - up) ** 2).mean())
-    assert got("volume", "slice")[0] == pytest.approx(whole, rel=1e-6)  # the peak is float32
+    assert got("whole-volume", "slice")[0] == pytest.approx(whole, rel=1e-6)  # the peak is float32
     assert whole != pytest.approx(psnr(hr, up, "volume"), abs=0.1)
 
 
@@ -145,3 +152,98 @@ def test_a_volume_of_background_is_named(tmp_path):
     nibabel.save(nibabel.Nifti1Image(np.zeros((24, 24, 3), np.int16), np.eye(4)), path)
     with pytest.raises(room.PoanError, match=r"IXI002-.*nii.gz: no slice shows anything but"):
         calibrate(ixi_test_sources(tmp_path, 1))
+
+
+def bicubic_checkpoint(path, method):
+    """poan-eval's bicubic column is what is asked for; the network is not."""
+    config = networks.make_config("edsr-lite", 2, channels=2, blocks=1, grid=GRID[method])
+    facts = Facts(
+        arch="edsr-lite",
+        network=networks.config_to_json(config),
+        contrast="T2",
+        degradation={"method": method, "scale": 2},
+        intensity={},
+    )
+    save_checkpoint(path, facts, networks.build("edsr-lite", config).state_dict())
+    return path
+
+
+@pytest.mark.parametrize(
+    "convention",
+    [
+        TRUTH,
+        Convention(
+            degradation="bicubic", rounded=True, slices="all", psnr="whole-volume", ssim="volume"
+        ),
+        Convention(
+            degradation="bicubic",
+            rounded=True,
+            slices="foreground",
+            psnr="slice-peak",
+            ssim="slice",
+            zero_filling="undo",
+        ),
+    ],
+)
+def test_poan_eval_under_the_printed_options_measures_what_check_ixi_did(
+    convention, ixi, tmp_path, capsys
+):
+    source = next(s for s in ixi_test_sources(ixi, 8) if s.path.name == "IXI012-HH-1211-T2.nii.gz")
+    expected = room.score_source(source, 2)[convention]
+    folder = tmp_path / "one"
+    folder.mkdir()
+    (folder / source.path.name).symlink_to(source.path)
+    ckpt = bicubic_checkpoint(tmp_path / "e.pt", convention.degradation)
+    options = convention.options.split()
+    at = options.index("--degradation")
+    del options[at : at + 2]
+    out = tmp_path / "e.json"
+    arguments = ["--ckpt", ckpt, "--data", folder, "--tile", "11", "--json", out, *options]
+    assert evaluate.main([*map(str, arguments)]) == 0
+    row = json.loads(out.read_text())["volumes"][0]["bicubic"]
+    # the same float32 images, one divided by the intensity scale
+    assert row[PSNRS[convention.psnr]] == pytest.approx(expected[0], abs=1e-4)
+    assert row[SSIMS[f"{convention.ssim}-peak"]] == pytest.approx(expected[1], abs=1e-5)
+    assert f"PSNR {convention.psnr}" in capsys.readouterr().out
+
+
+def test_the_papers_conventions_do_not_go_with_the_kinds_of_lr(ixi, tmp_path, capsys):
+    ckpt = bicubic_checkpoint(tmp_path / "e.pt", "bicubic")
+    arguments = ["--ckpt", ckpt, "--data", ixi, "--lr-model", "snr30", "--round-lr"]
+    assert evaluate.main([*map(str, arguments)]) == 2
+    assert "are for the papers' LR, not for --lr-model" in capsys.readouterr().err
+
+
+def test_zero_filling_that_is_kept_leaves_the_slices_as_they_are_in_the_file(ixi):
+    """A volume whose spectrum ends at half of Nyquist: undone it halves, kept it stays."""
+    path = ixi / "IXI099-HH-1299-T2.nii.gz"
+    coarse = np.random.default_rng(0).random((3, 32, 32)) * 900
+    fine = np.maximum(sinc(coarse, 2), 0).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(np.moveaxis(fine, 0, 2), np.diag([1, 1, 4, 1.0])), path)
+    source = next(s for s in ixi_test_sources(ixi, 9) if s.subject == "IXI099")
+    kept, undone = (room.native_slices(source, z) for z in ("keep", "undo"))
+    assert kept.shape == (3, 64, 64)
+    assert np.array_equal(kept, fine)
+    assert undone.shape[1] < 40
+
+
+def test_a_training_takes_the_papers_conventions_and_writes_them_down(ixi, tmp_path, capsys):
+    out = tmp_path / "e.pt"
+    command = ["--data", ixi, "--contrast", "T2", "--scale", "2", "--arch", "edsr-lite", "--steps"]
+    command += ["1", "--batch", "1", "--patch", "8", "--out", out, "--set", "channels=2"]
+    command += ["--set", "blocks=1", "--val-share", "0"]
+    scanner = [*command, "--lr-model", "scanner", "--round-lr"]
+    assert cli.main([*map(str, scanner)]) == 2
+    assert "go with LR as papers make it" in capsys.readouterr().err
+    command += ["--lr-model", "bicubic"]
+    assert cli.main([*map(str, [*command, "--round-lr", "--zero-filling", "keep"])]) == 0
+    facts, _, _ = read_checkpoint(out)
+    assert facts.degradation["preparation"] == {
+        "zero_filling": "keep",
+        "slices": "foreground",
+        "round_lr": True,
+    }
+    again = [*command, "--resume", "--round-lr"]
+    again[again.index("--steps") + 1] = "2"
+    assert cli.main([*map(str, again)]) == 2
+    assert "LR model preparation" in capsys.readouterr().err

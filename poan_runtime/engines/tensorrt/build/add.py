@@ -1,7 +1,6 @@
 """Plans for this machine, added to the folder of a model that was exported elsewhere."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 from poan_runtime.engines.tensorrt.build.judge import gate_plans
@@ -17,11 +16,9 @@ from poan_runtime.engines.tensorrt.build.plan import (
     targets,
 )
 from poan_runtime.engines.verify import write_manifest
-from poan_runtime.errors import PoanError
+from poan_runtime.errors import PoanError, Say
 from poan_runtime.models.find import find_model
 from poan_runtime.models.manifest import Manifest, ModelFile, read_manifest
-
-Report = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,12 +32,17 @@ class PlanRequest:
     batch: int | None = None
 
 
-def add_plans(request: PlanRequest, report: Report) -> list[str]:
+def add_plans(request: PlanRequest, say: Say) -> list[str]:
     """Build, list and judge plans; names of those that fail their gate.
 
     The manifest vouches for a plan only once it is whole, and the ONNX file that it comes from is
     checked against its own hash first.
     """
+    if not request.folder.is_dir():
+        raise PoanError(
+            f"{request.folder}: expected a folder that poan-export wrote, or a copy of a shipped "
+            f"model's, got {'a file' if request.folder.exists() else 'nothing of that name'}"
+        )
     manifest = read_manifest(request.folder)
     source = _source(request, manifest)
     flavour, why = choose_flavour(request.engine)
@@ -48,7 +50,7 @@ def add_plans(request: PlanRequest, report: Report) -> list[str]:
         raise PoanError(why)
     if flavour == "tensorrt" and request.sm is not None:
         raise PoanError("--sm is for --engine tensorrt-rtx; tensorrt builds for the GPU at hand")
-    report(f"engine: {flavour}: {why}")
+    say(f"engine: {flavour}: {why}")
     batch = request.batch or manifest.batch.opt
     groups = targets(source.precision, request.sm) if flavour == "tensorrt-rtx" else [()]
     names = []
@@ -56,10 +58,10 @@ def add_plans(request: PlanRequest, report: Report) -> list[str]:
         gpu = gpu_here()[1] if flavour == "tensorrt" else ""
         name = plan_name(sms, source.precision, gpu)
         built = build_plan(order_from(request.folder, source, name, flavour, sms, batch))
-        report(describe(name, built.compute_capabilities, built.report))
+        say(describe(name, built.compute_capabilities, built.report))
         write_manifest(request.folder, listed(read_manifest(request.folder), built))
         names.append(name)
-    return gate_plans(request.folder, names, report)
+    return gate_plans(request.folder, names, say)
 
 
 def _source(request: PlanRequest, manifest: Manifest) -> ModelFile:

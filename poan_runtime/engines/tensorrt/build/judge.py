@@ -1,7 +1,7 @@
 """The gate of plans: the stored vectors, on the GPU that the plan is for."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,11 @@ from poan_runtime.engines.backend import EngineOptions, open_backend
 from poan_runtime.engines.tensorrt.build.plan import find_gpu_here
 from poan_runtime.engines.tensorrt.check import check_gpu
 from poan_runtime.engines.verify import Inside, verify, write_gpu_verdict
-from poan_runtime.errors import PoanError
+from poan_runtime.errors import PoanError, Say
 from poan_runtime.models.find import Model, find_model
 
 
-def gate_plans(folder: Path, names: Sequence[str], report: Callable[[str], None]) -> list[str]:
+def gate_plans(folder: Path, names: Sequence[str], say: Say) -> list[str]:
     """Run the stored vectors on each plan that this machine's GPU runs; names of those that fail.
 
     Elsewhere a plan stays pending, and the report says how to judge it. One engine is open at a
@@ -24,7 +24,7 @@ def gate_plans(folder: Path, names: Sequence[str], report: Callable[[str], None]
     for name in names:
         model = find_model(folder / name, judged=False)
         if gpu is None or not _runs_on(model, gpu):
-            report(
+            say(
                 f"{name}: parity pending ({found}); on the target: "
                 f"poan-run --verify {folder / name}"
             )
@@ -35,7 +35,7 @@ def gate_plans(folder: Path, names: Sequence[str], report: Callable[[str], None]
         finally:
             opened.backend.close()
         parity = write_gpu_verdict(model, opened, judged)
-        report(f"{name}: parity {parity.verdict} on {opened.device}")
+        say(f"{name}: parity {parity.verdict} on {opened.device}")
         if parity.verdict != "pass":
             failed.append(name)
     return failed

@@ -1,14 +1,20 @@
 """CUDA through the real cuda-python: what it says where there is no driver."""
 
+import contextlib
+import ctypes
 import inspect
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
 pytest.importorskip("cuda.bindings", reason="needs cuda-python")
 
+from cuda.bindings import driver, nvrtc
 from cuda.bindings import runtime as cudart
 
 from poan_runtime.engines.tensorrt import cuda
+from poan_runtime.errors import PoanError
 
 ENOUGH = (cudart.cudaError_t.cudaSuccess,)
 
@@ -42,6 +48,100 @@ def test_calls_give_what_stands_beside_the_error_code() -> None:
     assert cuda.call(lambda: (*ENOUGH, 7)) == 7
     assert cuda.call(lambda: (*ENOUGH, 1, 2)) == (1, 2)
     assert cuda.call(lambda: ENOUGH) == ()
+
+
+GPU = cuda.Gpu(index=0, name="a card", compute_capability="8.6", memory_bytes=1)
+
+
+@pytest.fixture
+def contexts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A thread's stack of contexts, in which 0 stands for none; primary contexts are 100."""
+    stack, fine = [0], (driver.CUresult.CUDA_SUCCESS,)
+    for name, stand_in in (
+        ("cuInit", lambda flags: fine),
+        ("cuDeviceGet", lambda index: (*fine, index)),
+        ("cuCtxGetCurrent", lambda: (*fine, stack[-1])),
+        ("cuCtxGetDevice", lambda: (*fine, stack[-1] % 10)),
+        ("cuDevicePrimaryCtxRetain", lambda device: (*fine, 100)),
+        ("cuDevicePrimaryCtxRelease", lambda device: (stack.insert(0, -1), fine)[1]),
+        ("cuCtxPushCurrent", lambda context: (stack.append(context), fine)[1]),
+        ("cuCtxPopCurrent", lambda: (*fine, stack.pop())),
+    ):
+        monkeypatch.setattr(driver, name, stand_in)
+    return stack
+
+
+@pytest.mark.parametrize(("current", "worked_in"), [(0, 100), (20, 20), (21, 100)])
+def test_the_callers_context_is_worked_in_where_it_is_of_that_gpu_and_is_back_afterwards(
+    current: int, worked_in: int, contexts: list[int]
+) -> None:
+    """20 is a context of GPU 0, 21 of GPU 1."""
+    contexts[:] = [0, current]
+    home = cuda.Home(GPU)
+    with contextlib.suppress(PoanError), home.entered():
+        assert contexts == [0, current, worked_in]
+        raise PoanError("what ends the work")
+    assert contexts == [0, current]
+    home.leave()
+    home.leave()
+    assert contexts.count(-1) == (worked_in == 100)  # released once, and only what is ours
+
+
+RUNTIME, DRIVER = cudart.cudaError_t.cudaErrorMemoryAllocation, driver.CUresult
+FREE = (*ENOUGH, 100 << 20, 8 << 30)
+
+
+@pytest.fixture
+def little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU of 8 GiB of which 100 MiB are free."""
+    monkeypatch.setattr(cudart, "cudaMemGetInfo", lambda: FREE)
+    monkeypatch.setattr(cudart, "cudaGetLastError", lambda: ENOUGH)
+
+
+@pytest.mark.parametrize("code", [RUNTIME, DRIVER.CUDA_ERROR_OUT_OF_MEMORY])
+def test_any_call_that_runs_out_of_memory_says_what_is_free(code: Any, little: None) -> None:
+    def cuGraphInstantiate() -> tuple[Any, None]:
+        return code, None
+
+    with pytest.raises(cuda.OutOfMemoryError) as refusal:
+        cuda.call(cuGraphInstantiate)
+    assert isinstance(refusal.value, PoanError)
+    assert str(refusal.value) == (
+        "the GPU has too little memory: cuGraphInstantiate, 100 MiB of 8192 MiB are free"
+    )
+
+
+def test_an_error_of_the_same_number_in_another_library_is_another_error(little: None) -> None:
+    with pytest.raises(cuda.CudaError, match="NVRTC_ERROR_PROGRAM_CREATION_FAILURE"):
+        cuda.call(lambda: (nvrtc.nvrtcResult(2), None))
+
+
+def test_memory_that_is_not_there_is_named_with_needed_and_free_bytes(
+    little: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cudart, "cudaMalloc", lambda size: (RUNTIME, None))
+    with ExitStack() as owner, pytest.raises(cuda.OutOfMemoryError) as refusal:
+        cuda.Memory(300 << 20, "activations of a batch of 8", owner)
+    assert str(refusal.value) == (
+        "the GPU has too little memory: activations of a batch of 8 need 300 MiB, "
+        "100 MiB of 8192 MiB are free"
+    )
+
+
+def test_pinned_memory_goes_where_the_devices_half_does_not_come(
+    little: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned, freed = (ctypes.c_float * 4)(), []
+    address = ctypes.addressof(pinned)
+    monkeypatch.setattr(cudart, "cudaHostAlloc", lambda size, flags: (*ENOUGH, address))
+    monkeypatch.setattr(cudart, "cudaMalloc", lambda size: (RUNTIME, None))
+    monkeypatch.setattr(cudart, "cudaFreeHost", lambda at: (freed.append(at), ENOUGH)[1])
+    with ExitStack() as owner, pytest.raises(cuda.OutOfMemoryError, match="tiles of shape"):
+        cuda.Buffer((4,), owner)
+    assert freed == [address]
+    monkeypatch.setattr(cudart, "cudaHostAlloc", lambda size, flags: (RUNTIME, None))
+    with ExitStack() as owner, pytest.raises(cuda.OutOfMemoryError, match="of the host's"):
+        cuda.Buffer((4,), owner)
 
 
 @pytest.mark.parametrize(

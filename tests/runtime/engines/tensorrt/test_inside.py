@@ -10,18 +10,20 @@ import pytest
 pytest.importorskip("cuda.bindings", reason="needs cuda-python")
 pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")
 
-from poan_runtime.engines.tensorrt import cuda
+from poan_runtime.engines.tensorrt import cuda, inside
 from poan_runtime.engines.tensorrt.build.plan import BuiltPlan, build_plan
-from poan_runtime.engines.tensorrt.inside import Inside, twin_order
+from poan_runtime.engines.tensorrt.inside import Inside, look_inside, twin_order
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import find_model
 from tests.runtime.engines.tensorrt.test_lanes import (
     LOG,
     MEMORY,
+    Home,
     HostBuffer,
     HostMemory,
     HostStream,
 )
+from tests.runtime.engines.tensorrt.test_library import gpu
 
 TILE, BATCH = 4, 3
 
@@ -84,6 +86,24 @@ def host(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cuda, name, stand_in)
     LOG.clear()
     MEMORY.clear()
+
+
+def test_a_twin_that_has_no_room_lets_go_of_the_context(
+    folder: Path, built: BuiltPlan, host: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home: Any = Home()
+    monkeypatch.setattr(cuda, "find_gpu", lambda index=None: gpu())
+    monkeypatch.setattr(cuda, "Home", lambda found: home)
+    monkeypatch.setattr(inside, "build_plan", lambda order: built)
+    no_room = cuda.OutOfMemoryError("the GPU has too little memory")
+
+    def refuse(*arguments: object) -> None:
+        raise no_room
+
+    monkeypatch.setattr(inside, "deserialised", refuse)
+    with pytest.raises(PoanError, match="too little memory"):
+        look_inside(find_model(folder / "engine.plan"), {}, ["body.0"])
+    assert LOG == ["pushed", "popped", "left"]
 
 
 def test_stages_come_for_each_tile_and_all_memory_goes(host: None) -> None:
