@@ -9,14 +9,13 @@ overlap with it are air as well.
 
 import argparse
 import contextlib
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.record import tell
 from poan_runtime.images.formats import open_source
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.signal.noise import air_floor, false_alarms
@@ -72,10 +71,7 @@ def main() -> None:
             "false_alarms_per_tile": false_alarms(args.k, tile * tile),
             "scans": [count(path, network, args.k) for path in args.scans],
         }
-    text = json.dumps(found, indent=1) + "\n"
-    if args.json:
-        args.json.write_text(text)
-    sys.stdout.write(text)
+    tell(found, args.json)
 
 
 if __name__ == "__main__":

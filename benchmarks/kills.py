@@ -26,6 +26,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from benchmarks.record import tell
 from poan_runtime.files import sha256_of
 from poan_runtime.models.manifest import read_manifest
 from poan_train.checkpoint import read_checkpoint
@@ -236,10 +237,7 @@ def main() -> int:
             for name, command in commands(Path(work)).items()
             if args.only in (None, name)
         ]
-    text = json.dumps({"seed": args.seed, "commands": found}, indent=1) + "\n"
-    if args.json:
-        args.json.write_text(text)
-    sys.stdout.write(text)
+    tell({"seed": args.seed, "commands": found}, args.json)
     bad = any(
         row["partial_outputs"] or row["tracebacks"] or row["temporary_files_after_it"]
         for row in found

@@ -10,7 +10,6 @@ not tell: poan-run gets --native off.
 
 import argparse
 import contextlib
-import json
 import threading
 import time
 from pathlib import Path
@@ -20,7 +19,7 @@ import ismrmrd
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.record import machine
+from benchmarks.record import machine, tell
 from poan_runtime import Settings
 from poan_runtime.engines.backend import EngineOptions
 from poan_runtime.images.formats import open_source
@@ -101,11 +100,7 @@ def main() -> None:
             if took:
                 p50, p99 = np.percentile(took, [50, 99])
                 found[name] |= {"p50_ms": round(1e3 * p50, 1), "p99_ms": round(1e3 * p99, 1)}
-    document = json.dumps(found, indent=1)
-    print(document)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(document + "\n")
+    tell(found, args.out)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import MRImageStorage  # type: ignore[attr-defined]
 
-from benchmarks.record import machine
+from benchmarks.record import machine, tell
 from tests.runtime.images.dicom.made import ROOT, image
 
 SLICES, SIDE = 3, 24
@@ -260,11 +260,7 @@ def main() -> int:
     args = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = soak(args, Path(folder))
-    document = json.dumps({"machine": machine(), **found}, indent=1)
-    print(document)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(document + "\n")
+    tell({"machine": machine(), **found}, args.out)
     bad = ("images_without_a_derived_instance", "images_with_several_derived_instances")
     return int(any(found[name] for name in (*bad, "instances_that_came_with_two_contents")))
 

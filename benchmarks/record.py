@@ -74,6 +74,13 @@ def write(path: Path, document: Mapping[str, Any]) -> None:
         file.write(ABSOLUTE.sub('"', text).encode() + b"\n")
 
 
+def tell(document: Mapping[str, Any], path: Path | None) -> None:
+    """Print the document, and write it where a path is given."""
+    print(json.dumps(document, indent=1))
+    if path:
+        write(path, document)
+
+
 def median(samples: Sequence[float]) -> float:
     """Median of at least one sample."""
     return float(np.median(samples))

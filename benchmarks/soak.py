@@ -4,9 +4,7 @@ python -m benchmarks.soak --scans 2000 --json benchmarks/results/soak.json
 """
 
 import argparse
-import json
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,6 +14,7 @@ import nibabel as nib
 import numpy as np
 
 import poan_runtime
+from benchmarks.record import tell
 
 SHAPE = (48, 40, 6)
 SAMPLES = 20
@@ -61,10 +60,7 @@ def main() -> None:
     p.add_argument("--json", type=Path)
     args = p.parse_args()
     found = soak(args.scans, args.model)
-    text = json.dumps(found, indent=1) + "\n"
-    if args.json:
-        args.json.write_text(text)
-    sys.stdout.write(text)
+    tell(found, args.json)
 
 
 if __name__ == "__main__":
