@@ -12,8 +12,8 @@ from typing import Any
 
 from poan_runtime.errors import PoanError
 
-CONTRASTS = {"T1w": "t1", "T2w": "t2", "PDw": "mr", "FLAIR": "mr", "inplaneT2": "t2"}
-"""Suffixes that are taken, and the contrast of the shipped models that serves each."""
+CONTRASTS = {"T1w": "T1", "T2w": "T2", "PDw": "PD", "FLAIR": "FLAIR", "inplaneT2": "T2"}
+"""Suffixes that are taken, and the contrast of each."""
 DESCRIPTION = "dataset_description.json"
 EXTENSIONS = (".nii.gz", ".nii")
 

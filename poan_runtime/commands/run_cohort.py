@@ -14,6 +14,7 @@ from poan_runtime.commands.server_options import access_of
 from poan_runtime.engines.backend import EngineOptions
 from poan_runtime.engines.cores import usable_cores
 from poan_runtime.errors import PoanError
+from poan_runtime.models.find import auto_model
 from poan_runtime.network import Settings
 
 
@@ -100,7 +101,9 @@ def _cohort(args: argparse.Namespace) -> Cohort:
 
 def _models(named: Sequence[str], scale: int) -> dict[str, str]:
     """A model for each suffix: the shipped one of its contrast, unless another is named."""
-    models = {suffix: f"{contrast}_x{scale}" for suffix, contrast in CONTRASTS.items()}
+    models = {
+        suffix: auto_model(f"auto_x{scale}", contrast) for suffix, contrast in CONTRASTS.items()
+    }
     for text in named:
         suffix, _, model = text.rpartition("=")
         if suffix and suffix not in models:
