@@ -134,14 +134,21 @@ TRAIN = ["--scale", "2", "--batch", "1", "--patch", "8", "--precision", "fp32", 
 TRAIN += ["--set", "channels=4", "--set", "blocks=1", "--set", "poab_after=1"]
 
 
+def trainings(
+    sweep: Sweep, work: Path, cache: Path, calls: int, error: int, most: int
+) -> list[dict[str, Any]]:
+    """A training of one step for each failing call."""
+    arguments = ["--data", str(work / "data"), *TRAIN, "--out", str(work / "net.pt")]
+    runs = sweep("poan_train.cli", [*arguments, "--cache", str(cache)], calls, error, most)
+    without_logs(runs)
+    return runs
+
+
 def test_a_full_disk_at_any_write_of_a_training_is_one_line(
     sweep: Sweep, before: Path, tmp_path: Path
 ) -> None:
-    work = tmp_path / "work"
-    arguments = ["--data", str(work / "data"), *TRAIN, "--out", str(work / "net.pt")]
-    arguments += ["--cache", str(work / "cache")]
-    runs = sweep("poan_train.cli", arguments, WRITE, errno.ENOSPC, 40)
-    without_logs(runs)
+    cache = tmp_path / "work/cache"
+    runs = trainings(sweep, tmp_path / "work", cache, WRITE, errno.ENOSPC, 40)
     check(runs, "poan-train", "No space left on device", {"net.pt"})
     assert not any("net.pt" in run["files"] for run in runs[:5])
 
@@ -149,9 +156,6 @@ def test_a_full_disk_at_any_write_of_a_training_is_one_line(
 def test_volumes_that_their_server_lost_are_one_line_of_a_training(
     sweep: Sweep, before: Path, tmp_path: Path
 ) -> None:
-    work = tmp_path / "work"
-    arguments = ["--data", str(work / "data"), *TRAIN, "--out", str(work / "net.pt")]
-    arguments += ["--cache", str(tmp_path / "elsewhere")]
-    runs = sweep("poan_train.cli", arguments, READ, errno.ESTALE, 30)
-    without_logs(runs)
+    cache = tmp_path / "elsewhere"
+    runs = trainings(sweep, tmp_path / "work", cache, READ, errno.ESTALE, 30)
     check(runs, "poan-train", "Stale file handle", {"net.pt"})

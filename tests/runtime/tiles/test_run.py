@@ -225,8 +225,8 @@ class Lopsided(Backend):
         return (batch * ramp).astype(np.float32)
 
 
-def test_the_self_ensemble_is_the_mean_over_the_eight_views() -> None:
-    batch = np.random.default_rng(0).normal(size=(2, 1, 5, 5)).astype(np.float32)
+def eight_answers(batch: Array) -> list[Array]:
+    """What `Lopsided` makes of each view of the batch, turned back."""
     views = []
     for turns in range(4):
         for flip in (False, True):
@@ -235,6 +235,12 @@ def test_the_self_ensemble_is_the_mean_over_the_eight_views() -> None:
             out = Lopsided().run(view)
             out = out[..., ::-1] if flip else out
             views.append(np.rot90(out, -turns, (2, 3)))
+    return views
+
+
+def test_the_self_ensemble_is_the_mean_over_the_eight_views() -> None:
+    batch = np.random.default_rng(0).normal(size=(2, 1, 5, 5)).astype(np.float32)
+    views = eight_answers(batch)
     out = SelfEnsemble(Lopsided(), 1, "centre").run(batch)
     # Eight float32 terms of up to 100 summed in another order.
     np.testing.assert_allclose(out, np.mean(views, axis=0), rtol=0, atol=1e-4)
@@ -243,14 +249,7 @@ def test_the_self_ensemble_is_the_mean_over_the_eight_views() -> None:
 
 def test_the_spread_is_the_standard_deviation_of_the_eight_views() -> None:
     batch = np.random.default_rng(0).normal(size=(2, 1, 5, 5)).astype(np.float32)
-    views = []
-    for turns in range(4):
-        for flip in (False, True):
-            view = np.rot90(batch, turns, (2, 3))
-            view = view[..., ::-1] if flip else view
-            out = Lopsided().run(view)
-            out = out[..., ::-1] if flip else out
-            views.append(np.rot90(out, -turns, (2, 3)))
+    views = eight_answers(batch)
     out = SelfEnsemble(Lopsided(), 1, "centre", spread=True).run(batch)
     # Float32 squares of up to 1e4 summed in another order, then a root of about 10.
     np.testing.assert_allclose(out[:, 1:], np.std(views, axis=0), rtol=1e-4, atol=1e-4)
