@@ -127,10 +127,10 @@ def run_openvino(
 
     The output, and the features and z of each of ``parts``.
     """
-    from poan_runtime.engines.openvino.library import openvino
+    from poan_runtime.engines.openvino.library import core
     from poan_runtime.engines.openvino.pieces import Chain, compile_chains
 
-    graph = openvino.Core().read_model(path)
+    graph = core().read_model(path)
     tile = batch.shape[-1]
     (chain,) = compile_chains(graph, tile=tile, precision=precision, float32_parts=parts, threads=1)
     assert isinstance(chain, Chain)

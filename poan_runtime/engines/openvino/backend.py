@@ -4,7 +4,7 @@ from typing import Any
 
 from poan_runtime.engines.backend import EngineOptions, OpenedBackend, check_shapes
 from poan_runtime.engines.cores import TileByTile, usable_cores
-from poan_runtime.engines.openvino.library import openvino
+from poan_runtime.engines.openvino.library import core, openvino
 from poan_runtime.engines.openvino.pieces import compile_chains
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Model
@@ -19,7 +19,7 @@ def open_backend(model: Model, options: EngineOptions) -> OpenedBackend:
     precision = "fp32" if reduced.entry is None else reduced.entry.precision
     threads = options.threads or usable_cores()
     try:
-        graph = openvino.Core().read_model(model.path)
+        graph = core().read_model(model.path)
         check_shapes(model, _shape(graph.input()), _shape(graph.output()))
         chains = compile_chains(
             graph,

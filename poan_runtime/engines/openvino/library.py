@@ -6,6 +6,7 @@ alone, so that the program around poan keeps it.
 """
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator
 
@@ -25,3 +26,14 @@ def hidden(module: str) -> Iterator[None]:
 
 with hidden("openvino_telemetry"):
     import openvino as openvino
+
+
+@functools.cache
+def core() -> openvino.Core:
+    """The one core of this process, kept until it ends.
+
+    OpenVINO's plug-in for CPUs gives the thread that loads it a stack for signal handlers, and
+    frees it when the last core goes. Should that happen in another thread, the first keeps a stack
+    that is no more: the next signal, be it Ctrl-C, would end the process in a segmentation fault.
+    """
+    return openvino.Core()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from poan_runtime.engines.openvino.library import openvino
+from poan_runtime.engines.openvino.library import core, openvino
 from poan_runtime.errors import PoanError
 
 Tiles = NDArray[np.float32]
@@ -203,11 +203,10 @@ def compile_chains(
     Elementwise operations are fused only where shapes are known, hence the fixed batch.
     """
     graph.reshape([1, 1, tile, tile])
-    core = openvino.Core()
     parts = () if precision == "fp32" else float32_parts
     pieces = pieces_of(graph, parts)
     compiled = []
     for piece in pieces:
         hint = "f32" if piece.float32 or precision == "fp32" else precision
-        compiled.append(core.compile_model(piece.graph, "CPU", settings(hint, threads)))
+        compiled.append(core().compile_model(piece.graph, "CPU", settings(hint, threads)))
     return [Chain(compiled, pieces) for _ in range(threads)]
