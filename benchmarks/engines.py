@@ -42,12 +42,11 @@ def load(engine: str, model: onnx.ModelProto, cores: int) -> list[Run]:
 
 def whole_network(model: onnx.ModelProto, precision: str, cores: int) -> list[Run]:
     """The chains that `poan-run` compiles: covariances and roots stay in float32."""
-    import openvino
-
+    from poan_runtime.engines.openvino.library import core
     from poan_runtime.engines.openvino.pieces import compile_chains
 
     chains = compile_chains(
-        openvino.Core().read_model(model.SerializeToString()),
+        core().read_model(model.SerializeToString()),
         tile=model.graph.input[0].type.tensor_type.shape.dim[-1].dim_value,
         precision=precision,
         float32_parts=root_parts(model),
@@ -58,14 +57,12 @@ def whole_network(model: onnx.ModelProto, precision: str, cores: int) -> list[Ru
 
 def part_of_network(model: onnx.ModelProto, hint: str, cores: int) -> list[Run]:
     """A piece of a graph compiled as `poan-run` compiles its pieces: a root in float32."""
-    import openvino
-
+    from poan_runtime.engines.openvino.library import core
     from poan_runtime.engines.openvino.pieces import settings
 
     roots = any(value.name.endswith(ROOT) for value in model.graph.output)
-    core = openvino.Core()
-    graph = core.read_model(model.SerializeToString())
-    compiled = core.compile_model(graph, "CPU", settings("f32" if roots else hint, cores))
+    graph = core().read_model(model.SerializeToString())
+    compiled = core().compile_model(graph, "CPU", settings("f32" if roots else hint, cores))
     requests = [compiled.create_infer_request() for _ in range(cores)]
     return [request_runner(request) for request in requests]
 

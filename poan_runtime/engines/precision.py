@@ -97,7 +97,7 @@ def cpu_has_bf16() -> bool:
     cap = os.environ.get(CAP, "ALL").upper()
     if cap not in ("ALL", "DEFAULT", "") and "BF16" not in cap and "AMX" not in cap:
         return False
-    from poan_runtime.engines.openvino.library import openvino
+    from poan_runtime.engines.openvino.library import core
 
-    capabilities: list[str] = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities: list[str] = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "BF16" in capabilities

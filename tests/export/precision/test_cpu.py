@@ -82,13 +82,13 @@ def int8_file(gate: Gate, file: Path) -> Path:
 def test_cutting_a_graph_keeps_its_eight_bit_convolutions(
     gate: Gate, file: Path, int8_file: Path
 ) -> None:
-    import openvino
+    from poan_runtime.engines.openvino.library import core
 
-    graph = openvino.Core().read_model(int8_file)
+    graph = core().read_model(int8_file)
     graph.reshape([1, 1, TILE, TILE])
     precisions = []
     for piece in pieces_of(graph, root_parts(gate)):
-        compiled = openvino.Core().compile_model(piece.graph, "CPU")
+        compiled = core().compile_model(piece.graph, "CPU")
         for node in compiled.get_runtime_model().get_ops():
             facts = node.get_rt_info()
             if facts["layerType"].astype(str) == "Convolution":

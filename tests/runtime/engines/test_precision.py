@@ -120,6 +120,7 @@ def add_vectors(folder: Path, tiles: Any, answers: Any) -> None:
 
 def test_a_float32_part_stays_in_float32_between_pieces_in_bf16() -> None:
     """x -> 1.001 x (a) -> a - 1 (b), and b + 0.5 x + a: a crosses the cuts, and so does x."""
+    from poan_runtime.engines.openvino.library import core
     from poan_runtime.engines.openvino.pieces import Chain, compile_chains
 
     names = [("Mul", ["lr", "c1"], "a"), ("Sub", ["a", "one"], "b"), ("Add", ["b", "c2"], "d")]
@@ -142,7 +143,7 @@ def test_a_float32_part_stays_in_float32_between_pieces_in_bf16() -> None:
         ir_version=10,
     )
     onnx.checker.check_model(made)
-    graph = openvino.Core().read_model(made.SerializeToString())
+    graph = core().read_model(made.SerializeToString())
     (chain,) = compile_chains(
         graph, tile=4, precision="bf16", float32_parts=[("a", "b")], threads=1
     )
