@@ -73,13 +73,13 @@ def products(n: int) -> list[tuple[str, str, Callable[[], Any]]]:
         ("int8", "torch", lambda: torch._int_mm(ia, ib)),
     ]
     try:
-        import openvino
+        from poan_runtime.engines.openvino.library import core
     except ModuleNotFoundError:
         return runs
     for hint, precision in (("f32", "fp32"), ("bf16", "bf16")):
-        model = openvino.Core().read_model(product_graph(b).SerializeToString())
+        model = core().read_model(product_graph(b).SerializeToString())
         settings = {"INFERENCE_PRECISION_HINT": hint}
-        request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+        request = core().compile_model(model, "CPU", settings).create_infer_request()
         runs.append((precision, "openvino", lambda r=request: r.infer([a], share_inputs=True)))
     return runs
 
