@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +39,8 @@ VALIDATION_TILE = 32
 """LR side of the tiles that a training is validated on, less where slices are smaller."""
 VALIDATION_TILES = 56
 """How many: each draws a scan of its own, so few would tell of a few scans."""
+DENORMAL = 1e-310
+"""A double below the smallest normal one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +120,8 @@ class Run:
     cpu_seconds: float = 0.0
     progress: float = 0.0
     """Share of the run that is behind, as the first rank sees it."""
+    stopped: bool = False
+    """Whether a signal ended it before its budget."""
 
     def state(self) -> dict[str, Any]:
         return {
@@ -176,8 +181,11 @@ def train(
     when what is resumed is another training, and Interrupted, with ``out`` written, on SIGINT or
     SIGTERM.
     """
-    torch.set_flush_denormal(True)  # or a step takes ten times longer once weights die out
-    with data_parallel() as (rank, world, device), interruptible() as interrupted:
+    with (
+        denormals_flushed(),
+        data_parallel() as (rank, world, device),
+        interruptible() as interrupted,
+    ):
         if config.batch < world:
             raise PoanError(
                 f"--batch {config.batch}: expected a patch for each of {world} processes"
@@ -193,24 +201,9 @@ def train(
             try:
                 with others_there(world):
                     step = _stepper(run, config, device, world)
-                    began = time.monotonic() - run.seconds
-                    cpu_began = time.process_time() - run.cpu_seconds
-                    while True:
-                        run.seconds = time.monotonic() - began
-                        run.cpu_seconds = time.process_time() - cpu_began
-                        run.progress, stop = of_first_rank(
-                            _progress(config, run), interrupted, world
-                        )
-                        if run.progress >= 1 or stop:
-                            break
-                        rate = learning_rate(config, run.step, run.progress)
-                        run.prepare(rate, config)
-                        loss = step(
-                            *(torch.from_numpy(a).to(device) for a in ahead.batch(run.step))
-                        )
-                        run.step += 1
-                        run.update_average(config.ema)
+                    for loss in _losses(run, config, step, ahead, interrupted, device, world):
                         if run.step % config.log_every == 0 or run.step == 1:
+                            rate = run.optimiser.param_groups[0]["lr"]
                             log.write(run.step, run.seconds, run.progress, loss=loss, lr=rate)
                         if not math.isfinite(loss):
                             raise PoanError(_diverged(loss, run.step, out))
@@ -221,10 +214,50 @@ def train(
                     _save(facts, config, run, None, log, out)
                 raise _without(gone, run.step, out) from None
             if rank == 0:
-                facts = _save(facts, config, run, None if stop else check, log, out)
-    if stop:
+                facts = _save(facts, config, run, None if run.stopped else check, log, out)
+    if run.stopped:
         raise Interrupted(f"stopped at step {run.step}; {out} holds it, and --resume goes on")
     return facts
+
+
+@contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Numbers below the normal ones count as 0 inside the block, in this thread.
+
+    Without it a step takes ten times longer once weights die out. Afterwards they count as before:
+    the program around a training may need them.
+    """
+    before = bool(torch.tensor(DENORMAL, dtype=torch.float64).mul(1.0) == 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
+def _losses(
+    run: Run,
+    config: TrainConfig,
+    step: Callable[[torch.Tensor, torch.Tensor], float],
+    ahead: Ahead,
+    interrupted: Callable[[], bool],
+    device: str,
+    world: int,
+) -> Iterator[float]:
+    """Take steps and give the loss of each, until the budget ends or a signal came."""
+    began = time.monotonic() - run.seconds
+    cpu_began = time.process_time() - run.cpu_seconds
+    while True:
+        run.seconds = time.monotonic() - began
+        run.cpu_seconds = time.process_time() - cpu_began
+        run.progress, run.stopped = of_first_rank(_progress(config, run), interrupted, world)
+        if run.progress >= 1 or run.stopped:
+            return
+        run.prepare(learning_rate(config, run.step, run.progress), config)
+        loss = step(*(torch.from_numpy(a).to(device) for a in ahead.batch(run.step)))
+        run.step += 1
+        run.update_average(config.ema)
+        yield loss
 
 
 def _without(gone: ProcessGoneError, step: int, out: Path) -> ProcessGoneError:

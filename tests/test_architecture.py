@@ -20,7 +20,6 @@ FROM_AN_EXPORT = ("manifest.json", "shipped/NAME/")
 LONGEST_FUNCTION, LONGEST_FILE, MEDIAN_FUNCTION = 60, 400, 9
 LONG_FUNCTIONS: dict[str, str] = {
     "benchmarks/paper_tables/__main__.py:parser": "one option after the other",
-    "poan_train/train.py:train": "the training loop, which is read top to bottom",
 }
 LONG_FILES = {
     "tests/benchmarks/test_paper_tables.py",

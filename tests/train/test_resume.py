@@ -149,3 +149,13 @@ def test_a_signal_saves_the_step_that_was_reached_and_resuming_goes_on_bit_for_b
     assert run(*arguments, "--out", cut, "--resume") == 0
     left, right = (read_checkpoint(p)[1] for p in (whole, cut))
     assert all(torch.equal(left[k], right[k]) for k in left)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_training_leaves_the_smallest_numbers_as_they_were(scan_folder, tmp_path, before):
+    torch.set_flush_denormal(before)
+    try:
+        assert run("--data", scan_folder, *QUICK, "--steps", 1, "--out", tmp_path / "net.pt") == 0
+        assert bool(torch.tensor(1e-310, dtype=torch.float64).mul(1.0) == 0) is before
+    finally:
+        torch.set_flush_denormal(False)

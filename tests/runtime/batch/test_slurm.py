@@ -16,7 +16,7 @@ from poan_runtime.commands.run import main as poan_run
 from tests.runtime.batch.one_node import one_node, state, until
 
 NAMES = [f"sub-{i}/anat/sub-{i}_T2w.nii.gz" for i in range(6)]
-PATIENCE = 120
+PATIENCE = 600
 """Seconds until a job that hangs is given up."""
 
 
