@@ -28,7 +28,7 @@ from poan_runtime.models.manifest import MANIFEST_NAME, read_manifest
 from poan_train import cli as training
 from poan_train import evaluate
 
-MODELS = ("mr_x2", "t1_x2", "t2_x2", "mr_x3", "mr_x4")
+MODELS = ("mr_x2", "t1_x2", "t2_x2", "mr_x3", "mr_x4", "t1_x4")
 ASIDE = ("sub-gbm2", "sub-ucsfbr08", "sub-prostatex0001", "sub-fetal01")
 """Subjects that no training saw: T1 after contrast, breast, prostate, fetus."""
 CARD = SHIPPED.parent / "MODEL_CARD.md"

@@ -19,7 +19,7 @@ from poan_runtime.models.find import find_model, shipped_models
 from poan_train import cli as train_cli
 from poan_train import networks
 
-SHIPPED = ("mr_x2", "mr_x3", "mr_x4", "t1_x2", "t2_x2")
+SHIPPED = ("mr_x2", "mr_x3", "mr_x4", "t1_x2", "t1_x4", "t2_x2")
 ASIDE = ("gbm2", "ucsfbr08", "prostatex0001", "fetal01")
 
 
