@@ -20,6 +20,7 @@ from poan_runtime.intensity import PERCENTILE
 from poan_train import networks
 from poan_train.acquire import lr_model
 from poan_train.checkpoint import Facts, read_checkpoint, save_checkpoint
+from poan_train.config import TrainConfig
 from poan_train.convention import OURS, add_preparation, preparation_of
 from poan_train.data import Pair, cached_pair, default_cache, load_pairs
 from poan_train.degrade import GRID, Degradation
@@ -29,7 +30,7 @@ from poan_train.paper.calibrate import calibrate, ixi_test_sources, report
 from poan_train.ranks import Interrupted, data_parallel, shared_out
 from poan_train.resume import with_history
 from poan_train.subjects import CONTRASTS, EVERY, Source, find_sources, set_aside, split_by_subject
-from poan_train.train import TrainConfig, train
+from poan_train.train import train
 
 LONG = 1000
 """Steps from which on a training is worth trying an export of its network first."""

@@ -15,7 +15,8 @@ import torch
 from poan_runtime.errors import PoanError
 from poan_train import cli, log, networks, train
 from poan_train.checkpoint import load_network, read_checkpoint
-from poan_train.train import TrainConfig, learning_rate, load_matching
+from poan_train.config import TrainConfig, learning_rate
+from poan_train.train import load_matching
 from tests.train.quick import QUICK, run
 
 pytestmark = pytest.mark.usefixtures("small_networks")
