@@ -16,8 +16,9 @@ demo: .venv-demo/ready
 	.venv-demo/bin/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps .
 	touch $@
 
+# A process for each core, each with whole files: what a file's tests share is made once.
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from pathlib import Path
 import pytest
 
 WHEELS = ("nvidia-pytriton==0.7.0", "numpy==1.26.4", "nibabel", "pillow", "onnxruntime==1.32.0")
-READY_SECONDS = 60
+READY_SECONDS = 180
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,15 @@ def serving(repository: Path, work: Path, packages: Path) -> Iterator[Triton]:
         *("--allow-metrics=false", "--exit-timeout-secs=2"),
     ]
     with log:
-        process = subprocess.Popen(command, env=_variables(made), stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, env=_variables(made), stdout=log, stderr=log, start_new_session=True
+        )
         try:
             _wait(ports[0], process, Path(log.name))
             yield Triton(*ports, process)
         finally:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # a server that was killed leaves its stub
             process.wait()
 
 
