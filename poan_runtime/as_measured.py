@@ -230,6 +230,24 @@ def header_disagrees(source: Source, axis: int, found: Native) -> tuple[str, ...
     )
 
 
+@runtime_checkable
+class SaysFrames(Protocol):
+    """A source that knows which of its axes no gradient encoded."""
+
+    frame_axis: int | None
+    """The voxel axis across which a 2D acquisition's slices lie; None for a 3D acquisition."""
+
+
+def cut_across_frames(source: Source, axis: int) -> tuple[str, ...]:
+    """One line where slices are cut across another axis than the scanner's own lie."""
+    if not isinstance(source, SaysFrames) or source.frame_axis in (None, axis):
+        return ()
+    return (
+        f"slices are cut across axis {axis}, of the larger spacing; the scanner's own, acquired in "
+        f"2D, lie across axis {source.frame_axis}: --axis {source.frame_axis} takes those",
+    )
+
+
 def wants_native(manifest: Manifest, settings: Settings) -> bool:
     """Whether a zero-filled scan is cropped for this model."""
     if settings.native == "auto":
