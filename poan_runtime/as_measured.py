@@ -70,15 +70,12 @@ class NativeSource:
         return self._source.warnings
 
     def read_slices(self, axis: int, start: int, stop: int, volume: int = 0) -> Slab:
-        """See `Source.read_slices`. Values that are not finite count as zero."""
+        """See `Source.read_slices` and `cropped`."""
         if axis != self._axis:
             whole = self.read_slices(self._axis, 0, spatial_shape(self.shape)[self._axis], volume)
             ordered = np.moveaxis(whole, 0, self._axis)  # (x, y, z)
             return np.array(np.moveaxis(ordered, axis, 0)[start:stop], order="C")
-        stored = self._source.read_slices(axis, start, stop, volume)
-        finite, unit = in_range(stored)
-        native = not_below_zero(to_native(finite, self._native.native), finite)
-        return as_float32(native * np.float64(unit))
+        return cropped(self._source.read_slices(axis, start, stop, volume), self._native.native)
 
     def sha256(self) -> dict[str, str]:
         """That of the scan."""
@@ -125,6 +122,16 @@ def resampled(slices: Slab, matrix: tuple[int, int]) -> Slab:
     return as_float32(resample(finite, matrix) * np.float64(unit))
 
 
+def cropped(slices: Slab, native: tuple[int, int]) -> Slab:
+    """Slices (n, h, w) with the spectrum cropped to ``native``, not below zero if they are not.
+
+    Values that are not finite count as zero.
+    """
+    finite, unit = in_range(slices)
+    fewer = not_below_zero(to_native(finite, native), finite)
+    return as_float32(fewer * np.float64(unit))
+
+
 def filled_up(slices: Slab, matrix: tuple[int, int]) -> Slab:
     """Slices (n, h, w) with the spectrum filled up to ``matrix``; as they are if they have it."""
     if slices.shape[-2:] == matrix:
@@ -147,8 +154,8 @@ def network_sees(
     found = measured_of(source, axis)
     if not (found.native.is_zero_filled and wants_native(manifest, settings)):
         return source, None, found
-    cropped = NativeSource(source, axis, found.native)
-    return cropped, cropped.to_stored, found
+    fewer = NativeSource(source, axis, found.native)
+    return fewer, fewer.to_stored, found
 
 
 @runtime_checkable
@@ -220,6 +227,24 @@ def header_disagrees(source: Source, axis: int, found: Native) -> tuple[str, ...
     return (
         f"the header says that {said} of {matrix} lines were acquired, by the spectrum it is "
         f"{native}, which is used",
+    )
+
+
+@runtime_checkable
+class SaysFrames(Protocol):
+    """A source that knows which of its axes no gradient encoded."""
+
+    frame_axis: int | None
+    """The voxel axis across which a 2D acquisition's slices lie; None for a 3D acquisition."""
+
+
+def cut_across_frames(source: Source, axis: int) -> tuple[str, ...]:
+    """One line where slices are cut across another axis than the scanner's own lie."""
+    if not isinstance(source, SaysFrames) or source.frame_axis in (None, axis):
+        return ()
+    return (
+        f"slices are cut across axis {axis}, of the larger spacing; the scanner's own, acquired in "
+        f"2D, lie across axis {source.frame_axis}: --axis {source.frame_axis} takes those",
     )
 
 

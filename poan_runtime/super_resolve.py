@@ -14,6 +14,7 @@ from nibabel.spatialimages import SpatialImage
 from poan_runtime.as_measured import (
     Measured,
     MeasuredBand,
+    cut_across_frames,
     filled_up,
     header_disagrees,
     keeps_measured,
@@ -162,9 +163,9 @@ class SuperResolution:
         self.below_zero = BelowZero()
         self.spread = Spread() if settings.uncertainty else None
         self._keep_negative = settings.keep_negative
-        self._remarks: tuple[str, ...] = ()
+        self._remarks = cut_across_frames(scan, self.geometry.axis)
         if self.measured is not None:
-            self._remarks = header_disagrees(scan, self.geometry.axis, self.measured.native)
+            self._remarks += header_disagrees(scan, self.geometry.axis, self.measured.native)
         self._percentile = manifest.percentile
         self._steps = steps
         self._turn = NO_TURN if turn is None else turn

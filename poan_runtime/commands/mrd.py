@@ -16,10 +16,12 @@ EPILOG = """\
 examples:
   poan-mrd t2_x2                                listens on 127.0.0.1, port 9002
   poan-mrd t2_x2 --host 0.0.0.0 --unit 1800     one intensity unit for every series
-  poan-mrd t2_x2 --wait-volume                  the unit of poan-run; answers when all is there
+  poan-mrd t2_x2 --wait-volume                  voxels of poan-run; answers when all is there
   poan-mrd t2_x2 --openrecon-label | base64 -w0
 
 Images of one series share one intensity unit: that of its first image unless told otherwise.
+Zero-filled images are super-resolved from the matrix that was acquired, as the measurement's
+header says it, or with --wait-volume the spectrum of all; else as they come, and a line says so.
 Phase and complex images pass through untouched. exit status: 0 done; 2 something you can mend.
 Not a medical device."""
 
@@ -36,12 +38,24 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--host", default="127.0.0.1", help="address to listen on")
     p.add_argument("--port", type=int, default=PORT)
     p.add_argument("--unit", type=float, help="what intensities are divided by")
-    p.add_argument("--wait-volume", action="store_true", help="take the unit of the whole series")
+    p.add_argument("--wait-volume", action="store_true", help="look at the whole series first")
     p.add_argument(
         "--position",
         choices=["centre", "corner"],
         default="centre",
         help="what the header's position is: the image's centre, or that of its first voxel",
+    )
+    p.add_argument(
+        "--native",
+        default="auto",
+        choices=["auto", "on", "off"],
+        help="super-resolve zero-filled images from the matrix that was acquired (auto: where the "
+        "model was trained for scanners)",
+    )
+    p.add_argument(
+        "--like-input",
+        action="store_true",
+        help="give exactly scale times the image's matrix, also from a smaller native one",
     )
     p.add_argument("--keep-measured", default="auto", choices=["auto", "on", "off"])
     p.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino, ...")
@@ -82,7 +96,9 @@ def _serve(args: argparse.Namespace) -> int:
         backend=args.backend, device=args.device, threads=args.threads, precision=args.precision
     )
     way = Way(
-        settings=Settings(keep_measured=args.keep_measured),
+        settings=Settings(
+            native=args.native, like_input=args.like_input, keep_measured=args.keep_measured
+        ),
         unit=args.unit,
         wait_volume=args.wait_volume,
         position=args.position,

@@ -101,6 +101,11 @@ class DicomSource:
         x, y, z = (acquired[axis] for axis in self.stack.turn.axes)
         return x, y, z
 
+    @property
+    def frame_axis(self) -> int | None:
+        """The array axis across which the scanner's slices lie; None for a 3D acquisition."""
+        return None if self.stack.first.volumetric else self.stack.turn.axes.index(2)
+
     def __enter__(self) -> "DicomSource":
         return self
 

@@ -47,6 +47,7 @@ class Node:
         self.outbox = Outbox(database, config.send_retry)
         self._ended = threading.Event()
         self._answers: deque[Answer] = deque()
+        self._letters: dict[str, dict[str, str]] = {}
         self._recover()
         self.workers = Workers(_how(config), config.work.workers, config.work.longest_s)
         timeout_s = config.listen.timeout_s
@@ -88,6 +89,7 @@ class Node:
             if job is None:
                 break
             self._give(job)
+        self._lay_by_undelivered()
         if time.monotonic() - self._swept > SWEEP_S:
             self._swept = time.monotonic()
             self._remove_old(now)
@@ -146,10 +148,12 @@ class Node:
             self._failed(series, answer.error, now)
         elif not answer.results:
             self.queue.unmatched(series)
+            self.storage.take_up(series)
             self.log("unmatched", series=short(series))
         else:
             old = self.outbox.files_of(series)
             self.queue.made(series, answer.results, now)
+            self.storage.take_up(series)
             self.storage.remove(old)
             self.tally.series += 1
             self.tally.slices += answer.slices
@@ -164,6 +168,17 @@ class Node:
         if state == "dead":
             why = {"series": short(series), "error": error}
             self.storage.lay_by(series, [f"in/{name}" for name in self.queue.files(series)], why)
+
+    def _lay_by_undelivered(self) -> None:
+        """A dead letter for each series that a peer did not take, whichever thread gave it up."""
+        undelivered: dict[str, dict[str, str]] = {}
+        for series, peer, _, error in self.outbox.deliveries("dead"):
+            undelivered.setdefault(series, {})[peer] = error
+        for series, errors in undelivered.items():
+            if self._letters.get(series) != errors or not self.storage.is_laid_by(series):
+                why = {"series": short(series), "not sent to": errors}
+                self.storage.lay_by(series, self.outbox.files_of(series), why)
+        self._letters = undelivered
 
     def _recover(self) -> None:
         waiting = self.queue.recover()

@@ -42,10 +42,12 @@ def retry(config: Config, name: str | None) -> list[str]:
     """Another round for what was given up."""
     queue, outbox, storage = _open(config)
     series = None if name is None else _series(queue, name)
-    for job in queue.jobs("dead"):
-        if series in (None, job[0]):
-            storage.take_up(job[0])
-    return [f"{queue.retry(series)} series and {outbox.retry(series)} deliveries wait again"]
+    dead = {job[0] for job in queue.jobs("dead")}
+    dead |= {delivery[0] for delivery in outbox.deliveries("dead")}
+    line = f"{queue.retry(series)} series and {outbox.retry(series)} deliveries wait again"
+    for one in dead if series is None else dead & {series}:
+        storage.take_up(one)
+    return [line]
 
 
 def drop(config: Config, name: str) -> list[str]:

@@ -18,6 +18,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Verification,
 )
 
+from poan_runtime.services.dicom_node.checkpoint import Checkpoint
 from poan_runtime.services.dicom_node.config import Peer, Tls
 from poan_runtime.services.dicom_node.outbox import Item, References
 
@@ -120,6 +121,7 @@ class Caller:
             ext_neg=[*negotiate],
             tls_args=self._tls_of(peer),
         )
+        association._reactor_checkpoint = Checkpoint()
         if not association.is_established:
             refused = "refuses us" if association.is_rejected else "does not answer"
             raise SendError(f"{peer.name}: {refused}")

@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 from pathlib import Path
+from typing import Any
 
 from poan_runtime.errors import PoanError
 from poan_runtime.files import CAN_HOLD, hold
@@ -43,7 +44,11 @@ class Storage:
         """A name that no other attempt has."""
         return self.derived / f"{short(series_uid)}-{secrets.token_hex(4)}"
 
-    def lay_by(self, series_uid: str, files: list[str], why: dict[str, str]) -> None:
+    def is_laid_by(self, series_uid: str) -> bool:
+        """Whether the series is shown as given up."""
+        return (self.dead / short(series_uid) / "why.json").exists()
+
+    def lay_by(self, series_uid: str, files: list[str], why: dict[str, Any]) -> None:
         """Show a series that was given up: links to its images, and why."""
         folder = self.dead / short(series_uid)
         folder.mkdir(exist_ok=True)

@@ -66,7 +66,7 @@ class Server:
         self._socket.close()
 
     def _serve(self, connection: socket.socket) -> None:
-        stream = Stream(self._network, self._way)
+        stream = Stream(self._network, self._way, self._say)
         try:
             with connection:
                 connection.settimeout(self._timeout_s)
@@ -88,6 +88,8 @@ class Server:
                         raise PoanError(RAW)
                     if isinstance(content, Image):
                         self._answer(connection, stream, content)
+                    elif kind == Kind.HEADER:
+                        stream.native.read_header(content)
                     elif kind == Kind.CLOSE:
                         break
                 self._end(connection, stream)

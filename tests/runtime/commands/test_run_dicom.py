@@ -114,3 +114,19 @@ def test_a_series_of_another_contrast_than_the_models_is_a_warning(
         assert main([str(make_model(contrast=contrast)), str(folder), "-o", out]) == 0
         said = "looks like T2 by its name, the model was trained on T1" in capsys.readouterr().err
         assert said == warned
+
+
+@pytest.mark.parametrize(("acquired", "said"), [("2D", 1), ("3D", 0)])
+def test_slices_across_another_axis_than_the_frames_of_a_2d_scan_are_a_warning(
+    nearest_x2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], acquired: str, said: int
+) -> None:
+    random = np.random.default_rng(3)
+    for k in range(5):
+        ds = image(k + 1, (0.0, 0.0, 1.0 * k), random.integers(1, 1000, (12, 10)))
+        ds.MRAcquisitionType = acquired
+        write(ds, tmp_path / f"thin/{k}.dcm")
+    folder, line = str(tmp_path / "thin"), "--axis 2 takes those"
+    assert main([str(nearest_x2), folder]) == 0
+    assert capsys.readouterr().err.count(line) == said
+    assert main([str(nearest_x2), folder, "--axis", "2", "-o", str(tmp_path / "out")]) == 0
+    assert line not in capsys.readouterr().err

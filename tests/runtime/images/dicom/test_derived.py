@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 
 from poan_runtime.errors import PoanError
 from poan_runtime.geometry import Affine, Geometry
+from poan_runtime.images.dicom.burn_in import ROWS_PER_LINE, SMALLEST, burn, written
 from poan_runtime.images.dicom.derived import DerivedSeries
 from poan_runtime.images.dicom.provenance import NOTICE, Identity, Provenance
 from poan_runtime.images.dicom.read import open_dicom
@@ -214,7 +215,16 @@ def test_words_are_burnt_in_and_said_on_request(make_series: MakeSeries, tmp_pat
     plain = fine[:, ::-1, 0, 0].T  # (rows, columns)
     changed = (derived.pixel_array != plain).nonzero()[0]
     assert changed.size > 100
-    assert changed.min() > 128 - 20  # the lowest line of 128 rows alone
+    assert changed.min() > 128 - 20  # one line below 128 rows
+
+
+@pytest.mark.parametrize("side", [96, 128, 320])
+def test_burnt_in_words_keep_every_stroke_of_their_letters(side: int) -> None:
+    size = max(SMALLEST, side // ROWS_PER_LINE)
+    strokes = sum(written(word, size, side).sum() for word in NOTICE.split())
+    plane = burn(np.zeros((side, side), np.uint16), NOTICE)
+    assert strokes > 400
+    assert plane.sum() == strokes  # lines are broken, nothing is squeezed
 
 
 def test_signed_rescaled_and_inverted_sources_keep_their_real_values(

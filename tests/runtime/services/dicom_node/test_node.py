@@ -113,10 +113,31 @@ def test_a_peer_that_refuses_too_often_makes_a_dead_letter_that_retry_revives(
     assert f"{name} to pacs dead: 2 attempts, pacs: answered with status A700" in (
         capsys.readouterr().out
     )
+    letter = running.node.storage.dead / name
+    assert running.until(letter.exists)
+    assert len([*letter.glob("*.dcm")]) == 2
+    why = json.loads((letter / "why.json").read_text())
+    assert why == {"series": name, "not sent to": {"pacs": "pacs: answered with status A700"}}
     archive.status = 0
     assert main(["--config", str(config), "retry", name]) == 0
+    assert not letter.exists()
     assert running.until(lambda: running.node.queue.jobs("done") != [])
     assert len(archive.got) == 2
+    assert not letter.exists()
+
+
+def test_the_letter_of_an_undelivered_series_goes_when_it_grows_and_is_made_anew(
+    run: Run, write_config: WriteConfig, archive: Archive
+) -> None:
+    archive.status = 0xA700
+    running = run(write_config(send="attempts = 1"))
+    sent(running.node.receiver.port, images(3)[:2])
+    letter = running.node.storage.dead / short(str(images(1)[0].SeriesInstanceUID))
+    assert running.until(letter.exists)
+    archive.status = 0
+    sent(running.node.receiver.port, images(3)[2:])
+    assert running.until(lambda: running.node.queue.jobs("done") != [])
+    assert not letter.exists()
 
 
 def test_a_series_that_cannot_be_worked_on_is_laid_by_with_its_reason(

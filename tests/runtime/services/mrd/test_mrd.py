@@ -7,97 +7,29 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from poan_runtime.commands.mrd import main
 from poan_runtime.intensity import intensity_unit
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.services.mrd.finer import SERIES_OFFSET, Way
-from poan_runtime.services.mrd.serve import Server
 from poan_runtime.super_resolve import upscale_file
-
-ismrmrd = pytest.importorskip("ismrmrd")
-from ismrmrd.serialization import (  # noqa: E402
-    ConfigFile,
-    ISMRMRDMessageID,
-    ProtocolDeserializer,
+from tests.runtime.services.mrd.client import (
+    HERE,
     ProtocolSerializer,
+    image,
+    ismrmrd,
+    plane,
+    replies,
 )
-
-HERE = "127.0.0.1"
-Serve = Callable[..., int]
-Reply = list[Any]
-
-
-@pytest.fixture
-def network(nearest_x2: Path) -> Iterator[Network]:
-    with load_network(nearest_x2) as loaded:
-        yield loaded
-
-
-@pytest.fixture
-def said() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def serve(network: Network, said: list[str]) -> Iterator[Serve]:
-    """Start a server; keywords are those of `Way`; gives the port."""
-    servers: list[Server] = []
-
-    def start(with_network: Network | None = None, **way: Any) -> int:
-        server = Server(with_network or network, Way(**way), (HERE, 0), say=said.append)
-        threading.Thread(target=server.run, daemon=True).start()
-        servers.append(server)
-        return server.port
-
-    yield start
-    for server in servers:
-        server.close()
-
-
-def image(data: NDArray[Any], number: int = 0, **fields: Any) -> Any:
-    """One image of (y, x), 1.5 x 2 mm, as a reconstruction hands it over."""
-    made = ismrmrd.Image.from_array(data, transpose=False)
-    y, x = data.shape[-2:]
-    facts = {"slice": number, "image_index": number + 1, "image_series_index": 3} | fields
-    for name, value in {"image_type": 1, **facts}.items():
-        setattr(made, name, value)
-    made.field_of_view[:] = (1.5 * x, 2.0 * y, 4.0)
-    made.position[:] = (10.0, -20.0, 4.0 * number)
-    made.read_dir[:], made.phase_dir[:], made.slice_dir[:] = (1, 0, 0), (0, 1, 0), (0, 0, 1)
-    meta = ismrmrd.Meta({"DataRole": "Image", "ImageProcessingHistory": ["FIRE"], "Mine": "kept"})
-    made.attribute_string = meta.serialize()
-    return made
-
-
-def replies(port: int, images: list[Any], header: bytes = b"Dummy XML header\0") -> Reply:
-    """What the server answers to a measurement, as FIRE sends it."""
-    with (
-        socket.create_connection((HERE, port), timeout=60) as connection,
-        connection.makefile("wb") as out,
-        connection.makefile("rb") as back,
-    ):
-        serializer = ProtocolSerializer(out)
-        serializer.serialize(ConfigFile("poan"))
-        out.write(struct.pack("<HI", ISMRMRDMessageID.HEADER, len(header)) + header)
-        for one in images:
-            serializer.serialize(one)
-        serializer.close()
-        return [*ProtocolDeserializer(back).deserialize()]
-
-
-def plane(seed: int, shape: tuple[int, int] = (20, 18)) -> NDArray[np.uint16]:
-    return np.random.default_rng(seed).integers(1, 4000, shape).astype(np.uint16)
+from tests.runtime.services.mrd.conftest import Serve
 
 
 def test_images_come_back_finer_at_the_same_place_in_a_series_of_their_own(serve: Serve) -> None:
