@@ -69,7 +69,7 @@ def test_a_scan_that_fails_takes_no_other_with_it(
 def test_an_interrupt_ends_the_scans_under_way_and_leaves_no_file(
     nearest_x2: Path, make_scan: Any, on_gpu: Gpu, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    scans = [make_scan(f"scan{i}.nii") for i in range(3)]
+    scans = [make_scan(f"scan{i}.nii") for i in range(12)]
     out = tmp_path / "out"
     out.mkdir()
 
@@ -79,4 +79,4 @@ def test_an_interrupt_ends_the_scans_under_way_and_leaves_no_file(
     monkeypatch.setattr(run_scans, "say_outcome", interrupt)
     assert cli.main([str(nearest_x2), *map(str, scans), "-o", str(out)]) == 130
     assert not [path for path in out.iterdir() if "partial" in path.name]
-    assert len(list(out.iterdir())) <= 2  # what was whole already stays
+    assert len(list(out.iterdir())) < len(scans)  # what was whole already stays
