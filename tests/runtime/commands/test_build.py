@@ -129,3 +129,25 @@ def test_building_loads_neither_torch_nor_onnx(folder: Path, no_gpu: None) -> No
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = done.stdout.split("LOADED")[1].split()
     assert not {"torch", "onnx", "nibabel", "poan_export"} & set(loaded)
+
+
+def test_plans_are_built_for_every_tile_of_an_export(
+    folder: Path, built: BuiltPlan, edit_manifest: Edit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders: list[Order] = []
+
+    def copied(order: Order) -> BuiltPlan:
+        orders.append(order)
+        shutil.copyfile(built.order.plan, order.plan)
+        return dataclasses.replace(built, order=order)
+
+    monkeypatch.setattr(add, "build_plan", copied)
+    (folder / "engine.plan").unlink()
+    shutil.copytree(folder, folder / "tile20")
+    edit_manifest(lambda m: m.update(other_tiles=[{"folder": "tile20", "tile": 20}]))
+    judged: list[Path] = []
+    monkeypatch.setattr(add, "gate_plans", lambda where, names, say: judged.append(where) or names)
+    assert build(folder) == 3
+    both = [folder, folder / "tile20"]
+    assert [order.onnx.parent for order in orders] == judged == both
+    assert all((where / "engine.plan").is_file() for where in both)
