@@ -93,8 +93,25 @@ def test_a_number_that_cannot_be_is_refused_before_anything_is_measured(
     assert f"{option}: expected a number {expected}, got {wrong}" in line
 
 
-def test_the_flow_with_two_batches_under_way_is_measured(nearest_x2: Path) -> None:
+def test_the_flow_with_two_batches_under_way_is_measured(
+    nearest_x2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way: list[int] = [0]
+    start = TileByTile.start
+
+    def counted(self: TileByTile, batch: Any) -> Any:
+        under_way.append(under_way[-1] + 1)
+        wait = start(self, batch)
+
+        def ends() -> Any:
+            under_way.append(under_way[-1] - 1)
+            return wait()
+
+        return ends
+
+    monkeypatch.setattr(TileByTile, "start", counted)
     document = run(nearest_x2)
+    assert (max(under_way), under_way[-1]) == (2, 0)
     assert document["models"][0]["tiles_per_second_in_flight"] > 0
     assert "two batches in flight" in table(document)
 
