@@ -30,8 +30,10 @@ from poan_train.networks.config import DENSE
 
 BATCH, SCALE = 8, 2
 SLICE = 240
-SIDES = (120, 128, 144, 160, 192, 208, 240, 256, 320)
+SIDES = (120, 128, 144, 160, 192, 208, 240, 256, 288, 320, 512)
 """Matrices that LR slices have."""
+FIRST = networks.ARCHITECTURES["poan"].tile
+"""The tile of an export that names none."""
 TILES = (24, 30, 36, 42, 48, 54, 57, 60, 63, 66, 72, 78, 84, 90)
 """Multiples of the strides, which others would have to pad for."""
 Wanted = tuple[str, Form, int, str]
@@ -135,7 +137,7 @@ def table(rows: list[Row]) -> str:
 
 def by_size(rows: list[Row]) -> str:
     """GB that a slice of each size moves, by tile; the least of each size in bold."""
-    searched = [row for row in rows if kind(row) == ("default", "box", "default")]
+    searched = by_tile(rows)
     lines = [
         f"| slice | {' | '.join(f'tile {row.tile}' for row in searched)} |",
         f"|---|{'---|' * len(searched)}",
@@ -145,6 +147,33 @@ def by_size(rows: list[Row]) -> str:
         cells = [f"**{f:.2f}**" if f == min(figures) else f"{f:.2f}" for f in figures]
         lines.append(f"| {side} x {side} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def second_tile(rows: list[Row]) -> str:
+    """What a second plan beside the default tile's saves of the bytes of each size, in percent."""
+    searched = by_tile(rows)
+    first = next(row for row in searched if row.tile == FIRST)
+    lines = [
+        f"| second tile | {' | '.join(map(str, SIDES))} | mean |",
+        f"|---|{'---|' * (len(SIDES) + 1)}",
+    ]
+    for row in searched:
+        if row is first:
+            continue
+        saved = [100 * saved_by(row, first, side) for side in SIDES]
+        cells = [f"{percent:.0f}" for percent in saved]
+        lines.append(f"| {row.tile} | {' | '.join(cells)} | {sum(saved) / len(saved):.1f} |")
+    return "\n".join(lines)
+
+
+def saved_by(second: Row, first: Row, side: int) -> float:
+    """Share of ``first``'s bytes for a square slice that the cheaper one of both plans saves."""
+    return max(0.0, 1 - second.mb_per_slice(side) / first.mb_per_slice(side))
+
+
+def by_tile(rows: list[Row]) -> list[Row]:
+    """The rows that differ from the default export in the tile alone."""
+    return [row for row in rows if kind(row) == ("default", "box", "default")]
 
 
 def kind(row: Row) -> tuple[str, str, str]:
@@ -157,7 +186,7 @@ def write(rows: list[Row]) -> None:
     RESULT.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
     text = README.read_text("utf-8")
     head, rest = text.split(START)
-    tables = f"{table(rows)}\n\n{by_size(rows)}"
+    tables = f"{table(rows)}\n\n{by_size(rows)}\n\n{second_tile(rows)}"
     README.write_text(f"{head}{START}\n{tables}\n{END}{rest.split(END)[1]}", "utf-8")
 
 

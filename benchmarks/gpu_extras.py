@@ -55,12 +55,16 @@ def extras() -> dict[str, list[str]]:
     return found
 
 
-def documented(root: Path = ROOT) -> list[tuple[str, ...]]:
-    """Extras that README, docs and container files name together."""
+def named(root: Path = ROOT) -> set[tuple[str, ...]]:
+    """Extras that README, docs and container files name, alone or together."""
     files = [root / "README.md", *root.glob("docs/*.md"), *root.glob("docker/*")]
     text = "\n".join(path.read_text("utf-8") for path in files)
-    groups = {tuple(sorted((one or two).split(","))) for one, two in NAMED.findall(text)}
-    return sorted(group for group in groups if len(group) > 1)
+    return {tuple(sorted((one or two).split(","))) for one, two in NAMED.findall(text)}
+
+
+def documented(root: Path = ROOT) -> list[tuple[str, ...]]:
+    """Those that are named together."""
+    return sorted(group for group in named(root) if len(group) > 1)
 
 
 def rows() -> list[tuple[str, ...]]:

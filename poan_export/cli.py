@@ -40,7 +40,11 @@ def parser() -> argparse.ArgumentParser:
     half.add_argument("--fp16", action="store_const", dest="half", const="fp16")
     half.add_argument("--bf16", action="store_const", dest="half", const="bf16")
     p.add_argument(
-        "--tile", type=positive, help="LR voxels (default: 66; 33 for the small networks)"
+        "--tile",
+        type=tiles,
+        default=(None,),
+        help="LR voxels (default: 66; 33 for the small networks). With 66,60 a second one, in "
+        "the folder tile60 within: poan-run takes its plan for scans where that moves fewer bytes",
     )
     p.add_argument("--halo", type=natural, help="LR voxels (default: 2; 0 for the small)")
     p.add_argument("--overlap", type=natural, help="LR voxels (default: 6; 4 for the small)")
@@ -73,6 +77,17 @@ def parser() -> argparse.ArgumentParser:
     add_engine_options(p)
     add_triton_options(p)
     return p
+
+
+def tiles(text: str) -> tuple[int, ...]:
+    """
+    >>> tiles("66"), tiles("66,60")
+    ((66,), (66, 60))
+    """
+    found = tuple(map(positive, text.split(",")))
+    if len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"expected tiles that differ, got {text}")
+    return found
 
 
 def add_engine_options(p: argparse.ArgumentParser) -> None:
@@ -180,7 +195,8 @@ def request_of(args: argparse.Namespace) -> "Request":
         ckpt=args.ckpt,
         out=args.out,
         half=args.half,
-        tile=args.tile,
+        tile=args.tile[0],
+        other_tiles=args.tile[1:],
         halo=args.halo,
         overlap=args.overlap,
         opset=args.opset,

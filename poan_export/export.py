@@ -46,6 +46,7 @@ from poan_export.trace.onnx_export import (
     without_stages,
 )
 from poan_export.trace.stages import pools_of
+from poan_runtime.engines.tensorrt.library import Flavour
 from poan_runtime.errors import PoanError, Say
 from poan_runtime.geometry import Grid
 from poan_runtime.models.manifest import (
@@ -57,6 +58,7 @@ from poan_runtime.models.manifest import (
     MatrixRoot,
     NetworkFacts,
     NoRoot,
+    OtherTile,
     Parity,
     Port,
     Vectors,
@@ -80,14 +82,52 @@ class Size:
 def export(request: Request, say: Say) -> Path:
     """Export a checkpoint; the folder written.
 
-    Raises PoanError for what the user can mend, and ParityFailure or WorseThanInterpolation where
-    a gate fails; then nothing is written.
+    Each of the request's other tiles is a whole export of its own, behind the same gates, in a
+    folder within. Raises PoanError for what the user can mend, and ParityFailure or
+    WorseThanInterpolation where a gate fails; then nothing is written.
     """
     network, facts = load_network(request.ckpt)
     chosen = check_request(request.engine, request.half or "fp32", trained=trained(facts))
-    size = size_of(network, facts, request, chosen, say)
+    first, *more = one_for_each_tile(request)
+    sizes = [size_of(network, facts, one, chosen, say) for one in (first, *more)]
     out = request.out or request.ckpt.with_suffix("")
+    if request.engine.engine != "none":
+        say(str(chosen))
     with whole_folder(out) as folder:
+        job = Job(out=out, network=network, facts=facts, flavour=chosen.flavour, say=say)
+        manifest = job.fill(folder, first, sizes[0])
+        others = []
+        for one, size in zip(more, sizes[1:], strict=True):
+            inner = folder / f"tile{size.tile}"
+            inner.mkdir()
+            say(f"tile {size.tile}, in {inner.name}:")
+            write_manifest(inner, job.fill(inner, one, size))
+            others.append(OtherTile(folder=inner.name, tile=size.tile))
+        write_manifest(folder, replace(manifest, other_tiles=tuple(others)))
+    return out
+
+
+def one_for_each_tile(request: Request) -> list[Request]:
+    """The request for each of its tiles, the first being the one that every engine runs."""
+    if request.vram is not None and request.other_tiles:
+        raise PoanError("--vram fits one engine, and several tiles have one each; name one --tile")
+    alone = replace(request, other_tiles=())
+    return [alone, *(replace(alone, tile=tile) for tile in request.other_tiles)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A checkpoint on its way to the folder that will be called ``out``."""
+
+    out: Path
+    network: nn.Module
+    facts: Facts
+    flavour: Flavour | None
+    say: Say
+
+    def fill(self, folder: Path, request: Request, size: Size) -> Manifest:
+        """Write models and vectors for one tile; the manifest that is to stand beside them."""
+        network, facts, say = self.network, self.facts, self.say
         scans = Scans(request.parity_data, size.tile, facts.scale, facts.degradation)
         gate = open_gate(network, facts, scans)
         say(f"reference computed on {len(gate.cases.items)} tiles ({gate.cases.source})")
@@ -96,13 +136,11 @@ def export(request: Request, say: Say) -> Path:
         if choice is not None:
             say(describe(choice))
         shipped = rewritten(network, choice, request, size.tile)
-        if request.engine.engine != "none":
-            say(str(chosen))
         plans = PlanMaker(
             folder=folder,
-            out=out,
+            out=self.out,
             batch=size.batch,
-            flavour=chosen.flavour,
+            flavour=self.flavour,
             sm=request.engine.sm,
             say=say,
         )
@@ -110,10 +148,9 @@ def export(request: Request, say: Say) -> Path:
         if request.engine.eight_bit:
             written += write_eight_bit(written.files, gate, request, plans, scans)
         vectors = write_vectors(folder, gate)
-        opset = opset_of(request)
-        manifest = manifest_of(out.name, network, facts, size, shipped, written, vectors, opset)
-        write_manifest(folder, replace(manifest, gains=gains_of(facts, quality)))
-    return out
+        opset, name = opset_of(request), self.out.name
+        manifest = manifest_of(name, network, facts, size, shipped, written, vectors, opset)
+        return replace(manifest, gains=gains_of(facts, quality))
 
 
 def judge_quality(

@@ -77,7 +77,7 @@ def _take_place(folder: Path, out: Path, work: Path) -> None:
 
 
 def _flush(folder: Path) -> None:
-    for path in folder.iterdir():
+    for path in filter(Path.is_file, folder.rglob("*")):
         with path.open("rb") as file:
             os.fsync(file.fileno())
 

@@ -22,6 +22,8 @@ class Request:
     out: Path | None = None
     half: Half | None = None
     tile: int | None = None
+    other_tiles: tuple[int, ...] = ()
+    """Further tiles, whose plans poan-run takes for the matrices where they move fewer bytes."""
     halo: int | None = None
     overlap: int | None = None
     """None: the architecture's own, as for ``tile``."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -9,7 +10,7 @@ from typing import Literal
 
 from poan_runtime.engines.backend import Backend, EngineOptions, OpenedBackend, open_backend
 from poan_runtime.engines.kserve.address import is_address
-from poan_runtime.engines.which_file import find_runnable
+from poan_runtime.engines.which_file import find_runnable, plans_of_other_tiles
 from poan_runtime.errors import PoanError
 from poan_runtime.geometry import Geometry
 from poan_runtime.models.find import Model, Trust
@@ -50,6 +51,29 @@ class Settings:
     keep_negative: bool = False
 
 
+class OtherTiles:
+    """Plans of the same network for other tiles; each is loaded when a scan first takes it."""
+
+    def __init__(self, models: tuple[Model, ...], options: EngineOptions) -> None:
+        self.models = models
+        self._options = options
+        self._loaded: dict[int, Network] = {}
+        self._lock = threading.Lock()
+
+    def network(self, model: Model) -> "Network":
+        """The network of one of the models."""
+        with self._lock:
+            tile = model.manifest.tile
+            if tile not in self._loaded:
+                self._loaded[tile] = _loaded(model, self._options, since=time.perf_counter())
+            return self._loaded[tile]
+
+    def close(self) -> None:
+        """Free what their engines hold."""
+        for network in self._loaded.values():
+            network.close()
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Network:
     """A model that is ready to run; a context manager that closes its engine.
@@ -66,6 +90,9 @@ class Network:
     load_s: float
     process: int = dataclasses.field(default_factory=os.getpid)
     """The process that loaded it: an engine's threads do not follow a fork."""
+    others: OtherTiles = dataclasses.field(default_factory=lambda: OtherTiles((), EngineOptions()))
+    taken: str = ""
+    """Why `for_slices` took this tile, where there was a choice."""
 
     def __enter__(self) -> "Network":
         return self
@@ -79,8 +106,9 @@ class Network:
         self.close()
 
     def close(self) -> None:
-        """Free what the engine holds; the network cannot run any more."""
+        """Free what the engines hold; the network cannot run any more."""
         self.opened.backend.close()
+        self.others.close()
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -102,47 +130,103 @@ class Network:
         manifest, spread = self.model.manifest, settings.uncertainty
         return SelfEnsemble(self.opened.backend, manifest.scale, manifest.grid, spread=spread)
 
-    def _full_batch(self) -> int | None:
-        """The batch that a plan was built for: it fills what is not full. None where any does."""
-        engine = self.model.file.engine
-        return engine.profile.opt if engine is not None else None
-
     def layout(self, geometry: Geometry, settings: Settings) -> Layout:
         """The tiles of the geometry's slices; settings that do not fit the model are refused."""
-        manifest = self.model.manifest
-        halo = manifest.halo if settings.halo is None else settings.halo
-        overlap = manifest.overlap if settings.overlap is None else settings.overlap
-        if halo < 0 or overlap < 0 or 2 * halo + overlap >= manifest.tile:
-            raise PoanError(
-                f"--halo, --overlap: expected 2 * halo + overlap below the tile of "
-                f"{manifest.tile}, got {halo} and {overlap}"
-            )
-        accepted = manifest.batch
-        if settings.batch is not None and not accepted.min <= settings.batch <= accepted.max:
-            raise PoanError(
-                f"--batch: this model takes {accepted.min} to {accepted.max}, got {settings.batch}"
-            )
-        return lay_out(
-            *geometry.plane,
-            geometry.slices,
-            tile=manifest.tile,
-            scale=manifest.scale,
-            halo=halo,
-            overlap=overlap,
-            batch=settings.batch or self._full_batch(),
-            best_batch=accepted.opt,
-            most_batch=accepted.max,
-            least_overlap=settings.overlap,
+        return layout_of(self.model, geometry, settings)
+
+    def for_slices(self, geometry: Geometry, settings: Settings) -> "Network":
+        """The network of the tile that moves fewest bytes for the geometry's slices.
+
+        Bytes are the tiles of a slice times what the builder's log says of one. This network runs
+        where there is no other, where a log told no bytes, and in a tie.
+        """
+        models = (self.model, *self.others.models)
+        moved = [bytes_per_slice(model, geometry, settings) for model in models]
+        if len(models) == 1 or moved[0] is None:
+            return self
+        known = [(bytes_, index) for index, bytes_ in enumerate(moved) if bytes_ is not None]
+        _, best = min(known)
+        taken = _in_words(models, known, best, geometry)
+        network = self.others.network(models[best]) if best else self
+        return dataclasses.replace(network, taken=taken)
+
+
+def layout_of(model: Model, geometry: Geometry, settings: Settings) -> Layout:
+    """The tiles of the geometry's slices; settings that do not fit the model are refused."""
+    manifest, engine = model.manifest, model.file.engine
+    halo = manifest.halo if settings.halo is None else settings.halo
+    overlap = manifest.overlap if settings.overlap is None else settings.overlap
+    if halo < 0 or overlap < 0 or 2 * halo + overlap >= manifest.tile:
+        raise PoanError(
+            f"--halo, --overlap: expected 2 * halo + overlap below the tile of "
+            f"{manifest.tile}, got {halo} and {overlap}"
         )
+    accepted = manifest.batch
+    if settings.batch is not None and not accepted.min <= settings.batch <= accepted.max:
+        raise PoanError(
+            f"--batch: this model takes {accepted.min} to {accepted.max}, got {settings.batch}"
+        )
+    full_batch = None if engine is None else engine.profile.opt  # a plan fills what is not full
+    return lay_out(
+        *geometry.plane,
+        geometry.slices,
+        tile=manifest.tile,
+        scale=manifest.scale,
+        halo=halo,
+        overlap=overlap,
+        batch=settings.batch or full_batch,
+        best_batch=accepted.opt,
+        most_batch=accepted.max,
+        least_overlap=settings.overlap,
+    )
+
+
+def bytes_per_slice(model: Model, geometry: Geometry, settings: Settings) -> float | None:
+    """What a plan's kernels read and write for one of the geometry's slices, weights apart.
+
+    None where the builder's log did not tell, or where the settings do not fit the tile.
+    """
+    engine = model.file.engine
+    moved = 0 if engine is None else engine.report.get("bytes_moved", 0)
+    if engine is None or not moved:
+        return None
+    try:
+        tiles = layout_of(model, geometry, settings).tiles_per_slice
+    except PoanError:
+        return None
+    return float(tiles * moved / engine.profile.max)
+
+
+def _in_words(
+    models: tuple[Model, ...], moved: list[tuple[float, int]], best: int, geometry: Geometry
+) -> str:
+    """Which tile runs and what each moves."""
+    each = ", ".join(
+        f"{bytes_ / 1e9:.2f} GB a slice with tile {models[index].manifest.tile}"
+        for bytes_, index in moved
+    )
+    height, width = geometry.plane
+    return f"slices of {height} x {width} take tile {models[best].manifest.tile}: {each}"
+
+
+def _loaded(model: Model, options: EngineOptions, *, since: float) -> Network:
+    opened = open_backend(model, options)
+    return Network(model=model, opened=opened, load_s=time.perf_counter() - since)
 
 
 def load_network(
-    name: str | Path, options: EngineOptions | None = None, trust: Trust | None = None
+    name: str | Path,
+    options: EngineOptions | None = None,
+    trust: Trust | None = None,
+    *,
+    other_tiles: bool = True,
 ) -> Network:
     """Find, verify and load a model.
 
     ``name`` is a shipped model, a folder with a manifest, a model file (.onnx, .plan), or the
     address of a served one (``kserve://host:port/MODEL``); ``trust`` vouches for a bare .onnx.
+    A folder's plans for other tiles are taken where they move fewer bytes, unless ``other_tiles``
+    is false: see `Network.for_slices`.
     Raises PoanError where there is no such model, where its hash is not the manifest's, and
     where no engine runs it here.
 
@@ -157,7 +241,11 @@ def load_network(
         from poan_runtime.engines.kserve.backend import connect
 
         model, opened = connect(str(name), options)
-    else:
-        model = find_runnable(name, options, trust)
-        opened = open_backend(model, options)
-    return Network(model=model, opened=opened, load_s=time.perf_counter() - start)
+        return Network(model=model, opened=opened, load_s=time.perf_counter() - start)
+    model = find_runnable(name, options, trust)
+    if not other_tiles or Path(name).is_file():
+        return _loaded(model, options, since=start)
+    others, notices = plans_of_other_tiles(model, options)
+    model = dataclasses.replace(model, notices=(*model.notices, *notices))
+    first = _loaded(model, options, since=start)
+    return dataclasses.replace(first, others=OtherTiles(others, options))

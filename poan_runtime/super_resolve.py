@@ -56,6 +56,8 @@ Step = Callable[[Slab, Slab], Slab]
 """What is done to each slab after the network: (lr, sr) to the sr that is written."""
 Consumer = Callable[[Geometry, Pair], None]
 """Who looks at each slab as it is written: a progress bar, a preview, a figure."""
+Opens = Callable[[Network], Sink]
+"""Opens a sink whose images name the network that makes them."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -93,6 +95,8 @@ class Outcome:
 
     geometry: Geometry
     layout: Layout
+    network: Network
+    """What ran: of a model with plans for several tiles that of one tile."""
     units: tuple[float, ...]
     timings: Timings
     warnings: tuple[str, ...]
@@ -152,7 +156,8 @@ class SuperResolution:
             lr_to_stored=lr_to_stored,
             fine_plane=self._like_input(manifest.scale, settings),
         )
-        self.layout = network.layout(self.geometry, settings)
+        self.network = network.for_slices(self.geometry, settings)
+        self.layout = self.network.layout(self.geometry, settings)
         self.timings = Timings()
         self.band: MeasuredBand | None = None
         if self.measured is not None:
@@ -171,7 +176,7 @@ class SuperResolution:
         self._turn = NO_TURN if turn is None else turn
         self._units: list[StreamedUnit] = []
         self._runner = SliceRunner(
-            backend=network.backend(settings),
+            backend=self.network.backend(settings),
             layout=self.layout,
             skip=settings.skip,
             timings=self.timings,
@@ -208,6 +213,7 @@ class SuperResolution:
         return Outcome(
             geometry=self.geometry,
             layout=self.layout,
+            network=self.network,
             units=tuple(found.unit for found in self._units),
             timings=self.timings,
             warnings=(*self.source.warnings, *self._remarks, *ours, *warnings),
@@ -289,7 +295,7 @@ def write_slabs(run: SuperResolution, sink: Sink) -> Generator[Pair, None, None]
 
 def upscale_file(
     source: Source | str | Path,
-    target: Sink | str | Path,
+    target: Sink | str | Path | Opens,
     model: Network | str | Path,
     settings: Settings | None = None,
     *,
@@ -302,8 +308,9 @@ def upscale_file(
 ) -> Outcome:
     """Super-resolve in bounded memory; the output appears whole or not at all.
 
-    ``source`` is a path or an open `Source` (which the caller closes), ``target`` a path or a
-    fresh `Sink`, ``model`` as for `load_network` or a `Network` (which the caller closes).
+    ``source`` is a path or an open `Source` (which the caller closes), ``target`` a path, a fresh
+    `Sink` or a function that opens one for the network that runs, ``model`` as for `load_network`
+    or a `Network` (which the caller closes).
     Voxels keep their type unless ``dtype`` (``int16``, ``float32``, ...) names another for a
     path, which is refused if over 1 % of the voxels do not fit into it, unless ``saturate`` cuts
     them to its ends. ``scratch`` is the folder for temporary files. Each consumer is called with
@@ -331,8 +338,11 @@ def upscale_file(
                 scratch=scratch,
                 threads=settings.threads,
             )
-        stack.enter_context(contextlib.closing(target))
+        if not callable(target):
+            stack.enter_context(contextlib.closing(target))
         run = SuperResolution(source, model, settings, steps=steps, turn=turn)
+        if callable(target):
+            target = stack.enter_context(contextlib.closing(target(run.network)))
         slabs = stack.enter_context(contextlib.closing(write_slabs(run, target)))
         for pair in slabs:
             for consume in consumers:

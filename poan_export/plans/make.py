@@ -14,6 +14,7 @@ from poan_export.precision.quantise import (
     QuantisationRefusedError,
     quantise_or_refuse,
 )
+from poan_runtime.engines.tensorrt.build.add import folders_of
 from poan_runtime.engines.tensorrt.build.judge import gate_plans
 from poan_runtime.engines.tensorrt.build.plan import (
     build_plan,
@@ -171,8 +172,9 @@ class PlanMaker:
 
 def finish(folder: Path, request: EngineRequest, say: Say) -> bool:
     """Judge the plans of a finished export; whether all that was asked for is there and good."""
-    manifest = read_manifest(folder)
-    names = [file.name for file in manifest.files if file.kind == "plan"]
-    failed = gate_plans(folder, names, say)
-    precisions = {file.precision for file in manifest.files}
-    return not failed and set(request.eight_bit) <= precisions
+    good = True
+    for each in folders_of(folder):
+        files = read_manifest(each).files
+        failed = gate_plans(each, [file.name for file in files if file.kind == "plan"], say)
+        good &= not failed and set(request.eight_bit) <= {file.precision for file in files}
+    return good

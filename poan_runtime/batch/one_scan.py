@@ -73,7 +73,8 @@ class Networks:
     def network(self, name: str) -> Network:
         """The model in its engine."""
         if name not in self._loaded:
-            self._loaded[name] = load_network(name, self._options)
+            # the record, which tells whether a scan is done, names one file for all scans
+            self._loaded[name] = load_network(name, self._options, other_tiles=False)
         return self._loaded[name]
 
 

@@ -16,7 +16,6 @@ from poan_runtime.commands.say import QUIET, Voice, level_of
 from poan_runtime.commands.server_options import access_of
 from poan_runtime.engines.backend import EngineOptions
 from poan_runtime.errors import PoanError
-from poan_runtime.images.both import Both
 from poan_runtime.images.dicom.recognise import is_dicom
 from poan_runtime.images.formats import NIFTI_NAMES, open_sink, open_source
 from poan_runtime.images.nifti.header import check_dtype
@@ -28,7 +27,7 @@ from poan_runtime.report.document import scan_report, write_report
 from poan_runtime.report.html_page import HtmlPage, is_page
 from poan_runtime.report.maps import MapFile, changed, uncertainty
 from poan_runtime.report.preview import Preview
-from poan_runtime.super_resolve import Outcome, upscale_file
+from poan_runtime.super_resolve import Opens, Outcome, upscale_file
 
 ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
@@ -155,7 +154,7 @@ def explain(args: argparse.Namespace) -> int:
             for path in own:
                 with contextlib.closing(open_source(path, series=args.series)) as source:
                     found = explain_scan(source, network, settings_of(args))
-                    documents.append(as_json(network, source, found))
+                    documents.append(as_json(source, found))
                 for line in as_text(documents[-1]).splitlines():
                     voice.say(line)
             for notice in network.notices:
@@ -213,6 +212,7 @@ def run_one(
         page = HtmlPage(source, args.axis) if is_page(args.report) else None
         outcome = make(args, network, job, source, scratch, turns, page, quiet=quiet)
         total_s = time.perf_counter() - start
+        network = outcome.network
         contrast = other_contrast(source, network.model.manifest.contrast)
         warnings = [*network.notices, *outcome.warnings, *([contrast] if contrast else [])]
         say_outcome(job, outcome, warnings, total_s, voice)
@@ -221,7 +221,7 @@ def run_one(
         if args.report is None:
             return {}
         settings = settings_of(args)
-        report = scan_report(source, job.output, network, settings, outcome, total_s)
+        report = scan_report(source, job.output, settings, outcome, total_s)
         report["seconds"]["open_and_unpack"] = unpacked_s
         report["warnings"] = warnings
         return report
@@ -247,7 +247,7 @@ def make(
         try:
             outcome = upscale_file(
                 source,
-                _target(args, source, job, network, scratch),
+                _target(args, source, job, scratch),
                 network,
                 settings_of(args),
                 dtype=args.dtype,
@@ -300,7 +300,8 @@ def say_outcome(
         f"{job.output}: {shape}, {tiles.tiles_run} tiles run, {tiles.tiles_skipped} skipped, "
         f"{total_s:.1f} s"
     )
-    lines = [*_measured_lines(outcome), *_below_zero_lines(outcome)]
+    taken = [outcome.network.taken] if outcome.network.taken else []
+    lines = [*taken, *_measured_lines(outcome), *_below_zero_lines(outcome)]
     if outcome.spread is not None:
         lines.append(str(outcome.spread))
     for line in lines:
@@ -335,19 +336,14 @@ def _below_zero_lines(outcome: Outcome) -> list[str]:
 
 
 def _target(
-    args: argparse.Namespace, source: Source, job: Job, network: Network, scratch: Path | None
-) -> Path | Sink:
-    """A NIfTI file by its path; a derived series by its sink, with a NIfTI file or without."""
-    output, settings = job.output, settings_of(args)
-    if output.name.endswith(NIFTI_NAMES) or not is_dicom(source.path or output):
-        return output
+    args: argparse.Namespace, source: Source, job: Job, scratch: Path | None
+) -> Path | Opens:
+    """A NIfTI file by its path; a derived series by what opens its sink."""
+    if job.output.name.endswith(NIFTI_NAMES) or not is_dicom(source.path or job.output):
+        return job.output
     from poan_runtime.commands.run_dicom import derived_series
 
-    series = derived_series(args, source, output, network, settings, scratch)
-    if job.nifti is None:
-        return series
-    note, threads = f"poan {network.model.manifest.name}", settings.threads
-    return Both(series, open_sink(job.nifti, source, note=note, scratch=scratch, threads=threads))
+    return derived_series(args, source, job, settings_of(args), scratch)
 
 
 def trust_of(args: argparse.Namespace) -> Trust | None:

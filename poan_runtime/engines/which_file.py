@@ -22,6 +22,7 @@ from poan_runtime.engines.tensorrt.library import MODULES, load_library
 from poan_runtime.engines.verdicts import proven
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import Model, Trust, find_model
+from poan_runtime.models.manifest import Manifest, OtherTile
 
 PYCUDA = "tensorrt-pycuda"
 """Looks for its GPU itself, without cuda-python."""
@@ -42,6 +43,34 @@ def find_runnable(name: str | Path, options: EngineOptions, trust: Trust | None 
     if device_kind(options.device) == "cuda" or options.backend in MODULES:
         raise PoanError(f"{model.path}: {obstacle}")
     return _in_its_place(model, obstacle)
+
+
+def plans_of_other_tiles(
+    model: Model, options: EngineOptions
+) -> tuple[tuple[Model, ...], tuple[str, ...]]:
+    """The plans of a model's other tiles that run here as it does, and what stands in the way.
+
+    None for an ONNX file: another tile is for what a plan saves. PoanError where a folder that
+    the manifest lists is not there, or holds another network.
+    """
+    plans, notices = [], []
+    for listed in model.manifest.other_tiles if model.file.kind == "plan" else ():
+        folder = model.path.parent / listed.folder
+        found = find_runnable(folder, options)
+        _check_same_network(model.manifest, found.manifest, listed, folder)
+        if found.file.kind == "plan":
+            plans.append(found)
+        notices += [f"{listed.folder}: {notice}" for notice in found.notices]
+    return tuple(plans), tuple(notices)
+
+
+def _check_same_network(first: Manifest, other: Manifest, listed: OtherTile, folder: Path) -> None:
+    """All that the run reads of the first manifest must hold for the other, but for the tile."""
+    if other.tile != listed.tile:
+        raise PoanError(f"{folder}: expected an export for tile {listed.tile}, got {other.tile}")
+    for what in ("name", "scale", "grid", "network", "intensity", "degradation", "keep_measured"):
+        if getattr(first, what) != getattr(other, what):
+            raise PoanError(f"{folder}: expected the network of {first.name}, its {what} differs")
 
 
 def _obstacle(model: Model, options: EngineOptions) -> str | None:

@@ -221,11 +221,19 @@ class Port(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OtherTile(Record):
+    """The same network exported for another tile: a whole export, in a folder beside this file."""
+
+    folder: FileName
+    tile: Positive
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest(Record):
     """What the exporter promises about the models beside it. Lengths are LR voxels.
 
-    Two rules span several fields and are checked by the reader alone: min <= opt <= max in each
-    batch range, and 2 * halo + overlap < tile.
+    Three rules span several fields and are checked by the reader alone: min <= opt <= max in
+    each batch range, 2 * halo + overlap < tile, and no two tiles are alike.
     """
 
     manifest_version: Literal[1]
@@ -258,6 +266,9 @@ class Manifest(Record):
     device_verdicts: tuple[DeviceVerdict, ...] = field(
         metadata=says("what --verify found on GPUs"), default=()
     )
+    other_tiles: tuple[OtherTile, ...] = field(
+        metadata=says("exports for other tiles, whose plans some matrices take"), default=()
+    )
     training: Json
     created_by: Json
     degradation: Json = field(
@@ -282,9 +293,12 @@ class Manifest(Record):
         if not self.files:
             return "files: expected at least one file, got none"
         needed = 2 * self.halo + self.overlap
-        if needed < self.tile:
-            return None
-        return f"tile: expected more than 2 * halo + overlap = {needed}, got {self.tile}"
+        if needed >= self.tile:
+            return f"tile: expected more than 2 * halo + overlap = {needed}, got {self.tile}"
+        tiles = [self.tile, *(other.tile for other in self.other_tiles)]
+        if len(set(tiles)) < len(tiles):
+            return f"other_tiles: expected tiles that differ, got {', '.join(map(str, tiles))}"
+        return None
 
     @property
     def arch(self) -> str:

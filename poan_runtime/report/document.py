@@ -21,13 +21,12 @@ VERSION = 1
 def scan_report(
     source: Source,
     output: Path,
-    network: Network,
     settings: Settings,
     outcome: Outcome,
     total_s: float,
 ) -> dict[str, Any]:
     """The part of the report about one scan. Seconds of read and write overlap inference."""
-    layout, lies = outcome.layout, outcome.geometry
+    layout, lies, network = outcome.layout, outcome.geometry, outcome.network
     return {
         "input": {
             "path": str(source.path),
@@ -47,6 +46,7 @@ def scan_report(
             "slices_per_slab": layout.slab,
             "self_ensemble": settings.self_ensemble or settings.uncertainty,
             "skip_constant_tiles": settings.skip,
+            **_tile_taken(network),
         },
         **_measured(outcome),
         **_uncertainty(outcome),
@@ -62,6 +62,14 @@ def scan_report(
         },
         "warnings": [*network.notices, *outcome.warnings],
     }
+
+
+def _tile_taken(network: Network) -> dict[str, Any]:
+    """Which file ran and why, where the model has plans for several tiles."""
+    if not network.taken:
+        return {}
+    model = network.model
+    return {"file": str(model.path), "sha256": model.file.sha256, "reason": network.taken}
 
 
 def _measured(outcome: Outcome) -> dict[str, Any]:

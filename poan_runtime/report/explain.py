@@ -51,6 +51,7 @@ class Explanation:
 
     geometry: Geometry
     layout: Layout
+    network: Network
     counts: Counts
     volumes: int
     read_s: float
@@ -90,7 +91,7 @@ class RepeatVoxels(Backend):
 def explain_scan(source: Source, network: Network, settings: Settings) -> Explanation:
     """Lay out a scan and time what its cost follows from; the first volume stands for all."""
     run = SuperResolution(source, network, settings)
-    source, geometry, layout = run.source, run.geometry, run.layout
+    source, geometry, layout, network = run.source, run.geometry, run.layout, run.network
     start = time.perf_counter()
     unit = run.intensity(0).unit
     counts = count_tiles(source, geometry, layout, unit, skip=settings.skip)
@@ -102,6 +103,7 @@ def explain_scan(source: Source, network: Network, settings: Settings) -> Explan
     return Explanation(
         geometry=geometry,
         layout=layout,
+        network=network,
         counts=counts,
         volumes=geometry.volumes,
         read_s=read_s,
@@ -166,9 +168,10 @@ def time_slices(slices: Slab, layout: Layout, dtype: np.dtype[Any], unit: float)
     return (time.perf_counter() - start) / len(slices)
 
 
-def as_json(network: Network, source: Source, found: Explanation) -> dict[str, Any]:
+def as_json(source: Source, found: Explanation) -> dict[str, Any]:
     """Everything that is known, for other programs."""
-    manifest, plan, opened = network.model.manifest, found.layout, network.opened
+    network, plan = found.network, found.layout
+    manifest, opened = network.model.manifest, network.opened
     return {
         "model": {"name": manifest.name, "file": network.model.path.name}
         | {"precision": network.model.file.precision, "sha256": network.model.file.sha256},

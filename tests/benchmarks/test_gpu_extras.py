@@ -16,9 +16,11 @@ from benchmarks.gpu_extras import (
     GPU,
     NOT_ON_PYPI,
     RESULT,
+    ROOT,
     absent,
     documented,
     extras,
+    named,
     requirements,
     resolved,
     rows,
@@ -64,6 +66,18 @@ def test_the_documented_groups_are_those_of_the_container_and_the_pages() -> Non
     assert {("gpu",), ("tensorrt-rtx-cu12",), ("tensorrt-rtx-cu13",)} <= set(rows())
     assert not {(one,) for one in (*NOT_ON_PYPI, *BUILT_HERE)} & set(rows())
     assert set(GPU) <= set(rows())
+
+
+def test_every_extra_that_a_page_names_exists() -> None:
+    assert {extra for group in named() for extra in group} <= set(extras())
+
+
+def test_each_card_of_the_gpu_page_has_an_extra_that_exists_or_none() -> None:
+    page = (ROOT / "docs/gpu.md").read_text("utf-8")
+    rows = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
+    taken = [row[4] for row in rows if len(row) == 7 and row[1] not in ("card", "---")]
+    assert len(taken) == 10
+    assert {extra.strip("`") for extra in taken} - {"none"} <= set(extras())
 
 
 @pytest.mark.parametrize("extra", [*NOT_ON_PYPI, *BUILT_HERE])

@@ -152,3 +152,50 @@ def test_tiles_of_a_given_scan_are_used(network: nn.Module, shared_data: Path) -
     assert first.hr is not None
     assert first.hr.shape == (1, 2 * TILE, 2 * TILE)
     assert first.lr.std() > 0.05
+
+
+def test_a_second_tile_is_a_whole_export_within_behind_the_same_gates(
+    checkpoint: Callable[[nn.Module], Path],
+    network: nn.Module,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, small = checkpoint(network), TILE - 2
+    arguments = ["--ckpt", str(path), "--engine", "none", "--allow-worse", "--halo", "1"]
+    assert main([*arguments, "--overlap", "2", "--tile", f"{TILE},{small}"]) == 0
+    out = path.with_suffix("")
+    first, second = read_manifest(out), read_manifest(out / f"tile{small}")
+    assert [(other.folder, other.tile) for other in first.other_tiles] == [("tile10", small)]
+    assert (first.tile, second.tile, second.other_tiles) == (TILE, small, ())
+    assert (first.name, first.network, first.scale) == (second.name, second.network, second.scale)
+    assert second.parity.verdict == "pass"
+    vectors = np.load(out / f"tile{small}" / "vectors.npz")
+    assert vectors["input_real_0"].shape == (1, 1, small, small)
+    said = capsys.readouterr().err
+    assert said.count("model.onnx: parity pass") == 2
+    assert f"tile {small}, in tile{small}:" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--tile", "12,12"], "expected tiles that differ, got 12,12"),
+        (["--tile", "12,none"], "argument --tile"),
+        (["--tile", "12,4"], "tile 4 is too small: need more than 2 * halo + overlap = 4"),
+        (["--tile", "12,10", "--vram", "4GiB"], "--vram fits one engine, and several tiles have"),
+    ],
+)
+def test_tiles_that_make_no_export_are_refused_before_anything_is_written(
+    options: list[str],
+    said: str,
+    checkpoint: Callable[[nn.Module], Path],
+    network: nn.Module,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = checkpoint(network)
+    try:
+        status = main(["--ckpt", str(path), "--engine", "none", *options])
+    except SystemExit as left:
+        status = int(str(left.code))
+    assert status == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert [p.name for p in path.parent.iterdir()] == ["tiny.pt"]

@@ -134,16 +134,19 @@ def _super_resolve(
 ) -> None:
     settings = Settings(threads=how.options.threads)
     with DicomSource(stack, folder.parent, folder.parent) as source:
-        sink = DerivedSeries(
-            source,
-            folder,
-            provenance_of(network, settings),
-            identity=Identity(root=how.uid_root or None, seed=seed_of(stack)),
-            burn_in=how.burn_in,
-            scratch=folder.parent,
-            made=datetime.datetime.fromtimestamp(int(task.last)),
-        )
-        upscale_file(source, sink, network, settings, scratch=folder.parent)
+
+        def opens(runs: Network) -> DerivedSeries:
+            return DerivedSeries(
+                source,
+                folder,
+                provenance_of(runs, settings),
+                identity=Identity(root=how.uid_root or None, seed=seed_of(stack)),
+                burn_in=how.burn_in,
+                scratch=folder.parent,
+                made=datetime.datetime.fromtimestamp(int(task.last)),
+            )
+
+        upscale_file(source, opens, network, settings, scratch=folder.parent)
 
 
 def seed_of(stack: Stack) -> str:

@@ -121,9 +121,10 @@ class Stream:
             geometry = Geometry.derive(
                 (rows, columns, 1), np.eye(4), scale=manifest.scale, grid=manifest.grid, axis=2
             )
+            network = self._network.for_slices(geometry, settings)
             self._runners[rows, columns] = SliceRunner(
-                backend=self._network.backend(settings),
-                layout=self._network.layout(geometry, settings),
+                backend=network.backend(settings),
+                layout=network.layout(geometry, settings),
                 skip=settings.skip,
                 timings=Timings(),
             )

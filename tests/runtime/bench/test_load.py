@@ -1,8 +1,11 @@
 """poan-bench beside trtexec: durations, percentiles, what bounds a latency, the GPU meanwhile."""
 
+import contextlib
+import dataclasses
 import itertools
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,24 @@ from poan_runtime.bench.statistics import summarise
 from poan_runtime.bench.table import table
 from poan_runtime.bench.timeline import Span, spans_of, trace
 from poan_runtime.commands import bench as cli
+from poan_runtime.engines.backend import EngineOptions
 from poan_runtime.engines.cores import TileByTile
+from poan_runtime.models.manifest import BatchRange, Engine
+from poan_runtime.network import Network
 
 pytest.importorskip("cuda.bindings", reason="needs cuda-python")
+from poan_runtime.engines.tensorrt.lanes import StageTimes
 from poan_runtime.engines.tensorrt.layers import Layers
+
+ENGINE = Engine(
+    flavour="tensorrt-rtx",
+    version="1",
+    compute_capabilities=("8.6",),
+    builder_flags=(),
+    source_onnx_sha256="0" * 64,
+    profile=BatchRange(min=8, opt=8, max=8),
+    report={"bytes_moved": 6_000_000_000},
+)
 
 
 def run(model: Path, **changes: Any) -> dict[str, Any]:
@@ -76,8 +93,25 @@ def test_a_number_that_cannot_be_is_refused_before_anything_is_measured(
     assert f"{option}: expected a number {expected}, got {wrong}" in line
 
 
-def test_the_flow_with_two_batches_under_way_is_measured(nearest_x2: Path) -> None:
+def test_the_flow_with_two_batches_under_way_is_measured(
+    nearest_x2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way: list[int] = [0]
+    start = TileByTile.start
+
+    def counted(self: TileByTile, batch: Any) -> Any:
+        under_way.append(under_way[-1] + 1)
+        wait = start(self, batch)
+
+        def ends() -> Any:
+            under_way.append(under_way[-1] - 1)
+            return wait()
+
+        return ends
+
+    monkeypatch.setattr(TileByTile, "start", counted)
     document = run(nearest_x2)
+    assert (max(under_way), under_way[-1]) == (2, 0)
     assert document["models"][0]["tiles_per_second_in_flight"] > 0
     assert "two batches in flight" in table(document)
 
@@ -130,6 +164,45 @@ def test_layers_are_asked_for_by_name_and_the_slowest_stand_in_the_table(
     assert "layer 9\n" not in printed
 
 
+def test_a_plan_is_measured_on_the_gpu_that_was_named_with_all_that_bounds_it(
+    nearest_x2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan's facts, its stages and the sampler are stand-ins; what becomes of them is not."""
+    named: list[tuple[str, object]] = []
+    load = measure.load_network
+
+    def loads(model: str, options: EngineOptions) -> Network:
+        named.append(("network", options.device))
+        network = load(model, dataclasses.replace(options, device="cpu"))
+        file = dataclasses.replace(network.model.file, engine=ENGINE)
+        return dataclasses.replace(network, model=dataclasses.replace(network.model, file=file))
+
+    @contextlib.contextmanager
+    def samples(into: dict[str, Any], index: int) -> Iterator[None]:
+        named.append(("sampler", index))
+        yield
+        into["clocks.sm"] = {"min": 1.0, "mean": 2.0, "max": 3.0}
+
+    times = StageTimes(enqueue_ms=5.0, h2d_ms=1.0, compute_ms=4.0, d2h_ms=2.0)
+    looks = itertools.count()
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(looks) / 1e3)
+    monkeypatch.setattr(measure, "load_network", loads)
+    monkeypatch.setattr(measure, "sampled", samples)
+    monkeypatch.setattr(TileByTile, "timed", lambda self, batch: (batch, times), raising=False)
+    document = run(nearest_x2, device="cuda:1", bandwidth_gb_s=3000.0)
+    assert named == [("network", "cuda:1"), ("sampler", 1)]
+    assert document["gpu_during"] == {"clocks.sm": {"min": 1.0, "mean": 2.0, "max": 3.0}}
+    (model,) = document["models"]
+    assert model["roofline_percent"] == pytest.approx(50.0)  # 6 GB in 4 ms of 3000 GB/s
+    assert [doubt.split(":")[0] for doubt in model["doubts"]] == ["enqueue-bound"]
+    assert set(model["variation"]) == {"total", "enqueue", "h2d", "compute", "d2h"}
+    # the run that poan-run makes, two looks at this clock, and not the sum of the stages
+    assert model["samples_ms"]["total"] == pytest.approx([1.0] * 4)
+    printed = table(document)
+    assert "of the bandwidth 50.0 %" in " ".join(printed.split())
+    assert "doubt: enqueue-bound" in printed
+
+
 STEADY = {"total": [9.0] * 9, "enqueue": [1.0] * 9, "compute": [5.0] * 9}
 
 
@@ -158,8 +231,9 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program = tmp_path / "nvidia-smi"
     program.write_text(
         "#!/bin/sh\n"
+        f'case "$@" in *loop*) cat {tmp_path}/samples;; esac\n'
         f'echo "$@" >> {tmp_path}/asked\n'
-        f'case "$@" in *loop*) cat {tmp_path}/samples; exec sleep 60;; esac\n'
+        'case "$@" in *loop*) exec sleep 60;; esac\n'
         f'case "$@" in *event_reasons*) [ -e {tmp_path}/old ] && exit 2;; esac\n'
         "echo 'card, 580.1, P0, 1, 2, 3, 4, 5, 6, 0x0000000000000004'\n"
     )
@@ -175,7 +249,11 @@ def test_clocks_and_power_are_sampled_while_it_runs(nvidia_smi: Path) -> None:
         while not (nvidia_smi / "asked").is_file():
             pass
     assert "--id=1" in (nvidia_smi / "asked").read_text()
-    assert set(found) <= {"clocks.sm", "power.draw", "utilization.gpu"}
+    assert found == {
+        "clocks.sm": {"min": 1000, "mean": 1500, "max": 2000},
+        "power.draw": {"min": 200, "mean": 250, "max": 300},
+        "utilization.gpu": {"min": 50, "mean": 75, "max": 100},
+    }
 
 
 @pytest.mark.parametrize("old", [False, True])

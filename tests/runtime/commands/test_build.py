@@ -1,6 +1,7 @@
 """poan-build: from the ONNX files of a finished export to plans in its manifest, with no torch."""
 
 import dataclasses
+import json
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from poan_runtime.commands import build as cli
-from poan_runtime.engines.tensorrt.build import add
+from poan_runtime.engines.nvidia import Gpu
+from poan_runtime.engines.tensorrt.build import add, plan
 from poan_runtime.engines.tensorrt.build.plan import BuiltPlan, Order
 from poan_runtime.models.find import find_model
 from poan_runtime.models.manifest import read_manifest
@@ -129,3 +131,50 @@ def test_building_loads_neither_torch_nor_onnx(folder: Path, no_gpu: None) -> No
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = done.stdout.split("LOADED")[1].split()
     assert not {"torch", "onnx", "nibabel", "poan_export"} & set(loaded)
+
+
+def test_plans_are_built_for_every_tile_of_an_export(
+    folder: Path, built: BuiltPlan, edit_manifest: Edit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders: list[Order] = []
+
+    def copied(order: Order) -> BuiltPlan:
+        orders.append(order)
+        shutil.copyfile(built.order.plan, order.plan)
+        return dataclasses.replace(built, order=order)
+
+    monkeypatch.setattr(add, "build_plan", copied)
+    (folder / "engine.plan").unlink()
+    shutil.copytree(folder, folder / "tile20")
+    edit_manifest(lambda m: m.update(other_tiles=[{"folder": "tile20", "tile": 20}]))
+    judged: list[Path] = []
+    monkeypatch.setattr(add, "gate_plans", lambda where, names, say: judged.append(where) or names)
+    assert build(folder) == 3
+    both = [folder, folder / "tile20"]
+    assert [order.onnx.parent for order in orders] == judged == both
+    assert all((where / "engine.plan").is_file() for where in both)
+
+
+def test_a_plan_of_tensorrt_states_the_gpu_that_it_was_built_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tensorrt builds on a GPU alone: the card and the builder are stand-ins."""
+    ties = {"name": "a card", "sms": 84, "memory_bytes": 1 << 33, "driver": "13", "runtime": "13.4"}
+    card = Gpu(index=0, compute_capability="9.0", **ties)  # type: ignore[arg-type]
+
+    def builds(command: list[str], made: Path, *_: Path) -> tuple[str, float]:
+        order = json.loads(Path(command[-1]).read_text())
+        assert order["timing_cache"].endswith("timings-a-card-9.0.cache")
+        made.write_bytes(b"a plan")
+        Path(order["facts"]).write_text(json.dumps({"version": "11.0", "builder_flags": []}))
+        return "", 1.0
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(plan, "find_gpu_here", lambda: (card, card.name))
+    monkeypatch.setattr(plan, "run_builder", builds)
+    source = read_manifest(folder).files[1]
+    order = plan.order_from(folder, source, "engine.a-card.plan", "tensorrt", (), 8)
+    engine = plan.build_plan(order).manifest_entry().engine
+    assert engine is not None
+    assert engine.gpu == ties
+    assert engine.compute_capabilities == ("9.0",)

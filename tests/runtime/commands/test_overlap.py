@@ -1,6 +1,7 @@
 """Several scans on a GPU: the next is read and the last written while one runs."""
 
 import dataclasses
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from poan_runtime.commands import run as cli
 from poan_runtime.commands import run_scans
+from poan_runtime.commands.overlap import Turns, overlapped
 from poan_runtime.engines.backend import Backend, Tiles
 
 
@@ -80,3 +82,18 @@ def test_an_interrupt_ends_the_scans_under_way_and_leaves_no_file(
     assert cli.main([str(nearest_x2), *map(str, scans), "-o", str(out)]) == 130
     assert not [path for path in out.iterdir() if "partial" in path.name]
     assert len(list(out.iterdir())) < len(scans)  # what was whole already stays
+
+
+def test_the_next_scan_is_read_while_one_has_the_engine() -> None:
+    read = threading.Event()
+
+    def first(turns: Turns) -> dict[str, Any]:
+        with turns.lock:
+            return {"beside": read.wait(30)}
+
+    def second(turns: Turns) -> dict[str, Any]:
+        read.set()
+        with turns.lock:
+            return {}
+
+    assert [done() for done in overlapped([first, second])] == [{"beside": True}, {}]

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from poan_runtime.commands import run as cli
 from poan_runtime.engines.backend import Backend, OpenedBackend
-from poan_runtime.engines.verify import read_vectors, run_case, worst_error, write_gpu_verdict
+from poan_runtime.engines.verify import Case, read_vectors, run_case, worst_error, write_gpu_verdict
 from poan_runtime.engines.verify import verify as judge
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import find_model
@@ -198,6 +198,17 @@ def test_verdicts_of_two_gpus_stand_side_by_side(folder: Path) -> None:
     assert manifest.file("model.onnx").parity is None  # type: ignore[union-attr]
 
 
+class Right(Backend):
+    """Answers a stored case's tiles with its reference."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+
+    def run(self, batch: Array) -> Array:
+        index = int(np.argmin(np.abs(self.case.tiles - batch[:1]).sum(axis=(1, 2, 3))))
+        return self.case.reference[index : index + 1].repeat(len(batch), axis=0)
+
+
 def with_stages(folder: Path, edit_manifest: Edit) -> Array:
     """Vectors with a z beside tiles and answers; gives that z."""
     with np.load(folder / "vectors.npz") as arrays:
@@ -217,18 +228,13 @@ def test_a_wrong_root_fails_the_verdict_though_the_output_hides_it(
     model = find_model(folder / "engine.plan")
     (case,) = read_vectors(model.manifest, folder)
 
-    class Right(Backend):
-        def run(self, batch: Array) -> Array:
-            index = int(np.argmin(np.abs(case.tiles - batch[:1]).sum(axis=(1, 2, 3))))
-            return case.reference[index : index + 1].repeat(len(batch), axis=0)
-
     asked: list[list[str]] = []
 
     def inside(tiles: Mapping[str, Array], stages: Sequence[str]) -> dict[str, dict[str, Array]]:
         asked.append([*tiles, *stages])
         return {"real_0": {"body.8.z": np.float32((1 + wrong) * z)}}
 
-    found = judge(model, Right(), inside=inside)
+    found = judge(model, Right(case), inside=inside)
     assert asked == [["real_0", "body.8.z"]]
     assert found.verdict == verdict
     output = next(c for c in found.checks if c.stage == "output" and c.metric == "unit_error")

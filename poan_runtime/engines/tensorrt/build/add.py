@@ -15,6 +15,7 @@ from poan_runtime.engines.tensorrt.build.plan import (
     source_of_plans,
     targets,
 )
+from poan_runtime.engines.tensorrt.library import Flavour
 from poan_runtime.engines.verify import write_manifest
 from poan_runtime.errors import PoanError, Say
 from poan_runtime.models.find import find_model
@@ -32,8 +33,13 @@ class PlanRequest:
     batch: int | None = None
 
 
+def folders_of(folder: Path) -> list[Path]:
+    """The folder of an export, then those of its other tiles."""
+    return [folder, *(folder / other.folder for other in read_manifest(folder).other_tiles)]
+
+
 def add_plans(request: PlanRequest, say: Say) -> list[str]:
-    """Build, list and judge plans; names of those that fail their gate.
+    """Build, list and judge plans, for every tile of the export; names of those that fail.
 
     The manifest vouches for a plan only once it is whole, and the ONNX file that it comes from is
     checked against its own hash first.
@@ -43,14 +49,19 @@ def add_plans(request: PlanRequest, say: Say) -> list[str]:
             f"{request.folder}: expected a folder that poan-export wrote, or a copy of a shipped "
             f"model's, got {'a file' if request.folder.exists() else 'nothing of that name'}"
         )
-    manifest = read_manifest(request.folder)
-    source = _source(request, manifest)
     flavour, why = choose_flavour(request.engine)
     if flavour is None:
         raise PoanError(why)
     if flavour == "tensorrt" and request.sm is not None:
         raise PoanError("--sm is for --engine tensorrt-rtx; tensorrt builds for the GPU at hand")
     say(f"engine: {flavour}: {why}")
+    each = [dataclasses.replace(request, folder=folder) for folder in folders_of(request.folder)]
+    return [name for one in each for name in _add_to_one(one, flavour, say)]
+
+
+def _add_to_one(request: PlanRequest, flavour: Flavour, say: Say) -> list[str]:
+    manifest = read_manifest(request.folder)
+    source = _source(request, manifest)
     batch = request.batch or manifest.batch.opt
     groups = targets(source.precision, request.sm) if flavour == "tensorrt-rtx" else [()]
     names = []

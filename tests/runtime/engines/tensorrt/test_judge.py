@@ -4,16 +4,23 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+pytest.importorskip("cuda.bindings", reason="needs cuda-python")
 pytest.importorskip("tensorrt_rtx", reason="the folder under test holds a real plan")
 
+from poan_runtime.commands import run as cli
+from poan_runtime.commands import verify_model
 from poan_runtime.engines.backend import OpenedBackend
 from poan_runtime.engines.nvidia import Gpu
+from poan_runtime.engines.tensorrt import inside as look
 from poan_runtime.engines.tensorrt.build import builder, judge
+from poan_runtime.engines.verify import read_vectors
 from poan_runtime.errors import PoanError
+from poan_runtime.models.find import Model
 from poan_runtime.models.manifest import PENDING, read_manifest
-from tests.runtime.engines.test_verify import Rows
+from tests.runtime.engines.test_verify import Right, Rows, with_stages
 
 CARD = Gpu(index=0, name="a card", compute_capability="8.6", memory_bytes=8 << 30)
 
@@ -71,6 +78,47 @@ def test_an_engine_is_closed_where_the_comparison_ends_in_an_error(
     file = read_manifest(folder).file("engine.plan")
     assert file is not None
     assert file.parity == PENDING
+
+
+@pytest.mark.parametrize("face", ["poan-build", "poan-run --verify"])
+@pytest.mark.parametrize(("wrong", "verdict"), [(0.0, "pass"), (0.3, "fail")])
+def test_a_plans_engine_is_looked_into_and_a_wrong_z_fails_it(
+    face: str,
+    wrong: float,
+    verdict: str,
+    folder: Path,
+    edit_manifest: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The output is right in both: behind the attention's gate it hides the root."""
+    z = with_stages(folder, edit_manifest)
+    (case,) = read_vectors(read_manifest(folder), folder)
+    looked: list[Path] = []
+
+    def opens(model: Model, options: object, judged: bool) -> OpenedBackend:
+        device = "cuda:0 (a card)"
+        right = Right(case)
+        return OpenedBackend(backend=right, name="rtx", device=device, version="1.7", reason="")
+
+    def inside(model: Model, tiles: Any, stages: Any, index: int | None = None) -> Any:
+        looked.append(model.path)
+        return {"real_0": {"body.8.z": np.float32((1 + wrong) * z)}}
+
+    monkeypatch.setattr(judge, "find_gpu_here", lambda: (CARD, CARD.name))
+    for module in (judge, verify_model):
+        monkeypatch.setattr(module, "open_backend", opens)
+    monkeypatch.setattr(look, "look_inside", inside)
+    failed: object
+    if face == "poan-build":
+        failed = judge.gate_plans(folder, ["engine.plan"], print) == ["engine.plan"]
+    else:
+        failed = cli.main(["--verify", str(folder / "engine.plan")]) == 3
+    assert failed is (verdict == "fail")
+    assert looked == [folder / "engine.plan"]
+    (found,) = read_manifest(folder).device_verdicts
+    assert found.parity.verdict == verdict
+    (stage,) = [check for check in found.parity.checks if check.stage == "body.8.z"]
+    assert stage.value == pytest.approx(wrong, abs=1e-6)  # float32 rounding of z
 
 
 @pytest.mark.parametrize("known", [None, b"timings"])

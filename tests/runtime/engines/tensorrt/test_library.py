@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from poan_runtime import extras
+from poan_runtime import extras, files
 from poan_runtime.engines.tensorrt import library as tensorrt_library
 from poan_runtime.engines.tensorrt.build.plan import BuiltPlan
 from poan_runtime.engines.tensorrt.check import HEADER_BYTES, REMEDIES, diagnostics
@@ -213,6 +213,18 @@ def test_a_home_that_cannot_be_written_costs_time_alone(
     cache.context(Engine())
     assert cache.path.parent.is_dir()
     assert tmp_path not in cache.path.parents
+
+
+def test_a_folder_that_is_there_and_cannot_be_written_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for another user than root, whom no mode stops."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(
+        files.os, "access", lambda path, mode: not Path(path).is_relative_to(tmp_path)
+    )
+    assert tmp_path not in cache_folder().parents
+    assert cache_folder().is_dir()
 
 
 def test_the_cache_folder_is_its_owners_alone(

@@ -42,11 +42,17 @@ class Memory:
 
 
 class Stream:
+    """Brings answers only when it is waited for."""
+
     handle = 7
-    waited = True
+
+    def __init__(self) -> None:
+        self.under_way: list[tuple[Any, Memory]] = []
 
     def synchronize(self) -> None:
-        Stream.waited = True
+        for array, memory in self.under_way:
+            array[:] = memory.values.reshape(array.shape)
+        self.under_way.clear()
 
 
 def upload(memory: Memory, array: Any, stream: Stream) -> None:
@@ -54,7 +60,7 @@ def upload(memory: Memory, array: Any, stream: Stream) -> None:
 
 
 def download(array: Any, memory: Memory, stream: Stream) -> None:
-    array[:] = memory.values.reshape(array.shape)
+    stream.under_way.append((array, memory))
 
 
 class Context:
@@ -107,7 +113,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     driver.__dict__.update(
         Stream=Stream,
         mem_alloc=Memory,
-        pagelocked_empty=np.empty,
+        pagelocked_empty=np.zeros,
         memcpy_htod_async=upload,
         memcpy_dtoh_async=download,
         init=refuse,
