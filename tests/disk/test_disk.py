@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,18 +18,13 @@ Sweep = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def failing(shim: Callable[[Path], Path]) -> Path:
     """The library to preload."""
-    if sys.platform != "linux" or shutil.which("gcc") is None:
-        pytest.skip("needs Linux and gcc")
-    out = tmp_path_factory.mktemp("shim") / "shim.so"
-    source = Path(__file__).with_name("shim.c")
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", out, source, "-ldl"], check=True)
-    return out
+    return shim(Path(__file__).with_name("shim.c"))
 
 
 @pytest.fixture
-def sweep(shim: Path, tmp_path: Path, repository: Path) -> Sweep:
+def sweep(failing: Path, tmp_path: Path, repository: Path) -> Sweep:
     """Runs a module's ``main`` with each call failing in turn; the last run is whole."""
 
     def swept(module: str, arguments: list[str], op: int, code: int, most: int) -> Any:
@@ -47,7 +41,7 @@ def sweep(shim: Path, tmp_path: Path, repository: Path) -> Sweep:
             [sys.executable, "-m", "tests.disk.sweep", json.dumps(asked)],
             env={
                 **os.environ,
-                "LD_PRELOAD": str(shim),
+                "LD_PRELOAD": str(failing),
                 "TMPDIR": str(tmp_path / "work"),
                 "PYTHONPATH": os.pathsep.join([str(repository), *sys.path]),
                 "OMP_NUM_THREADS": "1",
