@@ -2,11 +2,8 @@
 
 import contextlib
 import errno
-import glob
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +16,7 @@ import torch
 from poan_export.gate.parity import Gate
 from poan_export.trace.stages import OUTPUT
 from poan_runtime.errors import PoanError
-from poan_runtime.files import hold, remove_abandoned, sha256_of
+from poan_runtime.files import sha256_of, working_folder
 from poan_runtime.models.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -44,32 +41,27 @@ def whole_folder(out: Path) -> Iterator[Path]:
     """
     if out.exists() and not (out / MANIFEST_NAME).is_file():
         raise PoanError(f"{out}: exists and is no poan export (no {MANIFEST_NAME}); not replaced")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(out.parent, f".{glob.escape(out.name)}.*.poan-export")
-    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".poan-export"))
-    handle = os.open(work, os.O_RDONLY)
-    hold(handle)
-    try:
+    with working_folder(out.parent, f".{out.name}.", ".poan-export") as work:
         folder = work / "new"
         folder.mkdir()
         yield folder
         _flush(folder)
         _take_place(folder, out, work)
-    finally:
-        shutil.rmtree(work)
-        os.close(handle)
 
 
 def _take_place(folder: Path, out: Path, work: Path) -> None:
     """Rename ``folder`` to ``out``; of two exports at once the last one has the name, whole."""
     for attempt in range(MOST_ATTEMPTS):
+        old = work / f"old {attempt}"
         if out.exists():
             with contextlib.suppress(FileNotFoundError):
-                out.rename(work / f"old {attempt}")
+                out.rename(old)
         try:
             folder.rename(out)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                with contextlib.suppress(OSError):
+                    old.rename(out)
                 raise
         else:
             return

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM end every command without a traceback and leave nothing half made."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from torch import nn
 
 from poan_export import cli, export
+from poan_export.package import whole_folder
 from poan_runtime.bench import measure
 from poan_runtime.commands import bench
 from poan_train import evaluate
@@ -38,6 +40,26 @@ def test_an_interrupted_export_leaves_no_folder(
     assert cli.main(arguments) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "poan-export: interrupted"
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.pt"]
+
+
+def test_an_export_that_cannot_take_its_name_gives_it_back_to_the_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "net"
+    out.mkdir()
+    (out / "manifest.json").write_text("earlier")
+    rename = Path.rename
+
+    def refused(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(OSError, match="Input/output"), whole_folder(out) as new:
+        (new / "manifest.json").write_text("later")
+    assert (out / "manifest.json").read_text() == "earlier"
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
 
 def test_an_interrupted_evaluation_and_bench_are_one_line(
