@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM end every command without a traceback and leave nothing half made."""
 
+import contextlib
 import errno
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from poan_export import cli, export
 from poan_export.package import whole_folder
 from poan_runtime.bench import measure
 from poan_runtime.commands import bench
+from poan_runtime.errors import PoanError
 from poan_train import evaluate
 
 SIZE = ["--tile", "8", "--halo", "0", "--overlap", "2", "--engine", "none"]
@@ -42,8 +44,9 @@ def test_an_interrupted_export_leaves_no_folder(
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.pt"]
 
 
+@pytest.mark.parametrize("lasting", [False, True])
 def test_an_export_that_cannot_take_its_name_gives_it_back_to_the_earlier_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lasting: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "net"
     out.mkdir()
@@ -51,13 +54,17 @@ def test_an_export_that_cannot_take_its_name_gives_it_back_to_the_earlier_one(
     rename = Path.rename
 
     def refused(path: Path, target: Path) -> Path:
-        if path.name == "new":
+        if path.name == "new" or (lasting and target == out):
             raise OSError(errno.EIO, "Input/output error")
         return rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", refused)
-    with pytest.raises(OSError, match="Input/output"), whole_folder(out) as new:
+    failing = pytest.raises(PoanError, match="net: cannot be written: Input/output")
+    with monkeypatch.context() as patched, failing, whole_folder(out) as new:
+        patched.setattr(Path, "rename", refused)
         (new / "manifest.json").write_text("later")
+    assert out.exists() is not lasting
+    with contextlib.suppress(KeyError), whole_folder(out):  # the next start
+        raise KeyError
     assert (out / "manifest.json").read_text() == "earlier"
     assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
