@@ -58,8 +58,8 @@ def reference(raw: Path, names: list[str], out: Path) -> dict[str, bytes]:
         command = [sys.executable, "-m", "poan_runtime.commands.run", model, *scans]
         subprocess.run([*command, "-o", f"{out}/"], check=True, stdout=subprocess.DEVNULL)
     return {
-        name: (out / Path(name).name.replace(".nii.gz", "_desc-sr.nii.gz")).read_bytes()
-        for name in names
+        name: (out / Path(name).name.replace("_T", "_desc-sr_T")).read_bytes()
+        for name in names  # sub-000_T1w.nii.gz becomes sub-000_desc-sr_T1w.nii.gz
     }
 
 

@@ -6,7 +6,6 @@ import glob
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from poan_export.gate.parity import Gate
 from poan_export.trace.stages import OUTPUT
 from poan_runtime.errors import PoanError
-from poan_runtime.files import hold, remove_abandoned, sha256_of
+from poan_runtime.files import sha256_of, working_folder
 from poan_runtime.models.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -31,6 +30,7 @@ from poan_runtime.models.manifest import (
 )
 
 MOST_ATTEMPTS = 8
+EARLIER = ".poan-earlier"
 VECTORS_NAME = "vectors.npz"
 VECTOR_CASES = ("real 0", "constant", "one bright voxel")
 """Tiles kept beside the models; the others are made from the same network by the gate alone."""
@@ -40,40 +40,53 @@ VECTOR_CASES = ("real 0", "constant", "one bright voxel")
 def whole_folder(out: Path) -> Iterator[Path]:
     """A folder to fill, which takes the name ``out`` when the block ends without an error.
 
-    An earlier export there is replaced; anything else of that name is refused (PoanError).
+    An earlier export there is replaced; anything else of that name is refused (PoanError),
+    and so is what the operating system refuses below ``out``.
     """
+    _settle_earlier(out)
     if out.exists() and not (out / MANIFEST_NAME).is_file():
         raise PoanError(f"{out}: exists and is no poan export (no {MANIFEST_NAME}); not replaced")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(out.parent, f".{glob.escape(out.name)}.*.poan-export")
-    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".poan-export"))
-    handle = os.open(work, os.O_RDONLY)
-    hold(handle)
-    try:
+    with working_folder(out.parent, f".{out.name}.", ".poan-export") as work:
         folder = work / "new"
-        folder.mkdir()
-        yield folder
-        _flush(folder)
-        _take_place(folder, out, work)
-    finally:
-        shutil.rmtree(work)
-        os.close(handle)
+        try:
+            folder.mkdir()
+            yield folder
+            _flush(folder)
+            _take_place(folder, out, work)
+        except OSError as error:
+            elsewhere = error.filename is not None and str(work) not in str(error.filename)
+            if elsewhere or error.strerror is None:
+                raise
+            raise PoanError(f"{out}: cannot be written: {error.strerror}") from None
 
 
 def _take_place(folder: Path, out: Path, work: Path) -> None:
     """Rename ``folder`` to ``out``; of two exports at once the last one has the name, whole."""
     for attempt in range(MOST_ATTEMPTS):
+        old = work.with_name(f"{work.name}.{attempt}{EARLIER}")
         if out.exists():
             with contextlib.suppress(FileNotFoundError):
-                out.rename(work / f"old {attempt}")
+                out.rename(old)
         try:
             folder.rename(out)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                with contextlib.suppress(OSError):
+                    old.rename(out)
                 raise
         else:
-            return
+            return _settle_earlier(out)
     raise PoanError(f"{out}: other exports keep writing it")
+
+
+def _settle_earlier(out: Path) -> None:
+    """Give the name back to an export that a process put aside and never replaced; or remove it."""
+    for old in sorted(out.parent.glob(f".{glob.escape(out.name)}.*{EARLIER}")):
+        with contextlib.suppress(OSError):
+            if not out.exists():
+                old.rename(out)
+        if out.exists():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _flush(folder: Path) -> None:

@@ -18,6 +18,7 @@ from typing import BinaryIO
 from poan_runtime.errors import PoanError
 
 HASHED_AT_ONCE = 1 << 20
+MOST_STARTS = 3
 CAN_HOLD = importlib.util.find_spec("fcntl") is not None
 """Whether `hold` can tell who else is at work: not on Windows."""
 
@@ -131,6 +132,27 @@ def remove_abandoned(folder: Path, pattern: str) -> None:
                     path.unlink()
             finally:
                 os.close(handle)
+
+
+@contextlib.contextmanager
+def working_folder(parent: Path, prefix: str, suffix: str) -> Iterator[Path]:
+    """A temporary folder PREFIX RANDOM SUFFIX in ``parent`` that is gone after the block.
+
+    Those that killed processes left under such a name are removed first.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(parent, f"{glob.escape(prefix)}*{glob.escape(suffix)}")
+    with contextlib.ExitStack() as ends:
+        for _ in range(MOST_STARTS):
+            work = Path(tempfile.mkdtemp(dir=parent, prefix=prefix, suffix=suffix))
+            ends.callback(shutil.rmtree, work, ignore_errors=True)
+            if not CAN_HOLD:
+                break
+            handle = os.open(work, os.O_RDONLY)
+            ends.callback(os.close, handle)
+            if hold(handle) and work.is_dir():  # nobody took it for abandoned before it was held
+                break
+        yield work
 
 
 def sync_folder(folder: Path) -> None:

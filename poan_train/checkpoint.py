@@ -15,7 +15,7 @@ from poan_runtime.files import WholeFile
 from poan_train import networks
 
 FORMAT = 1
-READ_ERRORS: tuple[type[Exception], ...] = (pickle.UnpicklingError, EOFError, OSError, RuntimeError)
+READ_ERRORS: tuple[type[Exception], ...] = (pickle.UnpicklingError, EOFError, RuntimeError)
 READ_ERRORS += (KeyError, TypeError, ValueError, AttributeError, IndexError)
 """What torch raises on a file that is no checkpoint, or a damaged one."""
 
@@ -69,6 +69,8 @@ def read_checkpoint(path: Path) -> tuple[Facts, dict[str, torch.Tensor], dict[st
             content = torch.load(path, map_location="cpu", weights_only=True)
         facts = json.loads(content["facts"])
         weights, state = content["weights"], content["state"]
+    except OSError as e:
+        raise PoanError(f"{path}: cannot be read: {e.strerror or e}") from None
     except READ_ERRORS as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise PoanError(f"{path}: not a poan checkpoint ({reason[:120]})") from e

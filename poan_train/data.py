@@ -8,7 +8,6 @@ Where LR is a scanner's, the cached LR is its noise-free part, and each patch is
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from poan_runtime.errors import PoanError
+from poan_runtime.files import reading, working_folder
 from poan_runtime.geometry import slice_axis
 from poan_runtime.images.volume import read_volume
 from poan_runtime.intensity import PERCENTILE, intensity_unit
@@ -146,25 +146,35 @@ def cached_pair(
     folder = cache / f"{stem(source.path)}-{digest}"
     if not folder.is_dir():
         pair = make_pair(source, scale, method, axis, preparation)
-        cache.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=cache, prefix=".tmp-"))
-        np.save(temporary / "hr.npy", pair.hr)
-        np.save(temporary / "lr.npy", pair.lr)
-        facts = {"cutoff": pair.cutoff, "tissue": pair.tissue}
-        (temporary / "facts.json").write_text(json.dumps(facts))
         try:
-            temporary.rename(folder)
+            _keep(pair, folder)
+        except OSError as error:
+            raise PoanError(f"{cache}: cannot be written: {error.strerror}") from None
+    with reading(folder):
+        facts = json.loads((folder / "facts.json").read_text())
+        return Pair(
+            source=source,
+            hr=np.load(folder / "hr.npy", mmap_mode="r"),
+            lr=np.load(folder / "lr.npy", mmap_mode="r"),
+            cutoff=tuple(facts["cutoff"]),
+            tissue=facts["tissue"],
+        )
+
+
+def _keep(pair: Pair, folder: Path) -> None:
+    """Write a pair to a folder of the cache, which appears whole."""
+    with working_folder(folder.parent, ".", ".poan-pair") as work:
+        new = work / folder.name
+        new.mkdir()
+        np.save(new / "hr.npy", pair.hr)
+        np.save(new / "lr.npy", pair.lr)
+        facts = {"cutoff": pair.cutoff, "tissue": pair.tissue}
+        (new / "facts.json").write_text(json.dumps(facts))
+        try:
+            new.rename(folder)
         except OSError:  # another process was faster with the same content
             if not folder.is_dir():
                 raise
-    facts = json.loads((folder / "facts.json").read_text())
-    return Pair(
-        source=source,
-        hr=np.load(folder / "hr.npy", mmap_mode="r"),
-        lr=np.load(folder / "lr.npy", mmap_mode="r"),
-        cutoff=tuple(facts["cutoff"]),
-        tissue=facts["tissue"],
-    )
 
 
 def load_pairs(

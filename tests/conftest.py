@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,20 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the scans of {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Compiles a C file to a library for LD_PRELOAD."""
+    if sys.platform != "linux" or shutil.which("gcc") is None:
+        pytest.skip("needs Linux and gcc")
+
+    def compiled(source: Path) -> Path:
+        out = tmp_path_factory.mktemp("shim") / "shim.so"
+        subprocess.run(["gcc", "-shared", "-fPIC", "-o", out, source, "-ldl"], check=True)
+        return out
+
+    return compiled
 
 
 @pytest.fixture(scope="session")

@@ -10,16 +10,34 @@ import nibabel
 import numpy as np
 import pytest
 
+from tests.runtime.images.dicom.made import image as image_of
+from tests.runtime.images.dicom.made import write
+
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted(ROOT.glob("docs/*.md"))
+PAGES = [*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md"]
 FENCED = re.compile(r"^```(sh|bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+OTHER_FENCE = re.compile(r"^ *(?:```|~~~).*?^ *(?:```|~~~)$", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"\n\s*\n((?:    .*\n)+)")
+COMMAND = re.compile(
+    r"^\s*(?:\$ )?(?:poan-\w+|pip|python3?|make|docker|torchrun|sbatch) ", re.MULTILINE
+)
 MARK = re.compile(r"^# not run here: \S.+$", re.MULTILINE)
-NOT_RUN = {"use.md": 2, "models.md": 1, "training.md": 2, "scale.md": 3, "networks.md": 4}
+NOT_RUN = {
+    "README.md": 1,
+    "gpu.md": 2,
+    "models.md": 1,
+    "networks.md": 4,
+    "scale.md": 3,
+    "scanner-room.md": 2,
+    "training.md": 1,
+    "use.md": 1,
+}
 """How many blocks of a page say why they are not run."""
 COMMANDS = {
     "poan-run": "poan_runtime.commands.run",
     "poan-bids": "poan_runtime.commands.bids",
     "poan-bench": "poan_runtime.commands.bench",
+    "poan-mrd": "poan_runtime.commands.mrd",
     "poan-train": "poan_train",
     "poan-eval": "poan_train.evaluate",
     "poan-export": "poan_export",
@@ -30,9 +48,16 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return FENCED.findall(page.read_text())
 
 
+def unseen(text: str) -> list[str]:
+    """Commands that `blocks` does not find: in an indented block, or behind another fence."""
+    rest = FENCED.sub("", text)
+    others = [*OTHER_FENCE.findall(rest), *INDENTED.findall(OTHER_FENCE.sub("", rest))]
+    return [block for block in others if COMMAND.search(block)]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A T2 scan, a folder of three to train on."""
+    """A T2 scan, a folder of three to train on, a DICOM series under two names."""
     y, x = np.mgrid[:64, :60]
     random = np.random.default_rng(0)
     (tmp_path / "data").mkdir()
@@ -45,6 +70,11 @@ def folder(tmp_path: Path) -> Path:
         image = nibabel.Nifti1Image(slices, np.diag([1.0, 1.0, 4.0, 1.0]))
         nibabel.save(image, tmp_path / f"data/sub-{number}_T2w.nii.gz")
         nibabel.save(image, tmp_path / "scan.nii.gz")
+    for z in range(4):
+        plane = image_of(z + 1, (0.0, 0.0, 4.0 * z), slices[..., z])
+        plane.SeriesNumber = 401
+        write(plane, tmp_path / f"STUDY_FOLDER/{z}.dcm")
+    (tmp_path / "DICOM_FOLDER").symlink_to("STUDY_FOLDER")
     return tmp_path
 
 
@@ -56,6 +86,7 @@ def run(kind: str, code: str, folder: Path) -> "subprocess.CompletedProcess[str]
             f'{name}() {{ "{sys.executable}" -m {module} "$@"; }}\n'
             for name, module in COMMANDS.items()
         )
+        functions += "pip() { :; }\n"  # what it would install is here
         command = ["bash", "-e", "-c", functions + code]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
@@ -81,7 +112,27 @@ def test_a_block_that_fails_is_found(folder: Path) -> None:
     assert run("python", "import poan_runtime; poan_runtime.nothing", folder).returncode == 1
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.name)
+READ_TOO = [ROOT / "SECURITY.md", ROOT / "benchmarks/README.md"]
+
+
+@pytest.mark.parametrize("page", [*PAGES, *READ_TOO], ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_command_of_a_page_is_overlooked(page: Path) -> None:
+    assert unseen(page.read_text()) == []
+
+
+def test_commands_in_other_blocks_are_found() -> None:
+    indented = "Do:\n\n    pip install 'poan[gpu]'\n    poan-run a b\n\nThen.\n"
+    assert unseen(indented) == ["    pip install 'poan[gpu]'\n    poan-run a b\n"]
+    assert len(unseen("```\n$ poan-run a b\n```\n")) == 1
+    assert unseen("```sh\npoan-run a b\n```\n\n    a table\n") == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_installs_from_an_index_that_poan_is_not_on(page: Path) -> None:
+    assert not re.search(r"pip install[^`\n]*['\" ]poan\b", page.read_text())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         if not re.match(r"[a-z]+:", target):
@@ -90,4 +141,4 @@ def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     listed = re.findall(r"^  - .+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
-    assert sorted(listed) == [page.name for page in PAGES]
+    assert sorted(listed) == sorted(page.name for page in ROOT.glob("docs/*.md"))

@@ -1,5 +1,6 @@
 """One scan of a cohort: skip it if it is done, else super-resolve it and say how it was made."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping
@@ -103,7 +104,8 @@ def process(cohort: Cohort, scan: BidsScan, networks: Networks) -> Result:
         write_json(sidecar_of(image), document)  # last: from now on the scan is done
     except PoanError as error:
         result = _result(scan, "failed", str(error), start)
-        write_record(cohort.out, scan, result)
+        with contextlib.suppress(PoanError):  # a full disk, say: the summary tells it all the same
+            write_record(cohort.out, scan, result)
     return result
 
 

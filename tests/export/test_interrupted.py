@@ -1,5 +1,7 @@
 """Ctrl-C and SIGTERM end every command without a traceback and leave nothing half made."""
 
+import contextlib
+import errno
 import signal
 import subprocess
 import sys
@@ -11,8 +13,10 @@ import pytest
 from torch import nn
 
 from poan_export import cli, export
+from poan_export.package import whole_folder
 from poan_runtime.bench import measure
 from poan_runtime.commands import bench
+from poan_runtime.errors import PoanError
 from poan_train import evaluate
 
 SIZE = ["--tile", "8", "--halo", "0", "--overlap", "2", "--engine", "none"]
@@ -38,6 +42,31 @@ def test_an_interrupted_export_leaves_no_folder(
     assert cli.main(arguments) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "poan-export: interrupted"
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.pt"]
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+def test_an_export_that_cannot_take_its_name_gives_it_back_to_the_earlier_one(
+    lasting: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "net"
+    out.mkdir()
+    (out / "manifest.json").write_text("earlier")
+    rename = Path.rename
+
+    def refused(path: Path, target: Path) -> Path:
+        if path.name == "new" or (lasting and target == out):
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    failing = pytest.raises(PoanError, match="net: cannot be written: Input/output")
+    with monkeypatch.context() as patched, failing, whole_folder(out) as new:
+        patched.setattr(Path, "rename", refused)
+        (new / "manifest.json").write_text("later")
+    assert out.exists() is not lasting
+    with contextlib.suppress(KeyError), whole_folder(out):  # the next start
+        raise KeyError
+    assert (out / "manifest.json").read_text() == "earlier"
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
 
 def test_an_interrupted_evaluation_and_bench_are_one_line(

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from poan_runtime.errors import PoanError
+from poan_runtime.files import working_folder
 from poan_runtime.intensity import intensity_unit
 from poan_runtime.signal.kspace import to_native
 from poan_train import data
@@ -124,6 +125,19 @@ def test_slices_are_taken_across_the_thick_axis_and_a_pair_is_aligned(scan_folde
     assert intensity_unit(pair.lr) == pytest.approx(1.0, rel=1e-6)
     block_means = pair.hr.reshape(-1, 10, 4, 11, 4).mean((2, 4))
     assert np.corrcoef(block_means.ravel(), pair.lr.ravel())[0, 1] > 0.95
+
+
+def test_what_a_killed_training_left_in_the_cache_goes_and_what_another_writes_stays(scan_folder):
+    cache = data.default_cache()
+    (cache / ".abandoned.poan-pair").mkdir(parents=True)
+    with working_folder(cache, ".", ".poan-pair") as other:
+        load = load_pairs(find_sources(scan_folder, "T2")[:1], 2, "bicubic", cache=cache)
+        assert len(list(load)) == 1
+        assert other.is_dir()
+        assert not (cache / ".abandoned.poan-pair").exists()
+    left = [path.name for path in cache.iterdir()]
+    assert len(left) == 1
+    assert left[0].startswith("sub-")
 
 
 def test_the_cache_is_used_again_and_made_anew_when_the_file_changes(scan_folder, monkeypatch):

@@ -4,6 +4,7 @@ Opening decodes every frame into a nameless temporary file, so that a broken one
 any work is done, compressed frames are decoded once, and memory holds one frame.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 from collections import defaultdict
@@ -49,7 +50,8 @@ class DicomSource:
         try:
             self._unpack(frames, scratch)
         except BaseException:
-            self._file.close()
+            with contextlib.suppress(OSError):  # a full disk refuses once more what was buffered
+                self._file.close()
             raise
         fits = stack.first.signed or stack.first.bits < 16
         whole = np.dtype(np.int16 if fits else np.uint16)

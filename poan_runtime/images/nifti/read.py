@@ -230,7 +230,8 @@ def _unpack(
             unpacked.seek(0)
             return header or _with_leading_extension(known, unpacked), unpacked
     except BaseException:
-        unpacked.close()
+        with contextlib.suppress(OSError):  # a full disk refuses once more what was buffered
+            unpacked.close()
         raise
 
 

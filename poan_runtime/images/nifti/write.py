@@ -1,5 +1,6 @@
 """A NIfTI file written slice by slice: header first, voxels in file order, whole or not at all."""
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -122,7 +123,8 @@ class NiftiSink:
         if self._gzip is not None:
             self._gzip.abandon()
         if self._waiting is not None:
-            self._waiting.close()
+            with contextlib.suppress(OSError):  # a full disk refuses once more what was buffered
+                self._waiting.close()
 
     def _append(self, data: bytes | memoryview) -> None:
         (self._gzip or self._file).write(data)

@@ -8,6 +8,7 @@ import time
 from collections import deque
 
 from poan_runtime.engines.backend import EngineOptions
+from poan_runtime.services.dicom_node.clock import steady_s
 from poan_runtime.services.dicom_node.config import Config
 from poan_runtime.services.dicom_node.database import Database
 from poan_runtime.services.dicom_node.listen import Limits
@@ -80,7 +81,7 @@ class Node:
         """What is due now: answers of workers, complete series, idle workers, old files."""
         self._answers += self.workers.answers()
         self._take_answers()
-        work, now = self.config.work, time.time()
+        work, now = self.config.work, steady_s()
         for series in self.queue.complete(now, self._quiet_s(), trust_count=work.trust_count):
             self.storage.take_up(series)
             self.log("complete", series=short(series))
@@ -124,7 +125,7 @@ class Node:
                 files=tuple(self.storage.received / name for name in job.files),
                 out=self.storage.new_folder(job.series_uid),
                 root=self.storage.root,
-                last=job.last,
+                arrived=job.arrived,
             )
         )
         self.log(
@@ -143,7 +144,7 @@ class Node:
             self._answers.popleft()
 
     def _take(self, answer: Answer) -> None:
-        series, now = answer.series_uid, time.time()
+        series, now = answer.series_uid, steady_s()
         if answer.error:
             self._failed(series, answer.error, now)
         elif not answer.results:
@@ -181,7 +182,8 @@ class Node:
         self._letters = undelivered
 
     def _recover(self) -> None:
-        waiting = self.queue.recover()
+        waiting = self.queue.recover(steady_s())
+        self.outbox.recover(steady_s(), self.config.send.commitment_s)
         known = {f"in/{name}" for name in self.queue.known_files()} | self.outbox.known_files()
         swept = self.storage.sweep(known)
         self.log("recovered", series=waiting, swept=swept)

@@ -149,6 +149,13 @@ class Outbox:
                 (state,),
             ).fetchall()
 
+    def recover(self, now: float, commitment_s: float) -> None:
+        """Nothing waits longer than it may, though the clock was ahead when it was put off."""
+        latest = now + max(self._retry.longest_pause_s, commitment_s)
+        with self._database.transaction() as db:
+            for table in ("delivery", "commitment"):
+                db.execute(f"UPDATE {table} SET not_before = MIN(not_before, ?)", (latest,))
+
     def known_files(self) -> set[str]:
         """Every file of a derived instance that a delivery names."""
         with self._database.transaction() as db:

@@ -2,10 +2,10 @@
 
 import sqlite3
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+from poan_runtime.services.dicom_node.clock import steady_s
 from poan_runtime.services.dicom_node.config import Config, Peer
 from poan_runtime.services.dicom_node.log import Log, short
 from poan_runtime.services.dicom_node.outbox import Commitment, Delivery, Item, Outbox
@@ -32,10 +32,10 @@ class Sending:
 
     def step(self) -> bool:
         """Do one thing if there is one."""
-        waiting = self._outbox.take(self._peer.name, "waiting", time.time())
+        waiting = self._outbox.take(self._peer.name, "waiting", steady_s())
         if waiting is not None:
             return self._tried(waiting, self._send)
-        asking = self._outbox.take(self._peer.name, "asking", time.time())
+        asking = self._outbox.take(self._peer.name, "asking", steady_s())
         return asking is not None and self._tried(asking, self._ask)
 
     def _tried(self, delivery: Delivery, act: Callable[[Delivery], None]) -> bool:
@@ -43,7 +43,7 @@ class Sending:
             act(delivery)
         except SendError as error:
             self.failures += 1
-            state = self._outbox.failed(delivery.id, str(error), time.time())
+            state = self._outbox.failed(delivery.id, str(error), steady_s())
             self._log("not sent", series=short(delivery.series_uid), state=state, error=str(error))
         return True
 
@@ -64,14 +64,14 @@ class Sending:
 
     def _ask(self, delivery: Delivery) -> None:
         def about_to(transaction_uid: str) -> None:
-            until = time.time() + self._config.send.commitment_s
+            until = steady_s() + self._config.send.commitment_s
             self._outbox.asked(delivery.id, transaction_uid, until)
 
         self._caller.ask(
             self._peer,
             delivery.all_items,
             about_to,
-            lambda event: take_answer(self._outbox, event, time.time(), self._log),
+            lambda event: take_answer(self._outbox, event, steady_s(), self._log),
         )
 
 
@@ -83,7 +83,7 @@ class Telling:
 
     def step(self) -> bool:
         """Answer one question if there is one."""
-        question = self._outbox.question(time.time())
+        question = self._outbox.question(steady_s())
         if question is None:
             return False
         peers = [p for p in self._config.peers if p.ae_title == question.title]
@@ -94,7 +94,7 @@ class Telling:
         try:
             self._tell(peers[0], question)
         except SendError as error:
-            again = self._outbox.not_told(question, time.time())
+            again = self._outbox.not_told(question, steady_s())
             self._log("commitment not told", error=str(error), again=again)
         return True
 

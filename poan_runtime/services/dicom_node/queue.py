@@ -34,7 +34,8 @@ class Retry:
 class Arrival:
     """An image whose file is on the disk.
 
-    ``promised`` is how many images the header says its acquisition, or the series, has.
+    ``promised`` is how many images the header says its acquisition, or the series, has;
+    ``arrived`` the wall clock when it came.
     """
 
     instance_uid: str
@@ -44,17 +45,18 @@ class Arrival:
     sender: str
     acquisition: int | None = None
     promised: int | None = None
+    arrived: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """A series to work on: its files by instance, and when the last of them came."""
+    """A series to work on: its files by instance, the wall clock when the last of them came."""
 
     series_uid: str
     attempts: int
     files: tuple[str, ...]
     sender: str
-    last: float
+    arrived: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,7 @@ class Queue:
                 "ON CONFLICT (instance_uid) DO NOTHING",
                 (
                     *(image.instance_uid, image.series_uid, image.class_uid, image.file),
-                    *(image.sender, now, image.acquisition, image.promised),
+                    *(image.sender, image.arrived, image.acquisition, image.promised),
                 ),
             ).rowcount
             if new:
@@ -111,18 +113,22 @@ class Queue:
                 "UPDATE job SET state = 'working', attempts = attempts + 1, taken = images "
                 "WHERE series_uid = (SELECT series_uid FROM job WHERE state = 'waiting' "
                 "AND not_before <= ? ORDER BY not_before, last LIMIT 1) "
-                "RETURNING series_uid, attempts, last",
+                "RETURNING series_uid, attempts",
                 (now,),
             ).fetchone()
             if row is None:
                 return None
             images = db.execute(
-                "SELECT file, sender FROM image WHERE series_uid = ? ORDER BY instance_uid",
+                "SELECT file, sender, arrived FROM image WHERE series_uid = ? "
+                "ORDER BY instance_uid",
                 (row[0],),
             ).fetchall()
-        files = tuple(file for file, _ in images)
         return Job(
-            series_uid=row[0], attempts=row[1], last=row[2], files=files, sender=images[0][1]
+            series_uid=row[0],
+            attempts=row[1],
+            files=tuple(file for file, _, _ in images),
+            sender=images[0][1],
+            arrived=max(arrived for _, _, arrived in images),
         )
 
     def made(self, series_uid: str, results: Sequence[Result], now: float) -> None:
@@ -160,12 +166,17 @@ class Queue:
             )
         return state
 
-    def recover(self) -> int:
+    def recover(self, now: float) -> int:
         """After a crash: what was being worked on waits again; how many.
 
-        A crash is no failure of the job, so the attempt does not count.
+        A crash is no failure of the job, so the attempt does not count. Where the clock was ahead
+        when the last process started, nothing waits until it is so late again.
         """
         with self._database.transaction() as db:
+            db.execute(
+                "UPDATE job SET last = MIN(last, ?), not_before = MIN(not_before, ?)",
+                (now, now + self._retry.longest_pause_s),
+            )
             return db.execute(
                 "UPDATE job SET state = 'waiting', not_before = 0, "
                 "attempts = MAX(0, attempts - 1) WHERE state = 'working'"

@@ -26,6 +26,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 
 from poan_runtime.files import sync_folder
 from poan_runtime.images.dicom.files import IMAGES
+from poan_runtime.services.dicom_node.clock import steady_s
 from poan_runtime.services.dicom_node.listen import Limits, listen
 from poan_runtime.services.dicom_node.log import Log, short
 from poan_runtime.services.dicom_node.outbox import Commitment, Outbox, References
@@ -66,7 +67,7 @@ class Receiver:
         tls: ssl.SSLContext | None = None,
         commitment: bool = True,
         log: Log | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = steady_s,
     ) -> None:
         self._folder, self._queue, self._outbox = folder, queue, outbox
         self._limits, self._least_free = limits or Limits(), least_free
@@ -229,6 +230,7 @@ def _arrival(header: Dataset, name: str, sender: str) -> Arrival:
         sender=sender,
         acquisition=acquisition,
         promised=_whole(promised),
+        arrived=time.time(),
     )
 
 

@@ -45,7 +45,7 @@ class How:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """One series. ``out`` is a new folder for what is derived, ``last`` when its last image came.
+    """One series. ``out`` is a new folder for what is derived, ``arrived`` when its last came.
 
     ``out`` lies beside the folder ``root``, to which the files of results are relative.
     """
@@ -55,7 +55,7 @@ class Task:
     files: tuple[Path, ...]
     out: Path
     root: Path
-    last: float
+    arrived: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,7 @@ def _super_resolve(
                 identity=Identity(root=how.uid_root or None, seed=seed_of(stack)),
                 burn_in=how.burn_in,
                 scratch=folder.parent,
-                made=datetime.datetime.fromtimestamp(int(task.last)),
+                made=datetime.datetime.fromtimestamp(int(task.arrived)),
             )
 
         upscale_file(source, opens, network, settings, scratch=folder.parent)

@@ -19,13 +19,13 @@ def arrive(queue: Queue, number: int, now: float, **facts: Any) -> bool:
 
 
 def test_a_series_becomes_a_job_when_it_is_quiet_and_again_when_it_grows(queue: Queue) -> None:
-    arrive(queue, 1, 10.0)
+    arrive(queue, 1, 10.0, arrived=7.0)
     assert queue.complete(now=14.0, quiet_s=5.0) == []
     assert queue.complete(now=15.0, quiet_s=5.0) == ["1"]
     assert queue.complete(now=16.0, quiet_s=5.0) == []
     job = queue.take(16.0)
     assert job is not None
-    assert (job.series_uid, job.files, job.attempts, job.last) == ("1", ("00001",), 1, 10.0)
+    assert (job.series_uid, job.files, job.attempts, job.arrived) == ("1", ("00001",), 1, 7.0)
     assert queue.take(16.0) is None
     queue.made("1", [], 17.0)
     arrive(queue, 2, 20.0)
@@ -80,7 +80,7 @@ def test_a_crash_is_no_attempt(queue: Queue) -> None:
         job = queue.take(10.0)
         assert job is not None
         assert job.attempts == 1
-        assert queue.recover() == 1
+        assert queue.recover(10.0) == 1
 
 
 def made(queue: Queue, *peers: str, now: float = 10.0) -> None:

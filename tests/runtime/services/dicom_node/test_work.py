@@ -43,7 +43,7 @@ def answer(
         options=EngineOptions(backend="onnxruntime"),
     )
     task = Task(
-        series_uid="1", sender="S", files=files, out=tmp_path / out, root=tmp_path, last=LAST
+        series_uid="1", sender="S", files=files, out=tmp_path / out, root=tmp_path, arrived=LAST
     )
     return work(task, how, networks or Networks(how.options))
 
