@@ -7,6 +7,12 @@ compared is what lies in the gzip container, whose own bytes may differ. A scan 
 must be refused by both; other words for it are counted. Scans with more voxels than
 ``--most-voxels`` are cut to a few slices from the middle of their third axis first, by nibabel;
 the record says which.
+
+Both run the model files of BEFORE (``--models``, folders in its poan_runtime/models). Defaults that
+were changed since are set back by ``--options-after``, as
+
+    --options '--backend onnxruntime --no-skip'
+    --options-after '--native off --keep-measured off --keep-negative --saturate --labels'
 """
 
 import argparse
@@ -14,6 +20,7 @@ import gzip
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -43,12 +50,17 @@ def command_of(checkout: Path) -> str:
     return "poan_runtime.commands.run" if rooms.is_file() else "poan_runtime.cli"
 
 
-def run(checkout: Path, model: str, scan: Path, folder: Path) -> dict[str, Any]:
+def run(
+    checkout: Path, model: Path, scan: Path, folder: Path, options: Sequence[str]
+) -> dict[str, Any]:
     """Exit status, hash and size of the unpacked output, and what was said of a refusal."""
     output = folder / "out.nii.gz"
     output.unlink(missing_ok=True)
     done = subprocess.run(
-        [sys.executable, "-m", command_of(checkout), model, str(scan), "-o", str(output)],
+        [
+            *(sys.executable, "-m", command_of(checkout), str(model), str(scan)),
+            *("-o", str(output), *options),
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -97,8 +109,10 @@ def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for path in paths:
             scan = cut(path, folder, arguments.most_voxels)
             for model in arguments.models:
-                before = run(arguments.before, model, scan, folder)
-                after = run(arguments.after, model, scan, folder)
+                file = arguments.before / "poan_runtime/models" / model
+                options, more = shlex.split(arguments.options), shlex.split(arguments.options_after)
+                before = run(arguments.before, file, scan, folder, options)
+                after = run(arguments.after, file, scan, folder, [*options, *more])
                 row = {"scan": f"{path.parent.name}/{path.name}", "model": model}
                 same = all(before[key] == after[key] for key in ("status", "bytes", "sha256"))
                 row |= {"cut": scan != path, "same": same, "words": before == after}
@@ -116,6 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--scans", type=Path, nargs="+", required=True, help="folders of scans")
     p.add_argument("--models", nargs="+", default=MODELS)
     p.add_argument("--most-voxels", type=int, default=300_000)
+    p.add_argument("--options", default="", help="of both runs")
+    p.add_argument("--options-after", default="", help="of the second checkout's")
     p.add_argument("--json", type=Path)
     arguments = p.parse_args(argv)
     arguments.before, arguments.after = (
@@ -130,7 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{len(differing)} differ, {reworded} refused in other words\n"
     )
     if arguments.json is not None:
-        document = {"commit": commit(), "most_voxels": arguments.most_voxels, "runs": rows}
+        asked = {"options": arguments.options, "options_after": arguments.options_after}
+        document = {"commit": commit(), "most_voxels": arguments.most_voxels, **asked, "runs": rows}
         arguments.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     if not written:
         return 2
