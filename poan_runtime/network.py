@@ -26,8 +26,10 @@ class Settings:
     call. ``skip`` runs one of all tiles that hold the same constant. ``self_ensemble`` takes the
     mean over eight flips and rotations; ``uncertainty`` gives their standard deviation beside it.
     ``threads`` compress the output. ``native`` crops the
-    spectrum of a scan that its scanner zero-filled (``auto``: for a model trained on scanner-like
-    LR); ``keep_measured`` puts LR's own band back into SR (``auto``: as the manifest says).
+    spectrum of a scan that its scanner zero-filled (``on``); ``auto`` does so for a model trained
+    on scanner-like LR, and takes the mean with the stored matrix's answer where that is better
+    (`poan_runtime.both_matrices`). ``keep_measured`` puts LR's own band back into SR (``auto``: as
+    the manifest says).
     ``like_input`` then brings the result to ``scale`` times the stored matrix, by filling its
     spectrum. ``keep_negative`` leaves voxels below zero as they are where the volume has none
     itself; a network rings there, a magnitude image does not, so by default they become 0.
@@ -107,8 +109,13 @@ class Network:
         engine = self.model.file.engine
         return engine.profile.opt if engine is not None else None
 
-    def layout(self, geometry: Geometry, settings: Settings) -> Layout:
-        """The tiles of the geometry's slices; settings that do not fit the model are refused."""
+    def layout(
+        self, geometry: Geometry, settings: Settings, plane: tuple[int, int] | None = None
+    ) -> Layout:
+        """The tiles of the geometry's slices; settings that do not fit the model are refused.
+
+        ``plane`` are rows and columns of the slices, where these are on another matrix.
+        """
         manifest = self.model.manifest
         halo = manifest.halo if settings.halo is None else settings.halo
         overlap = manifest.overlap if settings.overlap is None else settings.overlap
@@ -123,7 +130,7 @@ class Network:
                 f"--batch: this model takes {accepted.min} to {accepted.max}, got {settings.batch}"
             )
         return lay_out(
-            *geometry.plane,
+            *(plane or geometry.plane),
             geometry.slices,
             tile=manifest.tile,
             scale=manifest.scale,

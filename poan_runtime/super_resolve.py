@@ -19,6 +19,7 @@ from poan_runtime.as_measured import (
     keeps_measured,
     network_sees,
 )
+from poan_runtime.both_matrices import BothMatrices, native_share
 from poan_runtime.geometry import Geometry, spatial_shape
 from poan_runtime.images.formats import open_sink, open_source
 from poan_runtime.images.source import ArraySink, ArraySource, Sink, Slab, Source
@@ -100,11 +101,23 @@ class Outcome:
     change: Change | None = None
     """How much of what was measured the network changed; None likewise."""
     native_used: bool = False
+    native_share: float = 1.0
+    """Share of the native matrix's answer in the mean with that of the stored matrix."""
     measured_kept: bool = False
     below_zero: BelowZero = dataclasses.field(default_factory=BelowZero)
     """Ringing of the network that was cut off at 0."""
     spread: Spread | None = None
     """Standard deviation over eight flips and rotations, where the settings ask for it."""
+
+    @property
+    def from_which_matrix(self) -> str:
+        """For people, of a scan that was zero-filled: what it was super-resolved from."""
+        if not self.native_used:
+            return "taken as it comes"
+        if self.native_share == 1:
+            return "super-resolved from there"
+        shares = f"{self.native_share:.0%} and {1 - self.native_share:.0%}"
+        return f"super-resolved from there and as it comes, {shares} of the result"
 
     @property
     def faithfulness(self) -> str | None:
@@ -169,12 +182,24 @@ class SuperResolution:
         self._steps = steps
         self._turn = NO_TURN if turn is None else turn
         self._units: list[StreamedUnit] = []
-        self._runner = SliceRunner(
+        self.runner = self._runner_of(network, settings)
+        self.layout = self.runner.layout
+
+    def _runner_of(self, network: Network, settings: Settings) -> SliceRunner | BothMatrices:
+        """What runs the slabs: on the matrix of the source, or on that and the stored one."""
+        runner = SliceRunner(
             backend=network.backend(settings),
             layout=self.layout,
             skip=settings.skip,
             timings=self.timings,
         )
+        if self.measured is None or not self.native_used or settings.native != "auto":
+            return runner
+        native = self.measured.native
+        if (share := native_share(native)) == 1:
+            return runner
+        wide = network.layout(self.geometry, settings, native.matrix)
+        return BothMatrices.of(runner, wide, share)
 
     def _like_input(self, scale: int, settings: Settings) -> tuple[int, int] | None:
         """``scale`` times the stored matrix, where that is wanted and not what comes by itself."""
@@ -213,6 +238,7 @@ class SuperResolution:
             measured=self.measured,
             change=self.band.change if self.band else None,
             native_used=self.native_used,
+            native_share=self.runner.share if isinstance(self.runner, BothMatrices) else 1.0,
             measured_kept=self.band is not None and self.band.keep,
             below_zero=self.below_zero,
             spread=self.spread,
@@ -223,7 +249,7 @@ class SuperResolution:
             return self.source.read_slices(self.geometry.axis, start, stop, volume)
 
         slices = self.geometry.slices
-        slabs = run_volume(self._runner, slices=slices, unit=unit, read=read, turn=self._turn)
+        slabs = run_volume(self.runner, slices=slices, unit=unit, read=read, turn=self._turn)
         with contextlib.closing(slabs):
             for start, lr, images in slabs:
                 sr = images[0]

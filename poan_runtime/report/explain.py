@@ -10,12 +10,14 @@ import dataclasses
 import io
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from poan_runtime.both_matrices import BothMatrices, stored_slab
 from poan_runtime.engines.backend import Backend
 from poan_runtime.files import WholeFile
 from poan_runtime.geometry import Geometry, spacing
@@ -68,7 +70,7 @@ class Explanation:
     @property
     def rest_s(self) -> float:
         """Predicted seconds of tiling, blending and writing."""
-        return self.slice_s * (self.counts.tiles // self.layout.tiles_per_slice) * self.volumes
+        return self.slice_s * self.geometry.slices * self.volumes
 
     @property
     def total_s(self) -> float:
@@ -91,11 +93,12 @@ def explain_scan(source: Source, network: Network, settings: Settings) -> Explan
     """Lay out a scan and time what its cost follows from; the first volume stands for all."""
     run = SuperResolution(source, network, settings)
     source, geometry, layout = run.source, run.geometry, run.layout
+    layouts = run.runner.layouts if isinstance(run.runner, BothMatrices) else (layout,)
     start = time.perf_counter()
     unit = run.intensity(0).unit
-    counts = count_tiles(source, geometry, layout, unit, skip=settings.skip)
+    counts = count_tiles(source, geometry, layouts, unit, skip=settings.skip)
     read_s = time.perf_counter() - start
-    slice_s = time_slices(counts.slices, layout, source.dtype, unit)
+    slice_s = time_slices(counts.slices, layouts, source.dtype, unit)
     tile_s = time_tiles(network, settings, counts.examples)
     height, width = geometry.plane
     hr_slice_bytes = 4 * height * width * geometry.scale**2
@@ -115,30 +118,38 @@ def explain_scan(source: Source, network: Network, settings: Settings) -> Explan
 
 
 def count_tiles(
-    source: Source, geometry: Geometry, layout: Layout, unit: float, *, skip: bool
+    source: Source, geometry: Geometry, layouts: Sequence[Layout], unit: float, *, skip: bool
 ) -> Counts:
-    """Count the tiles of the first volume as a run would: the runner itself tells."""
-    runner = SliceRunner(
-        backend=RepeatVoxels(layout.scale), layout=layout, skip=skip, timings=Timings()
-    )
+    """Count the tiles of the first volume as a run would: the runner itself tells.
+
+    ``layouts`` are that of the source's matrix, and that of the stored one where it is run too.
+    """
+    layout = layouts[0]
+    runners = [cheap_runner(each, skip=skip) for each in layouts]
     slices, middle = geometry.slices, geometry.slices // 2
     to_run, examples = 0, [np.zeros((0, layout.tile, layout.tile), np.float32)]
     for start in range(0, slices, layout.slab):
         slab = source.read_slices(geometry.axis, start, min(start + layout.slab, slices))
-        tiles = runner.count(slab, unit)
-        to_run += int(np.count_nonzero(tiles.to_run))
+        counted = [each.count(stored_slab(slab, each.layout), unit) for each in runners]
+        to_run += sum(int(np.count_nonzero(tiles.to_run)) for tiles in counted)
         wanted = layout.batch - sum(map(len, examples))
-        examples.append(runner.examples(tiles, wanted))
+        examples.append(runners[0].examples(counted[0], wanted))
     found = np.concatenate(examples)
     if not len(found):
         found = np.zeros((1, layout.tile, layout.tile), np.float32)
     chosen = found[np.arange(layout.batch) % len(found)]
     return Counts(
-        tiles=slices * layout.tiles_per_slice,
+        tiles=slices * sum(each.tiles_per_slice for each in layouts),
         to_run=to_run,
         examples=np.ascontiguousarray(chosen[:, None]),
         slices=source.read_slices(geometry.axis, middle, min(middle + TIMED_SLICES, slices)),
     )
+
+
+def cheap_runner(layout: Layout, *, skip: bool) -> SliceRunner:
+    """A runner whose network costs nothing."""
+    backend = RepeatVoxels(layout.scale)
+    return SliceRunner(backend=backend, layout=layout, skip=skip, timings=Timings())
 
 
 def time_tiles(network: Network, settings: Settings, examples: NDArray[np.float32]) -> float:
@@ -153,13 +164,14 @@ def time_tiles(network: Network, settings: Settings, examples: NDArray[np.float3
     return min(seconds) / len(examples)
 
 
-def time_slices(slices: Slab, layout: Layout, dtype: np.dtype[Any], unit: float) -> float:
+def time_slices(
+    slices: Slab, layouts: Sequence[Layout], dtype: np.dtype[Any], unit: float
+) -> float:
     """Seconds per slice outside of the network: tiling, blending, rounding, compression."""
-    runner = SliceRunner(
-        backend=RepeatVoxels(layout.scale), layout=layout, skip=False, timings=Timings()
-    )
     start = time.perf_counter()
-    fine = runner.run(slices, unit)
+    fine, *_ = (
+        cheap_runner(each, skip=False).run(stored_slab(slices, each), unit) for each in layouts
+    )
     writer = GzipWriter(io.BytesIO())
     writer.write(to_stored(fine, dtype, 1.0, 0.0)[0].tobytes())
     writer.close()
