@@ -7,11 +7,11 @@ two samplings of the same picture do, so their mean is better than the better of
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from poan_runtime.as_measured import filled_up, resampled
+from poan_runtime.as_measured import resampled
 from poan_runtime.images.source import Slab
 from poan_runtime.signal.native import Native
 from poan_runtime.tiles.layout import Layout
@@ -37,12 +37,23 @@ def native_share(native: Native) -> float:
     return 0.5 + max(0.0, EVEN_AT - cutoff)
 
 
+def shares_in_words(share: float) -> str:
+    """For people, of a scan that was zero-filled: what it was super-resolved from.
+
+    >>> shares_in_words(1.0), shares_in_words(0.6)[-19:]
+    ('super-resolved from there', ', 60% and 40% of it')
+    """
+    if share == 1:
+        return "super-resolved from there"
+    return f"super-resolved from there and as it comes, {share:.0%} and {1 - share:.0%} of it"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BothMatrices:
     """Runs slabs on the native matrix and on the stored one, and gives the mean of both.
 
-    It stands for a `SliceRunner` in `run_volume`. Slabs are native, (n, h, w), and so is the grid
-    of the answers. The stored matrix's slab is the native one zero-filled.
+    It stands for a `SliceRunner` in `run_volume`. Slabs are stored ones; LR and the grid of the
+    answers are native.
     """
 
     native: SliceRunner
@@ -50,9 +61,13 @@ class BothMatrices:
     """Its layout is that of the stored matrix."""
     share: float
     """Of the native matrix's answer."""
+    to_native: Callable[[Slab], Slab]
+    """Stored slices (n, H, W) brought to the native matrix."""
 
     @classmethod
-    def of(cls, native: SliceRunner, wide: Layout, share: float) -> "BothMatrices":
+    def of(
+        cls, native: SliceRunner, wide: Layout, share: float, to_native: Callable[[Slab], Slab]
+    ) -> "BothMatrices":
         """Both of a runner on the native matrix, with a layout of the stored one.
 
         Slabs have as many slices as the larger matrix allows, so that memory stays flat.
@@ -67,7 +82,7 @@ class BothMatrices:
             )
             for layout in (native.layout, wide)
         )
-        return cls(native=next(runners), stored=next(runners), share=share)
+        return cls(native=next(runners), stored=next(runners), share=share, to_native=to_native)
 
     @property
     def layout(self) -> Layout:
@@ -75,19 +90,14 @@ class BothMatrices:
         return self.native.layout
 
     @property
-    def layouts(self) -> tuple[Layout, Layout]:
-        """Of the native matrix, and of the stored one."""
-        return self.native.layout, self.stored.layout
-
-    @property
     def timings(self) -> Timings:
         """Those of both: tiles of both matrices are counted."""
         return self.native.timings
 
     def work(self, start: int, slab: Slab, unit: float) -> tuple[Work, Work]:
-        """A slab made ready to run on both matrices."""
-        wide = stored_slab(slab, self.stored.layout)
-        return self.native.work(start, slab, unit), self.stored.work(start, wide, unit)
+        """A stored slab made ready to run on both matrices."""
+        lr = self.to_native(slab)
+        return self.native.work(start, lr, unit), self.stored.work(start, slab, unit)
 
     def run_slabs(self, works: Iterator[tuple[Work, Work]]) -> Iterator[tuple[int, Slab, Slab]]:
         """(start, lr, finer) of each slab, as `SliceRunner.run_slabs`."""
@@ -103,8 +113,3 @@ class BothMatrices:
         fine += resampled(wide, fine.shape[-2:]) * np.float32(1 - self.share)
         np.maximum(fine[1:], 0, out=fine[1:])
         return fine
-
-
-def stored_slab(slab: Slab, layout: Layout) -> Slab:
-    """Native slices (n, h, w) zero-filled to the matrix of a layout."""
-    return filled_up(slab, (layout.rows.extent, layout.columns.extent))

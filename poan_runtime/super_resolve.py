@@ -14,12 +14,13 @@ from nibabel.spatialimages import SpatialImage
 from poan_runtime.as_measured import (
     Measured,
     MeasuredBand,
+    NativeSource,
     filled_up,
     header_disagrees,
     keeps_measured,
     network_sees,
 )
-from poan_runtime.both_matrices import BothMatrices, native_share
+from poan_runtime.both_matrices import BothMatrices, native_share, shares_in_words
 from poan_runtime.geometry import Geometry, spatial_shape
 from poan_runtime.images.formats import open_sink, open_source
 from poan_runtime.images.source import ArraySink, ArraySource, Sink, Slab, Source
@@ -112,12 +113,7 @@ class Outcome:
     @property
     def from_which_matrix(self) -> str:
         """For people, of a scan that was zero-filled: what it was super-resolved from."""
-        if not self.native_used:
-            return "taken as it comes"
-        if self.native_share == 1:
-            return "super-resolved from there"
-        shares = f"{self.native_share:.0%} and {1 - self.native_share:.0%}"
-        return f"super-resolved from there and as it comes, {shares} of the result"
+        return shares_in_words(self.native_share) if self.native_used else "taken as it comes"
 
     @property
     def faithfulness(self) -> str | None:
@@ -193,13 +189,20 @@ class SuperResolution:
             skip=settings.skip,
             timings=self.timings,
         )
-        if self.measured is None or not self.native_used or settings.native != "auto":
+        if not isinstance(self.source, NativeSource) or settings.native != "auto":
             return runner
-        native = self.measured.native
+        native = self.source.native
         if (share := native_share(native)) == 1:
             return runner
         wide = network.layout(self.geometry, settings, native.matrix)
-        return BothMatrices.of(runner, wide, share)
+        return BothMatrices.of(runner, wide, share, self.source.to_native)
+
+    def looks(self) -> list[tuple[Source, Layout]]:
+        """Each matrix that the network sees, the native one first: its source and its tiles."""
+        first = self.source, self.layout
+        if isinstance(self.runner, BothMatrices) and isinstance(self.source, NativeSource):
+            return [first, (self.source.stored, self.runner.stored.layout)]
+        return [first]
 
     def _like_input(self, scale: int, settings: Settings) -> tuple[int, int] | None:
         """``scale`` times the stored matrix, where that is wanted and not what comes by itself."""
@@ -246,7 +249,8 @@ class SuperResolution:
 
     def _slabs_of(self, volume: int, unit: float) -> Generator[Pair, None, None]:
         def read(start: int, stop: int) -> Slab:
-            return self.source.read_slices(self.geometry.axis, start, stop, volume)
+            source = self.looks()[-1][0]  # the stored one, where both are run
+            return source.read_slices(self.geometry.axis, start, stop, volume)
 
         slices = self.geometry.slices
         slabs = run_volume(self.runner, slices=slices, unit=unit, read=read, turn=self._turn)

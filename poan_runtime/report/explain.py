@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from poan_runtime.both_matrices import BothMatrices, stored_slab
 from poan_runtime.engines.backend import Backend
 from poan_runtime.files import WholeFile
 from poan_runtime.geometry import Geometry, spacing
@@ -42,8 +41,8 @@ class Counts:
     to_run: int
     examples: NDArray[np.float32]
     """(batch, 1, tile, tile), divided by the intensity unit."""
-    slices: Slab
-    """Some slices (n, h, w) from the middle, real values."""
+    slices: list[Slab]
+    """Some slices (n, h, w) from the middle, real values, of each matrix that the network sees."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,11 +92,12 @@ def explain_scan(source: Source, network: Network, settings: Settings) -> Explan
     """Lay out a scan and time what its cost follows from; the first volume stands for all."""
     run = SuperResolution(source, network, settings)
     source, geometry, layout = run.source, run.geometry, run.layout
-    layouts = run.runner.layouts if isinstance(run.runner, BothMatrices) else (layout,)
+    looks = run.looks()
     start = time.perf_counter()
     unit = run.intensity(0).unit
-    counts = count_tiles(source, geometry, layouts, unit, skip=settings.skip)
+    counts = count_tiles(looks, geometry, unit, skip=settings.skip)
     read_s = time.perf_counter() - start
+    layouts = [each for _, each in looks]
     slice_s = time_slices(counts.slices, layouts, source.dtype, unit)
     tile_s = time_tiles(network, settings, counts.examples)
     height, width = geometry.plane
@@ -113,24 +113,25 @@ def explain_scan(source: Source, network: Network, settings: Settings) -> Explan
         load_s=network.load_s,
         hr_slice_bytes=hr_slice_bytes,
         # beside what is held now: the slab that is run, the one that is written, and its voxels
-        peak_bytes=peak_memory_bytes() + 3 * hr_slice_bytes * (layout.slab - len(counts.slices)),
+        peak_bytes=peak_memory_bytes() + 3 * hr_slice_bytes * (layout.slab - len(counts.slices[0])),
     )
 
 
 def count_tiles(
-    source: Source, geometry: Geometry, layouts: Sequence[Layout], unit: float, *, skip: bool
+    looks: Sequence[tuple[Source, Layout]], geometry: Geometry, unit: float, *, skip: bool
 ) -> Counts:
     """Count the tiles of the first volume as a run would: the runner itself tells.
 
-    ``layouts`` are that of the source's matrix, and that of the stored one where it is run too.
+    ``looks`` are as `SuperResolution.looks` gives them.
     """
-    layout = layouts[0]
-    runners = [cheap_runner(each, skip=skip) for each in layouts]
+    runners = [cheap_runner(each, skip=skip) for _, each in looks]
+    layout = looks[0][1]
     slices, middle = geometry.slices, geometry.slices // 2
     to_run, examples = 0, [np.zeros((0, layout.tile, layout.tile), np.float32)]
     for start in range(0, slices, layout.slab):
-        slab = source.read_slices(geometry.axis, start, min(start + layout.slab, slices))
-        counted = [each.count(stored_slab(slab, each.layout), unit) for each in runners]
+        stop = min(start + layout.slab, slices)
+        slabs = (source.read_slices(geometry.axis, start, stop) for source, _ in looks)
+        counted = [one.count(slab, unit) for one, slab in zip(runners, slabs, strict=True)]
         to_run += sum(int(np.count_nonzero(tiles.to_run)) for tiles in counted)
         wanted = layout.batch - sum(map(len, examples))
         examples.append(runners[0].examples(counted[0], wanted))
@@ -139,10 +140,13 @@ def count_tiles(
         found = np.zeros((1, layout.tile, layout.tile), np.float32)
     chosen = found[np.arange(layout.batch) % len(found)]
     return Counts(
-        tiles=slices * sum(each.tiles_per_slice for each in layouts),
+        tiles=slices * sum(each.tiles_per_slice for _, each in looks),
         to_run=to_run,
         examples=np.ascontiguousarray(chosen[:, None]),
-        slices=source.read_slices(geometry.axis, middle, min(middle + TIMED_SLICES, slices)),
+        slices=[
+            source.read_slices(geometry.axis, middle, min(middle + TIMED_SLICES, slices))
+            for source, _ in looks
+        ],
     )
 
 
@@ -165,17 +169,18 @@ def time_tiles(network: Network, settings: Settings, examples: NDArray[np.float3
 
 
 def time_slices(
-    slices: Slab, layouts: Sequence[Layout], dtype: np.dtype[Any], unit: float
+    slabs: Sequence[Slab], layouts: Sequence[Layout], dtype: np.dtype[Any], unit: float
 ) -> float:
     """Seconds per slice outside of the network: tiling, blending, rounding, compression."""
     start = time.perf_counter()
     fine, *_ = (
-        cheap_runner(each, skip=False).run(stored_slab(slices, each), unit) for each in layouts
+        cheap_runner(layout, skip=False).run(slab, unit)
+        for slab, layout in zip(slabs, layouts, strict=True)
     )
     writer = GzipWriter(io.BytesIO())
     writer.write(to_stored(fine, dtype, 1.0, 0.0)[0].tobytes())
     writer.close()
-    return (time.perf_counter() - start) / len(slices)
+    return (time.perf_counter() - start) / len(slabs[0])
 
 
 def as_json(network: Network, source: Source, found: Explanation) -> dict[str, Any]:
