@@ -122,18 +122,17 @@ def stored_slices(path: Path, count: int) -> tuple[Slices, Native]:
     return clean[sampled(len(clean), count)], find_native(clean)
 
 
-class Slab(ArraySource):
-    """Slices (n, h, w) of a scan of known native matrix: these few are not asked for it again."""
-
-    def __init__(self, slices: Slices, native: Native) -> None:
-        super().__init__(np.moveaxis(slices, 0, 2), np.diag([1.0, 1.0, 5.0, 1.0]))
-        self.native_shape = (*native.native, len(slices))
-
-
 def by_default(slices: Slices, native: Native, network: Network) -> Slices:
-    """SR (n, 2 h, 2 w) of the native matrix (h, w), of stored slices by the default settings."""
-    sink = ArraySink()
-    upscale_file(Slab(slices, native), sink, network, Settings(axis=2))
+    """SR (n, 2 h, 2 w) of the native matrix (h, w), of stored slices by the default settings.
+
+    The native matrix is that of the whole scan: these few slices are not asked for it again.
+    """
+    source, sink = (
+        ArraySource(np.moveaxis(slices, 0, 2), np.diag([1.0, 1.0, 5.0, 1.0])),
+        ArraySink(),
+    )
+    source.native_shape = (*native.native, len(slices))  # type: ignore[attr-defined]
+    upscale_file(source, sink, network, Settings(axis=2))
     return np.moveaxis(sink.data, 2, 0)
 
 
