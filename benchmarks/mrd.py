@@ -4,7 +4,7 @@
 
 The slices go through a server on loopback one by one, as float32, each after the answer to the one
 before. What differs from poan-run is the intensity unit (first slice, middle slice first, whole
-volume). With --native auto both crop a zero-filled scan to its native matrix, which a header tells
+volume). With --native on both crop a zero-filled scan to its native matrix, which a header tells
 poan-mrd as poan-run found it.
 """
 
@@ -96,7 +96,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("scan", type=Path)
     p.add_argument("--model", default="t2_x2")
-    p.add_argument("--native", default="off", choices=["off", "auto"])
+    p.add_argument("--native", default="off", choices=["off", "on"])
     p.add_argument("--out", type=Path)
     args = p.parse_args()
     settings = Settings(native=args.native)

@@ -47,7 +47,7 @@ class NativeSource:
     """
 
     def __init__(self, source: Source, axis: int, native: Native) -> None:
-        self._source, self._axis, self._native = source, axis, native
+        self.stored, self._axis, self.native = source, axis, native
         before, after = native.matrix, native.native
         self.affine: Affine = resampled_affine(source.affine, before, after, axis)
         self.to_stored: Affine = resampled_affine(np.eye(4), before, after, axis)
@@ -57,17 +57,17 @@ class NativeSource:
     @property
     def path(self) -> Path | None:
         """That of the scan."""
-        return self._source.path
+        return self.stored.path
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """That of the scan."""
-        return self._source.dtype
+        return self.stored.dtype
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Those of the scan."""
-        return self._source.warnings
+        return self.stored.warnings
 
     def read_slices(self, axis: int, start: int, stop: int, volume: int = 0) -> Slab:
         """See `Source.read_slices` and `cropped`."""
@@ -75,11 +75,15 @@ class NativeSource:
             whole = self.read_slices(self._axis, 0, spatial_shape(self.shape)[self._axis], volume)
             ordered = np.moveaxis(whole, 0, self._axis)  # (x, y, z)
             return np.array(np.moveaxis(ordered, axis, 0)[start:stop], order="C")
-        return cropped(self._source.read_slices(axis, start, stop, volume), self._native.native)
+        return self.to_native(self.stored.read_slices(axis, start, stop, volume))
+
+    def to_native(self, stored: Slab) -> Slab:
+        """Stored slices (n, H, W) on the native matrix: (n, h, w)."""
+        return cropped(stored, self.native.native)
 
     def sha256(self) -> dict[str, str]:
         """That of the scan."""
-        return self._source.sha256()
+        return self.stored.sha256()
 
     def close(self) -> None:
         """The scan is closed by who opened it."""

@@ -27,8 +27,10 @@ class Settings:
     call. ``skip`` runs one of all tiles that hold the same constant. ``self_ensemble`` takes the
     mean over eight flips and rotations; ``uncertainty`` gives their standard deviation beside it.
     ``threads`` compress the output. ``native`` crops the
-    spectrum of a scan that its scanner zero-filled (``auto``: for a model trained on scanner-like
-    LR); ``keep_measured`` puts LR's own band back into SR (``auto``: as the manifest says).
+    spectrum of a scan that its scanner zero-filled (``on``); ``auto`` does so for a model trained
+    on scanner-like LR, and takes the mean with the stored matrix's answer where that is better
+    (`poan_runtime.both_matrices`). ``keep_measured`` puts LR's own band back into SR (``auto``: as
+    the manifest says).
     ``like_input`` then brings the result to ``scale`` times the stored matrix, by filling its
     spectrum. ``keep_negative`` leaves voxels below zero as they are where the volume has none
     itself; a network rings there, a magnitude image does not, so by default they become 0.
@@ -130,9 +132,14 @@ class Network:
         manifest, spread = self.model.manifest, settings.uncertainty
         return SelfEnsemble(self.opened.backend, manifest.scale, manifest.grid, spread=spread)
 
-    def layout(self, geometry: Geometry, settings: Settings) -> Layout:
-        """The tiles of the geometry's slices; settings that do not fit the model are refused."""
-        return layout_of(self.model, geometry, settings)
+    def layout(
+        self, geometry: Geometry, settings: Settings, plane: tuple[int, int] | None = None
+    ) -> Layout:
+        """The tiles of the geometry's slices; settings that do not fit the model are refused.
+
+        ``plane`` are rows and columns of the slices, where these are on another matrix.
+        """
+        return layout_of(self.model, geometry, settings, plane)
 
     def for_slices(self, geometry: Geometry, settings: Settings) -> "Network":
         """The network of the tile that moves fewest bytes for the geometry's slices.
@@ -151,8 +158,10 @@ class Network:
         return dataclasses.replace(network, taken=taken)
 
 
-def layout_of(model: Model, geometry: Geometry, settings: Settings) -> Layout:
-    """The tiles of the geometry's slices; settings that do not fit the model are refused."""
+def layout_of(
+    model: Model, geometry: Geometry, settings: Settings, plane: tuple[int, int] | None = None
+) -> Layout:
+    """The tiles of the geometry's slices, or of slices of ``plane``; see `Network.layout`."""
     manifest, engine = model.manifest, model.file.engine
     halo = manifest.halo if settings.halo is None else settings.halo
     overlap = manifest.overlap if settings.overlap is None else settings.overlap
@@ -168,7 +177,7 @@ def layout_of(model: Model, geometry: Geometry, settings: Settings) -> Layout:
         )
     full_batch = None if engine is None else engine.profile.opt  # a plan fills what is not full
     return lay_out(
-        *geometry.plane,
+        *(plane or geometry.plane),
         geometry.slices,
         tile=manifest.tile,
         scale=manifest.scale,

@@ -8,18 +8,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from nibabel.spatialimages import SpatialImage
 
 from poan_runtime.as_measured import (
     Measured,
     MeasuredBand,
+    NativeSource,
     cut_across_frames,
     filled_up,
     header_disagrees,
     keeps_measured,
     network_sees,
 )
+from poan_runtime.below_zero import BelowZero
+from poan_runtime.both_matrices import BothMatrices, native_share, shares_in_words
 from poan_runtime.geometry import Geometry, spatial_shape
 from poan_runtime.images.formats import open_sink, open_source
 from poan_runtime.images.source import ArraySink, ArraySource, Sink, Slab, Source
@@ -60,25 +62,6 @@ Opens = Callable[[Network], Sink]
 """Opens a sink whose images name the network that makes them."""
 
 
-@dataclasses.dataclass(kw_only=True)
-class BelowZero:
-    """Voxels that the network put below zero in volumes that have none, and that became 0."""
-
-    count: int = 0
-    lowest: float = 0.0
-
-    def clamp(self, sr: Slab) -> Slab:
-        """The slab without them."""
-        below = sr < 0
-        count = int(np.count_nonzero(below))
-        if not count:
-            return sr
-        self.count += count
-        self.lowest = min(self.lowest, float(sr.min()))
-        sr[below] = 0
-        return sr
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What a run did; `upscale_file` returns it.
@@ -105,11 +88,18 @@ class Outcome:
     change: Change | None = None
     """How much of what was measured the network changed; None likewise."""
     native_used: bool = False
+    native_share: float = 1.0
+    """Share of the native matrix's answer in the mean with that of the stored matrix."""
     measured_kept: bool = False
     below_zero: BelowZero = dataclasses.field(default_factory=BelowZero)
     """Ringing of the network that was cut off at 0."""
     spread: Spread | None = None
     """Standard deviation over eight flips and rotations, where the settings ask for it."""
+
+    @property
+    def from_which_matrix(self) -> str:
+        """For people, of a scan that was zero-filled: what it was super-resolved from."""
+        return shares_in_words(self.native_share) if self.native_used else "taken as it comes"
 
     @property
     def faithfulness(self) -> str | None:
@@ -175,12 +165,31 @@ class SuperResolution:
         self._steps = steps
         self._turn = NO_TURN if turn is None else turn
         self._units: list[StreamedUnit] = []
-        self._runner = SliceRunner(
+        self.runner = self._runner_of(settings)
+        self.layout = self.runner.layout
+
+    def _runner_of(self, settings: Settings) -> SliceRunner | BothMatrices:
+        """What runs the slabs: on the matrix of the source, or on that and the stored one."""
+        runner = SliceRunner(
             backend=self.network.backend(settings),
             layout=self.layout,
             skip=settings.skip,
             timings=self.timings,
         )
+        if not isinstance(self.source, NativeSource) or settings.native != "auto":
+            return runner
+        native = self.source.native
+        if (share := native_share(native)) == 1:
+            return runner
+        wide = self.network.layout(self.geometry, settings, native.matrix)
+        return BothMatrices.of(runner, wide, share, self.source.to_native)
+
+    def looks(self) -> list[tuple[Source, Layout]]:
+        """Each matrix that the network sees, the native one first: its source and its tiles."""
+        first = self.source, self.layout
+        if isinstance(self.runner, BothMatrices) and isinstance(self.source, NativeSource):
+            return [first, (self.source.stored, self.runner.stored.layout)]
+        return [first]
 
     def _like_input(self, scale: int, settings: Settings) -> tuple[int, int] | None:
         """``scale`` times the stored matrix, where that is wanted and not what comes by itself."""
@@ -220,6 +229,7 @@ class SuperResolution:
             measured=self.measured,
             change=self.band.change if self.band else None,
             native_used=self.native_used,
+            native_share=self.runner.share if isinstance(self.runner, BothMatrices) else 1.0,
             measured_kept=self.band is not None and self.band.keep,
             below_zero=self.below_zero,
             spread=self.spread,
@@ -227,10 +237,11 @@ class SuperResolution:
 
     def _slabs_of(self, volume: int, unit: float) -> Generator[Pair, None, None]:
         def read(start: int, stop: int) -> Slab:
-            return self.source.read_slices(self.geometry.axis, start, stop, volume)
+            source = self.looks()[-1][0]  # the stored one, where both are run
+            return source.read_slices(self.geometry.axis, start, stop, volume)
 
         slices = self.geometry.slices
-        slabs = run_volume(self._runner, slices=slices, unit=unit, read=read, turn=self._turn)
+        slabs = run_volume(self.runner, slices=slices, unit=unit, read=read, turn=self._turn)
         with contextlib.closing(slabs):
             for start, lr, images in slabs:
                 sr = images[0]

@@ -118,7 +118,7 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
         default="auto",
         choices=["auto", "on", "off"],
         help="super-resolve a zero-filled scan from the matrix that was measured (auto: where the "
-        "model was trained for scanners)",
+        "model was trained for scanners, with the answer on the stored matrix as a second opinion)",
     )
     g.add_argument(
         "--like-input",

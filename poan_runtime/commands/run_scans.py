@@ -317,7 +317,7 @@ def _measured_lines(outcome: Outcome) -> list[str]:
         return []
     lines = [outcome.faithfulness]
     if found.native.is_zero_filled:
-        used = "super-resolved from there" if outcome.native_used else "taken as it comes"
+        used = outcome.from_which_matrix
         if outcome.geometry.is_filled_up:
             used += ", then filled up to the input's matrix"
         lines.insert(0, f"zero-filled by its scanner, {found.native}; {used}")

@@ -84,6 +84,7 @@ def _measured(outcome: Outcome) -> dict[str, Any]:
             "cutoffs": list(found.native.cutoffs),
             "reasons": list(found.native.reasons),
             "used": outcome.native_used,
+            "share": outcome.native_share,
         },
         "faithfulness": {
             "changed_relative": change.relative,

@@ -10,6 +10,7 @@ import dataclasses
 import io
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ class Counts:
     to_run: int
     examples: NDArray[np.float32]
     """(batch, 1, tile, tile), divided by the intensity unit."""
-    slices: Slab
-    """Some slices (n, h, w) from the middle, real values."""
+    slices: list[Slab]
+    """Some slices (n, h, w) from the middle, real values, of each matrix that the network sees."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ class Explanation:
     @property
     def rest_s(self) -> float:
         """Predicted seconds of tiling, blending and writing."""
-        return self.slice_s * (self.counts.tiles // self.layout.tiles_per_slice) * self.volumes
+        return self.slice_s * self.geometry.slices * self.volumes
 
     @property
     def total_s(self) -> float:
@@ -92,11 +93,13 @@ def explain_scan(source: Source, network: Network, settings: Settings) -> Explan
     """Lay out a scan and time what its cost follows from; the first volume stands for all."""
     run = SuperResolution(source, network, settings)
     source, geometry, layout, network = run.source, run.geometry, run.layout, run.network
+    looks = run.looks()
     start = time.perf_counter()
     unit = run.intensity(0).unit
-    counts = count_tiles(source, geometry, layout, unit, skip=settings.skip)
+    counts = count_tiles(looks, geometry, unit, skip=settings.skip)
     read_s = time.perf_counter() - start
-    slice_s = time_slices(counts.slices, layout, source.dtype, unit)
+    layouts = [each for _, each in looks]
+    slice_s = time_slices(counts.slices, layouts, source.dtype, unit)
     tile_s = time_tiles(network, settings, counts.examples)
     height, width = geometry.plane
     hr_slice_bytes = 4 * height * width * geometry.scale**2
@@ -112,35 +115,47 @@ def explain_scan(source: Source, network: Network, settings: Settings) -> Explan
         load_s=network.load_s,
         hr_slice_bytes=hr_slice_bytes,
         # beside what is held now: the slab that is run, the one that is written, and its voxels
-        peak_bytes=peak_memory_bytes() + 3 * hr_slice_bytes * (layout.slab - len(counts.slices)),
+        peak_bytes=peak_memory_bytes() + 3 * hr_slice_bytes * (layout.slab - len(counts.slices[0])),
     )
 
 
 def count_tiles(
-    source: Source, geometry: Geometry, layout: Layout, unit: float, *, skip: bool
+    looks: Sequence[tuple[Source, Layout]], geometry: Geometry, unit: float, *, skip: bool
 ) -> Counts:
-    """Count the tiles of the first volume as a run would: the runner itself tells."""
-    runner = SliceRunner(
-        backend=RepeatVoxels(layout.scale), layout=layout, skip=skip, timings=Timings()
-    )
+    """Count the tiles of the first volume as a run would: the runner itself tells.
+
+    ``looks`` are as `SuperResolution.looks` gives them.
+    """
+    runners = [cheap_runner(each, skip=skip) for _, each in looks]
+    layout = looks[0][1]
     slices, middle = geometry.slices, geometry.slices // 2
     to_run, examples = 0, [np.zeros((0, layout.tile, layout.tile), np.float32)]
     for start in range(0, slices, layout.slab):
-        slab = source.read_slices(geometry.axis, start, min(start + layout.slab, slices))
-        tiles = runner.count(slab, unit)
-        to_run += int(np.count_nonzero(tiles.to_run))
+        stop = min(start + layout.slab, slices)
+        slabs = (source.read_slices(geometry.axis, start, stop) for source, _ in looks)
+        counted = [one.count(slab, unit) for one, slab in zip(runners, slabs, strict=True)]
+        to_run += sum(int(np.count_nonzero(tiles.to_run)) for tiles in counted)
         wanted = layout.batch - sum(map(len, examples))
-        examples.append(runner.examples(tiles, wanted))
+        examples.append(runners[0].examples(counted[0], wanted))
     found = np.concatenate(examples)
     if not len(found):
         found = np.zeros((1, layout.tile, layout.tile), np.float32)
     chosen = found[np.arange(layout.batch) % len(found)]
     return Counts(
-        tiles=slices * layout.tiles_per_slice,
+        tiles=slices * sum(each.tiles_per_slice for _, each in looks),
         to_run=to_run,
         examples=np.ascontiguousarray(chosen[:, None]),
-        slices=source.read_slices(geometry.axis, middle, min(middle + TIMED_SLICES, slices)),
+        slices=[
+            source.read_slices(geometry.axis, middle, min(middle + TIMED_SLICES, slices))
+            for source, _ in looks
+        ],
     )
+
+
+def cheap_runner(layout: Layout, *, skip: bool) -> SliceRunner:
+    """A runner whose network costs nothing."""
+    backend = RepeatVoxels(layout.scale)
+    return SliceRunner(backend=backend, layout=layout, skip=skip, timings=Timings())
 
 
 def time_tiles(network: Network, settings: Settings, examples: NDArray[np.float32]) -> float:
@@ -155,17 +170,19 @@ def time_tiles(network: Network, settings: Settings, examples: NDArray[np.float3
     return min(seconds) / len(examples)
 
 
-def time_slices(slices: Slab, layout: Layout, dtype: np.dtype[Any], unit: float) -> float:
+def time_slices(
+    slabs: Sequence[Slab], layouts: Sequence[Layout], dtype: np.dtype[Any], unit: float
+) -> float:
     """Seconds per slice outside of the network: tiling, blending, rounding, compression."""
-    runner = SliceRunner(
-        backend=RepeatVoxels(layout.scale), layout=layout, skip=False, timings=Timings()
-    )
     start = time.perf_counter()
-    fine = runner.run(slices, unit)
+    fine, *_ = (
+        cheap_runner(layout, skip=False).run(slab, unit)
+        for slab, layout in zip(slabs, layouts, strict=True)
+    )
     writer = GzipWriter(io.BytesIO())
     writer.write(to_stored(fine, dtype, 1.0, 0.0)[0].tobytes())
     writer.close()
-    return (time.perf_counter() - start) / len(slices)
+    return (time.perf_counter() - start) / len(slabs[0])
 
 
 def as_json(source: Source, found: Explanation) -> dict[str, Any]:

@@ -282,7 +282,7 @@ def _measured(outcome: Outcome) -> list[tuple[str, str]]:
     found, change = outcome.measured, outcome.change
     if found is None or change is None:
         return []
-    used = "super-resolved from there" if outcome.native_used else "taken as it comes"
+    used = outcome.from_which_matrix
     native = f"{found.native}; {used}" if found.native.is_zero_filled else str(found.native)
     noise = f"{found.noise.sigma:.4g}, from the {found.noise.source}" if found.noise.sigma else ""
     return [

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from poan_runtime.tiles.layout import Layout
 Slab = NDArray[np.float32]
 Places = NDArray[np.intp]
 T = TypeVar("T")
+W = TypeVar("W")
 
 MOST_CONSTANTS = 64
 """How many answers for constant tiles are kept; a volume has few constants beside zero."""
@@ -76,6 +77,20 @@ class Work(NamedTuple):
     lr: Slab
     unit: float
     tiles: Tiles
+
+
+class Runner(Protocol[W]):
+    """What `run_volume` asks for: makes slabs ready to run, and runs them."""
+
+    @property
+    def layout(self) -> Layout: ...
+
+    @property
+    def timings(self) -> Timings: ...
+
+    def work(self, start: int, slab: Slab, unit: float) -> W: ...
+
+    def run_slabs(self, works: Iterator[W]) -> Iterator[tuple[int, Slab, Slab]]: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -334,7 +349,7 @@ Turn = contextlib.AbstractContextManager[object]
 
 
 def run_volume(
-    runner: SliceRunner,
+    runner: Runner[Any],
     *,
     slices: int,
     unit: float,
@@ -350,7 +365,7 @@ def run_volume(
     """
     step = runner.layout.slab
 
-    def works() -> Generator[Work, None, None]:
+    def works() -> Generator[Any, None, None]:
         for start in range(0, slices, step):
             with runner.timings.time("read"):
                 slab = read(start, min(start + step, slices))

@@ -62,7 +62,7 @@ def test_a_model_for_scanners_starts_from_the_native_matrix(
     scanner_model: Path, scan: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.nii"
-    outcome = poan_runtime.upscale_file(scan, out, scanner_model, settings())
+    outcome = poan_runtime.upscale_file(scan, out, scanner_model, settings(native="on"))
     assert outcome.native_used
     assert outcome.geometry.fine_shape == (128, 160, SLICES)
     fine = nib.load(out)
@@ -220,7 +220,7 @@ def test_like_input_gives_scale_times_the_stored_matrix_over_the_same_field_of_v
     scanner_model: Path, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     native, like, spread = (tmp_path / name for name in ("native.nii", "like.nii", "spread.nii"))
-    options = ["--axis", "2", "--keep-negative", "-q"]
+    options = ["--axis", "2", "--keep-negative", "-q", "--native", "on"]
     assert main([str(scanner_model), str(scan), "-o", str(native), *options]) == 0
     options += ["--like-input", "--uncertainty", str(spread)]
     assert main([str(scanner_model), str(scan), "-o", str(like), *options[:3], *options[4:]]) == 0

@@ -224,6 +224,22 @@ def test_every_part_of_the_mix_is_drawn_within_its_range_and_as_often_as_asked()
     assert all(0.3 <= min(s.band) <= max(s.band) <= 1 for s in rest)
 
 
+def test_either_axis_may_have_fewer_lines_and_snr_and_levels_are_even_in_their_logarithm():
+    config = replace(NOTHING, phase=1.0, noise=1.0, rounding=1.0)
+    scans = [draw(config, np.random.default_rng([1, i])) for i in range(1000)]
+    rows = np.mean([s.band[1] == 1 and s.band[0] < 1 for s in scans])
+    columns = np.mean([s.band[0] == 1 and s.band[1] < 1 for s in scans])
+    assert rows == pytest.approx(0.5, abs=0.065)  # four sigma of 1,000
+    assert rows + columns == 1
+    for values, limits in (
+        ([s.snr for s in scans], config.snr),
+        ([s.levels for s in scans], config.levels),
+    ):
+        low, high = np.log(limits)
+        shares = (np.log(values) - low) / (high - low)
+        assert np.mean(shares) == pytest.approx(0.5, abs=0.037)  # four sigma, 0.289 each
+
+
 def test_truncated_draws_nothing_but_truncation():
     assert {draw(NOTHING, np.random.default_rng(i)) for i in range(50)} == {Scan()}
 

@@ -46,6 +46,7 @@ def test_the_change_is_that_of_the_whole_scan_however_it_is_cut() -> None:
     slabs = change_of([(lr[:2], sr[:2]), (lr[2:], sr[2:])], 2)
     by_hand = np.linalg.norm(difference(lr, sr, 2)) / np.linalg.norm(lr)
     assert slabs.relative == pytest.approx(whole.relative, rel=1e-6)  # float32 maps
+    assert slabs.rms == pytest.approx(whole.rms, rel=1e-6)
     assert whole.relative == pytest.approx(by_hand, rel=1e-5)
     assert whole.rms == pytest.approx(by_hand * np.sqrt((lr**2).mean()), rel=1e-5)
 

@@ -43,11 +43,11 @@ def scanner(make_model: Callable[..., Path]) -> Iterator[Network]:
 def expected(
     filled: NDArray[np.float32], scanner: Network, tmp_path_factory: pytest.TempPathFactory
 ) -> NDArray[np.float32]:
-    """What poan-run makes of it, (slices, rows, columns)."""
+    """What poan-run makes of it on the native matrix, (slices, rows, columns)."""
     folder = tmp_path_factory.mktemp("scan")
     scan = nib.Nifti1Image(filled.transpose(1, 2, 0), np.diag([2, 1.5, 4, 1]))
     nib.save(scan, folder / "scan.nii")
-    upscale_file(folder / "scan.nii", folder / "fine.nii", scanner, Settings(axis=2))
+    upscale_file(folder / "scan.nii", folder / "fine.nii", scanner, Settings(axis=2, native="on"))
     fine: NDArray[np.float32] = nib.load(folder / "fine.nii").get_fdata(dtype=np.float32)
     return fine.transpose(2, 0, 1)
 
