@@ -24,16 +24,17 @@ class Settings:
 
     ``axis`` is the slice axis: 0, 1, 2, ``sagittal``, ``coronal`` or ``axial``. ``halo`` is the
     border of a tile that is thrown away, ``overlap`` what neighbours blend, ``batch`` tiles per
-    call. ``skip`` runs one of all tiles that hold the same constant. ``self_ensemble`` takes the
-    mean over eight flips and rotations; ``uncertainty`` gives their standard deviation beside it.
-    ``threads`` compress the output. ``native`` crops the
-    spectrum of a scan that its scanner zero-filled (``on``); ``auto`` does so for a model trained
-    on scanner-like LR, and takes the mean with the stored matrix's answer where that is better
-    (`poan_runtime.both_matrices`). ``keep_measured`` puts LR's own band back into SR (``auto``: as
-    the manifest says).
-    ``like_input`` then brings the result to ``scale`` times the stored matrix, by filling its
-    spectrum. ``keep_negative`` leaves voxels below zero as they are where the volume has none
-    itself; a network rings there, a magnitude image does not, so by default they become 0.
+    call. ``skip`` runs one of all tiles that hold the same constant. ``self_ensemble`` takes
+    the mean over eight flips and rotations; ``uncertainty`` gives their standard deviation
+    beside it, in the scan's unit. ``threads`` compress the output. ``native`` crops the
+    spectrum of a scan that its scanner zero-filled (``on``); ``auto`` does so for a model
+    trained on scanner-like LR, and takes the mean with the stored matrix's answer where that is
+    better (`poan_runtime.both_matrices`). ``keep_measured`` puts LR's own band back into SR
+    (``auto``: as the manifest says). ``like_input`` brings a result from the native matrix to
+    ``scale`` times the stored one, by filling its spectrum. ``keep_negative`` leaves voxels
+    below zero as they are where the volume has none itself; a network rings there, a magnitude
+    image does not, so by default they become 0. `Network.layout` refuses what does not fit the
+    model's tile or batch with a PoanError.
 
     >>> Settings(axis="axial", self_ensemble=True).skip
     True
@@ -135,9 +136,10 @@ class Network:
     def layout(
         self, geometry: Geometry, settings: Settings, plane: tuple[int, int] | None = None
     ) -> Layout:
-        """The tiles of the geometry's slices; settings that do not fit the model are refused.
+        """The tiles of the geometry's slices.
 
-        ``plane`` are rows and columns of the slices, where these are on another matrix.
+        ``plane`` are rows and columns of the slices, where these are on another matrix. Raises
+        PoanError on settings that do not fit the model.
         """
         return layout_of(self.model, geometry, settings, plane)
 
@@ -145,7 +147,8 @@ class Network:
         """The network of the tile that moves fewest bytes for the geometry's slices.
 
         Bytes are the tiles of a slice times what the builder's log says of one. This network runs
-        where there is no other, where a log told no bytes, and in a tie.
+        where there is no other, where a log told no bytes, and in a tie. Raises PoanError where
+        the one that is taken cannot be loaded.
         """
         models = (self.model, *self.others.models)
         moved = [bytes_per_slice(model, geometry, settings) for model in models]

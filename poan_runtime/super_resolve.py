@@ -67,8 +67,8 @@ class Outcome:
     """What a run did; `upscale_file` returns it.
 
     ``geometry`` has shapes, affines and slice axis, ``layout`` the tiles in LR voxels. ``units``
-    are what each volume's intensities were divided by; ``timings`` holds seconds and counts of
-    tiles; ``warnings`` are one line each.
+    are what each volume's intensities were divided by, in the scan's unit; ``timings`` holds
+    seconds and counts of tiles; ``warnings`` are one line each.
 
     Example (runs if a model is shipped)::
 
@@ -88,11 +88,13 @@ class Outcome:
     change: Change | None = None
     """How much of what was measured the network changed; None likewise."""
     native_used: bool = False
+    """Whether the network saw the native matrix of a scan that its scanner had zero-filled."""
     native_share: float = 1.0
     """Share of the native matrix's answer in the mean with that of the stored matrix."""
     measured_kept: bool = False
+    """Whether LR's own band was put back into SR."""
     below_zero: BelowZero = dataclasses.field(default_factory=BelowZero)
-    """Ringing of the network that was cut off at 0."""
+    """Ringing of the network that was cut off at 0: voxels, and the lowest in the scan's unit."""
     spread: Spread | None = None
     """Standard deviation over eight flips and rotations, where the settings ask for it."""
 
@@ -325,8 +327,9 @@ def upscale_file(
     Voxels keep their type unless ``dtype`` (``int16``, ``float32``, ...) names another for a
     path, which is refused if over 1 % of the voxels do not fit into it, unless ``saturate`` cuts
     them to its ends. ``scratch`` is the folder for temporary files. Each consumer is called with
-    every `Pair` in order. ``turn`` as for `SuperResolution`. Raises PoanError on what the caller
-    can mend; then nothing is written.
+    every `Pair` in order. ``steps`` and ``turn`` as for `SuperResolution`. An input of (x, y, z)
+    becomes scale times as large along both axes of its slices, or of the native matrix's. Raises
+    PoanError on what the caller can mend; then nothing is written.
 
     Example (runs if a model is shipped)::
 

@@ -1,7 +1,7 @@
 """Cubic resampling along one axis, as a matrix.
 
-Every resize in poan is ``R_h @ x @ R_w.T`` with constant matrices, so that training, ONNX and
-engines compute the same numbers: runtimes disagree on the coordinates of a ``Resize`` node.
+Every resize inside a network is ``R_h @ x @ R_w.T`` with constant matrices, so that training, ONNX
+and engines compute the same numbers: runtimes disagree on the coordinates of a ``Resize`` node.
 """
 
 from functools import lru_cache

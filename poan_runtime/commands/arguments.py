@@ -46,7 +46,7 @@ def poan_version() -> str:
 
 
 def widen_output() -> None:
-    """Have a terminal of a narrow encoding get escapes, where it would end the program."""
+    """Escape the characters that the terminal's encoding lacks; they would end the program."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="auto", type=device, help="auto, cpu, cuda or cuda:N")
     p.add_argument("--precision", default="auto", choices=PRECISIONS)
     p.add_argument("--threads", type=positive, help="threads of the inference engine")
-    p.add_argument("--openrecon-label", action="store_true", help="print the label's JSON, leave")
+    p.add_argument("--openrecon-label", action="store_true", help="print the label as JSON")
     return p
 
 

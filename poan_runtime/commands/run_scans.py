@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_for_dicom(args: argparse.Namespace, scans: list[Path]) -> None:
-    """No option of DICOM series goes unheard where there is no DICOM."""
+    """Refuse options of DICOM series where no scan is DICOM."""
     named = {
         "--series": args.series,
         "--uid-root": args.uid_root,

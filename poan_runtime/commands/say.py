@@ -23,7 +23,7 @@ class Voice:
             write_line(line, sys.stdout)
 
     def detail(self, line: str) -> None:
-        """A line for who asked for more."""
+        """A line that --verbose shows."""
         if self.level >= VERBOSE:
             write_line(line, sys.stdout)
 

@@ -66,7 +66,8 @@ class Backend(Protocol):
 class EngineOptions:
     """Which engine is to run a model, and how.
 
-    ``backend`` is ``auto`` or a name of `BACKENDS`; ``device`` is ``auto``, ``cpu`` or ``cuda``.
+    ``backend`` is ``auto`` or a name of `BACKENDS`; ``device`` is ``auto``, ``cpu``,
+    ``cuda`` or ``cuda:N``.
     ``threads`` None leaves the number to the engine.
     ``precision`` is that of an ONNX file on a CPU: ``auto`` takes bf16 where the manifest holds
     a passing verdict for it and this CPU has it, ``bf16`` insists on it, ``fp32`` never does.

@@ -94,7 +94,8 @@ def device_index(device: str) -> int | None:
 
 
 def device_kind(device: str) -> str:
-    """
+    """``cpu``, ``cuda`` or ``auto``: a device without the GPU's number.
+
     >>> device_kind("cuda:1"), device_kind("cpu")
     ('cuda', 'cpu')
     """

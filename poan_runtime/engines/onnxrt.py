@@ -132,7 +132,9 @@ def _session(model: Model, options: EngineOptions, providers: list[str]) -> Any:
         )
     except Exception as error:
         own = type(error).__module__.startswith("onnxruntime")
-        if not own and not isinstance(error, UnicodeDecodeError):  # a name in the graph is no text
+        if not own and not isinstance(
+            error, UnicodeDecodeError
+        ):  # a name in the graph is not valid text
             raise
         reason = str(error).strip().splitlines()[0]
         raise PoanError(f"{model.path}: onnxruntime cannot load it: {reason}") from None
@@ -187,7 +189,7 @@ def _names(model: Model, session: Any) -> tuple[str, str]:
         target = _port(model, "output", outputs, model.manifest.output_name)
         check_shapes(model, source.shape, target.shape)
     except UnicodeDecodeError:
-        raise PoanError(f"{model.path}: a name in the graph is no text") from None
+        raise PoanError(f"{model.path}: a name in the graph is not valid text") from None
     return source.name, target.name
 
 

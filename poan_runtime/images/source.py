@@ -63,12 +63,16 @@ class Source(Protocol):
 
         Rows run along the first of the other two voxel axes, columns along the second. The
         array is the caller's. Values that float32 cannot hold are infinite; NaN stays NaN.
-        ``volume`` counts along the fourth and later axes, the fourth fastest.
+        ``volume`` counts along the fourth and later axes, the fourth fastest. Raises PoanError
+        where the file ends or changes under the reader.
         """
         ...
 
     def sha256(self) -> dict[str, str]:
-        """SHA-256 of the files behind it, by name; only a report asks for it."""
+        """SHA-256 of the files behind it, by name; only a report asks for it.
+
+        Raises PoanError where they cannot be read to their end.
+        """
         ...
 
     def close(self) -> None:
@@ -81,7 +85,8 @@ class Sink(Protocol):
 
     Order of calls: `begin` once, `write` for each slab in order (volume by volume, slices
     ascending), `finish` once, `close`. A sink that needs the source's headers gets the source
-    when it is made. `write` may come from another thread, one at a time.
+    when it is made. `write` may come from another thread, one at a time. Each raises PoanError on
+    a shape that the format cannot hold and on values that do not fit.
 
     Example: a scan made finer into an array in memory::
 

@@ -37,7 +37,7 @@ def looks_like_labels(source: Source) -> str | None:
             return None
     if len(values) < 2 or looked_at < FEWEST_VOXELS:
         return None
-    return f"it holds but the values {', '.join(f'{value:g}' for value in values)}"
+    return f"it holds only the values {', '.join(f'{value:g}' for value in values)}"
 
 
 def contrast_of(name: str) -> str | None:

@@ -32,7 +32,7 @@ class Volume:
 
     @classmethod
     def of(cls, image: SpatialImage) -> "Volume":
-        """The real values and the affine of a nibabel image."""
+        """The real values and the affine of a nibabel image; nibabel raises what it cannot read."""
         return cls(data=np.asarray(image.dataobj, np.float32), affine=np.asarray(image.affine))
 
     def to_nibabel(self) -> Nifti1Image:
@@ -48,7 +48,10 @@ class Volume:
         return cast(Nifti1Image, image)
 
     def save(self, path: str | Path) -> None:
-        """Write a NIfTI file, .nii or .nii.gz, float32; whole or not at all."""
+        """Write a NIfTI file, .nii or .nii.gz, float32; whole or not at all.
+
+        Raises PoanError on another ending, OSError where the disk does not take it.
+        """
         path = Path(path)
         if not path.name.endswith((".nii", ".nii.gz")):
             raise PoanError(f"{path}: expected a name that ends in .nii or .nii.gz")
@@ -60,8 +63,8 @@ class Volume:
 def read_volume(path: str | Path, volume: int = 0) -> Volume:
     """One whole 3D volume (or 2D image) as float32 real values, not-finite ones as they are.
 
-    ``volume`` counts along the fourth and later axes. Raises PoanError on a file that is not
-    there, not readable, or damaged.
+    ``data`` is (x, y, z) in voxel order, or (x, y). ``volume`` counts along the fourth and later
+    axes. Raises PoanError on a file that is not there, not readable, or damaged.
 
     Example::
 

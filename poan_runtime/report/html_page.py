@@ -193,7 +193,7 @@ def in_8_bits(share: NDArray[Any]) -> Bytes:
 
 
 def kept(geometry: Geometry) -> tuple[int, int]:
-    """First and behind-last slice that are kept: all, or a middle slab of `MOST_VOXELS`."""
+    """First slice that is kept, and one past the last: all, or a middle slab of `MOST_VOXELS`."""
     rows_, columns = geometry.plane
     plane = rows_ * columns * geometry.scale**2
     count = max(1, min(geometry.slices, MOST_VOXELS // plane))

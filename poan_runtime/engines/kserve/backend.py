@@ -130,7 +130,7 @@ def served_model(address: Address, access: Access, served: Served) -> Model:
         try:
             manifest = parse_manifest(json.loads(text), f"{address}: its manifest")
         except ValueError as error:
-            raise PoanError(f"{address}: its manifest is no JSON: {error}") from None
+            raise PoanError(f"{address}: its manifest is not valid JSON: {error}") from None
     elif access.manifest is not None:
         manifest = read_manifest(access.manifest)
     else:

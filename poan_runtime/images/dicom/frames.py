@@ -90,7 +90,7 @@ def frames_of(header: FileDataset, path: Path) -> list[Frame]:
                     "name the NIfTI file"
                 )
             if count > 1:
-                raise PoanError(f"{path}: {count} frames and no word of where each of them lies")
+                raise PoanError(f"{path}: {count} frames, and the position of none of them")
             return [_frame(header, [header], 0, shared)]
         if len(groups) != count:
             raise PoanError(f"{path}: {count} frames, and {len(groups)} descriptions of frames")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 MAGIC_AT = 128
 MOST_LOOKS = 200
-"""A folder whose first so many files are no DICOM is taken for no DICOM folder."""
+"""A folder counts as DICOM if one of this many files, the first by name, is DICOM."""
 
 
 def is_dicom(path: Path) -> bool:

@@ -264,7 +264,7 @@ def _check_rule(rule: Rule, where: str, peers: list[str]) -> None:
         try:
             re.compile(getattr(rule, key))
         except re.error as error:
-            raise PoanError(f"[{where}] {key}: no regular expression: {error}") from None
+            raise PoanError(f"[{where}] {key}: not a regular expression: {error}") from None
     for key in ("rows", "columns"):
         if len(getattr(rule, key)) not in (0, 2):
             raise PoanError(f"[{where}] {key}: expected [least, most]")

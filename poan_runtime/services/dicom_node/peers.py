@@ -88,7 +88,7 @@ class Telling:
             return False
         peers = [p for p in self._config.peers if p.ae_title == question.title]
         if not peers:
-            self._log("commitment not told", error="no [[peer]] has the title of who asked")
+            self._log("commitment not told", error="no [[peer]] has the AE title of the caller")
             self._outbox.told(question)
             return True
         try:

@@ -127,7 +127,7 @@ class Caller:
             raise SendError(f"{peer.name}: {refused}")
         try:
             if not association.accepted_contexts:
-                raise SendError(f"{peer.name}: takes none of what we have")
+                raise SendError(f"{peer.name}: accepts none of the kinds of image to send")
             yield association
         finally:
             if association.is_established:

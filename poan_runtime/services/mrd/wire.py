@@ -124,7 +124,7 @@ def read_image(read: Read) -> Image:
     """The rest of an image message."""
     head = np.frombuffer(_exactly(read, IMAGE_HEADER.itemsize), IMAGE_HEADER)[0]
     if int(head["data_type"]) not in TYPES:
-        raise PoanError(f"image: data type {head['data_type']} is none")
+        raise PoanError(f"image: unknown data type {head['data_type']}")
     attributes = _text(_counted(read, "<Q"))
     x, y, z = (int(n) for n in head["matrix_size"])
     shape = (int(head["channels"]), max(z, 1), y, x)

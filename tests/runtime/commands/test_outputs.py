@@ -141,7 +141,7 @@ def test_labels_are_refused_with_a_word_unless_told_otherwise(
     mask = (np.random.default_rng(0).random((20, 18, 5)) > 0.5).astype(np.uint8)
     scan = make_scan("head.nii", data=mask, dtype="u1")
     assert poan_run(nearest_x2, scan) == 2
-    assert "looks like a label map (it holds but the values 0, 1)" in capsys.readouterr().err
+    assert "looks like a label map (it holds only the values 0, 1)" in capsys.readouterr().err
     assert poan_run(nearest_x2, make_scan("sub-1_dseg.nii.gz")) == 2
     assert "looks like a label map (its name says so)" in capsys.readouterr().err
     assert poan_run(nearest_x2, scan, "--labels") == 0

@@ -333,7 +333,7 @@ def test_a_folder_without_dicom_is_one_line(tmp_path: Path) -> None:
 
 def test_the_small_multi_frame_without_geometry_is_refused(real_series: Path) -> None:
     line = refused(real_series / "pydicom_emri_small")
-    assert "10 frames and no word of where each of them lies (and 5 more)" in line
+    assert "10 frames, and the position of none of them (and 5 more)" in line
 
 
 def test_an_image_alone_is_a_volume_of_one_slice(make_series: MakeSeries) -> None:

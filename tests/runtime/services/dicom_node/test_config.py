@@ -27,7 +27,7 @@ Run = Callable[[Path], Running]
         ('targets = ["pacs"]', "targets = []\nrows = [1]", "[rule 1] targets: expected at least"),
         ('ae_title = "PACS"', 'ae_title = "PACSPACSPACSPACSPACS"', "1 to 16 ASCII"),
         ('storage = "node"', "storage = 3", "storage: expected the path of a folder"),
-        ("[[rule]]", '[[rule]]\ndescription = "("', "no regular expression"),
+        ("[[rule]]", '[[rule]]\ndescription = "("', "not a regular expression"),
         ("[listen]", "[listen]\ntls = true", "[tls]: is missing"),
         ("[work]", "[work", "not TOML"),
     ],
