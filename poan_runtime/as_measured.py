@@ -48,6 +48,8 @@ class NativeSource:
 
     def __init__(self, source: Source, axis: int, native: Native) -> None:
         self.stored, self._axis, self.native = source, axis, native
+        self.not_finite = 0
+        """Voxels that were not finite, of all slices read so far."""
         before, after = native.matrix, native.native
         self.affine: Affine = resampled_affine(source.affine, before, after, axis)
         self.to_stored: Affine = resampled_affine(np.eye(4), before, after, axis)
@@ -75,7 +77,9 @@ class NativeSource:
             whole = self.read_slices(self._axis, 0, spatial_shape(self.shape)[self._axis], volume)
             ordered = np.moveaxis(whole, 0, self._axis)  # (x, y, z)
             return np.array(np.moveaxis(ordered, axis, 0)[start:stop], order="C")
-        return self.to_native(self.stored.read_slices(axis, start, stop, volume))
+        stored = self.stored.read_slices(axis, start, stop, volume)
+        self.not_finite += int(np.count_nonzero(~np.isfinite(stored)))
+        return self.to_native(stored)
 
     def to_native(self, stored: Slab) -> Slab:
         """Stored slices (n, H, W) on the native matrix: (n, h, w)."""

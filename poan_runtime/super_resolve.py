@@ -212,8 +212,11 @@ class SuperResolution:
 
     def intensity(self, volume: int) -> StreamedUnit:
         """What a volume's intensities are divided by, from one pass over it."""
-        along = self.geometry.axis if self.native_used else 2
-        return intensity_of(self.source, volume, self._percentile, along)
+        if not isinstance(self.source, NativeSource):
+            return intensity_of(self.source, volume, self._percentile)
+        before = self.source.not_finite
+        found = intensity_of(self.source, volume, self._percentile, self.geometry.axis)
+        return dataclasses.replace(found, not_finite=self.source.not_finite - before)
 
     def outcome(self, warnings: Sequence[str] = ()) -> Outcome:
         """What was done, once all slabs were taken; ``warnings`` are others', put after ours."""

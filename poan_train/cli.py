@@ -243,7 +243,7 @@ def _train(
     if args.init:
         facts = with_history(facts, read_checkpoint(args.init)[0])
         facts.training["init"] = args.init.name
-    for line in remarks(facts, config, pairs):
+    for line in remarks(facts, config, pairs, validation):
         Voice("poan-train").warn(line)
     if why := refusal():
         raise PoanError(f"{why}; --no-export-trial trains it all the same")
@@ -265,10 +265,14 @@ def worth_a_trial(args: argparse.Namespace, config: TrainConfig) -> bool:
     return not (args.resume or args.no_export_trial) and (timed or config.steps >= LONG)
 
 
-def remarks(facts: Facts, config: TrainConfig, pairs: Sequence[Pair]) -> list[str]:
+def remarks(
+    facts: Facts, config: TrainConfig, pairs: Sequence[Pair], validation: Sequence[Pair]
+) -> list[str]:
     """What will not be as one may think, one line each, before the first step."""
     network = networks.build(facts.arch, networks.config_from_json(facts.arch, facts.network))
     lines = networks.unexportable(network)
+    if not validation:
+        lines.append("no volume to validate on: tile_psnr is that of training volumes; say --val")
     side = min((min(pair.lr.shape[1:]) for pair in pairs), default=config.patch)
     if config.patch > side:
         lines.append(f"--patch {config.patch}: the smallest LR slice allows {side}, which is taken")
@@ -292,7 +296,8 @@ def split(args: argparse.Namespace) -> tuple[list[Source], list[Source], list[st
     if os.environ.get("RANK", "0") == "0":
         for part, files in (("trains", training), ("validates", held_out)):
             who = sorted({s.subject for s in files})
-            print(f"{part} on {len(files)} volumes, subjects: {', '.join(who) or 'none'}")
+            count = "1 volume" if len(files) == 1 else f"{len(files)} volumes"
+            print(f"{part} on {count}, subjects: {', '.join(who) or 'none'}")
         if aside:
             print(f"set aside: {', '.join(aside)}")
     return training, held_out, aside

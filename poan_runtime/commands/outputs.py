@@ -17,6 +17,7 @@ from poan_runtime.models.find import exists
 
 ENDINGS = (".nii.gz", ".nii", ".hdr.gz", ".img.gz", ".hdr", ".img", ".mgz", ".mgh", ".gz")
 BIDS = re.compile(r"(sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9+]+)*?)(?:_desc-([A-Za-z0-9]+))?_(\w+)")
+REPORTS = (".json", ".html", ".htm")
 RESULT = re.compile(r"_desc-(\w*[sS]r|\w*[cC]hanged|\w*[uU]ncertainty)(_|\.|$)")
 
 
@@ -90,6 +91,8 @@ def plan_jobs(
         [path for job in jobs for path in job.files] + reports,
         [path for path in outputs if not path.name.endswith(NIFTI_NAMES)],
     )
+    if reports and not reports[0].is_dir() and not args.report.endswith(REPORTS):
+        raise PoanError(f"{args.report}: expected a name that ends in {' or '.join(REPORTS)}")
     return jobs
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 import importlib.util
 import itertools
 import os
@@ -35,6 +36,11 @@ FLAGS = {
     "amx_bf16": "AMX bf16",
     "amx_int8": "AMX int8",
 }
+ON_GPU = {
+    "onnxruntime": "CUDAExecutionProvider",
+    "onnxruntime-tensorrt": "TensorrtExecutionProvider",
+}
+"""What ONNX Runtime must be built with for a backend to reach a GPU."""
 PACKAGES = {
     "pydicom": ("dicom", "DICOM in and out"),
     "openjpeg": ("dicom", "JPEG 2000 in DICOM"),
@@ -154,13 +160,23 @@ def engines() -> Iterable[Part]:
     for name, kind in BACKENDS.items():
         extra = fitting_extra(kind.extra) if kind.extra.startswith("tensorrt") else kind.extra
         on_gpu = "cpu" not in kind.devices
-        serves = f"{' and '.join(kind.kinds)} files on {' and '.join(kind.devices)}"
-        if not kind.needs or importlib.util.find_spec(kind.needs) is not None:
+        there = not kind.needs or importlib.util.find_spec(kind.needs) is not None
+        devices = kind.devices
+        if there and name in ON_GPU and ON_GPU[name] not in _providers():
+            devices, there = ("cpu",), not on_gpu
+        serves = f"{' and '.join(kind.kinds)} files on {' and '.join(devices)}"
+        if there:
             yield Part(name=name, serves=serves, version=_version(kind.needs))
         elif on_gpu and not (driver and driver.gpus):
             yield Part(name=name, serves=serves, mend="needs an NVIDIA GPU and its driver")
         else:
             yield Part(name=name, serves=serves, mend=extras.command(extra))
+
+
+def _providers() -> Sequence[str]:
+    """What the installed build of ONNX Runtime can run on."""
+    found: Sequence[str] = importlib.import_module("onnxruntime").get_available_providers()
+    return found
 
 
 def packages() -> Iterable[Part]:

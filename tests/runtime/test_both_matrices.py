@@ -163,3 +163,14 @@ def test_a_run_says_so_and_the_plan_counts_the_tiles_of_both(
     share = ran["native"]["share"]
     said = f"super-resolved from there and as it comes, {share:.0%} and {1 - share:.0%} of it"
     assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("native", ["auto", "on", "off"])
+def test_voxels_that_are_not_finite_are_counted_on_either_matrix(
+    model: Path, filled: np.ndarray, native: str
+) -> None:
+    spoilt = filled.copy()
+    spoilt[40:43, 30:34, 2] = np.nan
+    found, outcome = run(spoilt, model, native=native)
+    assert "12 voxels are not finite; taken as 0" in outcome.warnings
+    assert np.isfinite(found).all()

@@ -307,11 +307,13 @@ def test_the_split_is_printed_with_who_is_set_aside(scan_folder, tmp_path, capsy
     aside.write_text("sub-2  # of another scanner\n\n")
     arguments = ["--data", scan_folder, "--out", tmp_path / "a.pt", *QUICK, "--steps", 1]
     assert run(*arguments, "--contrast", "MR", "--hold-out", aside, "--val-share", 0) == 0
-    assert capsys.readouterr().out.splitlines() == [
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [
         "trains on 2 volumes, subjects: sub-1, sub-3",
         "validates on 0 volumes, subjects: none",
         "set aside: sub-2",
     ]
+    assert "no volume to validate on: tile_psnr is that of training volumes" in said.err
     facts = read_checkpoint(tmp_path / "a.pt")[0]
     assert facts.contrast == "MR"
     assert facts.training["set_aside"] == ["sub-2"]

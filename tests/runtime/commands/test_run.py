@@ -191,6 +191,15 @@ def test_several_scans_go_into_a_folder_and_a_bad_one_stops_no_other(
     ]
 
 
+def test_a_report_of_another_ending_is_refused_before_anything_runs(
+    nearest_x2: Path, make_scan: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, report = tmp_path / "o.nii", tmp_path / "report.txt"
+    assert poan_run(nearest_x2, make_scan(), "-o", out, "--report", report) == 2
+    assert "report.txt: expected a name that ends in .json" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_report_and_preview_tell_what_was_done(
     nearest_x2: Path, make_scan: Any, tmp_path: Path
 ) -> None:

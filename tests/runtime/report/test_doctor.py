@@ -88,8 +88,11 @@ def test_gpu_engines_are_not_missed_on_a_machine_without_a_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hidden(monkeypatch, "tensorrt")
+    monkeypatch.setattr(doctor, "_providers", lambda: ["CPUExecutionProvider"])
     parts = {part.name: part for part in doctor.engines()}
     assert parts["tensorrt"].mend == "needs an NVIDIA GPU and its driver"
+    assert parts["onnxruntime"].serves == "onnx files on cpu"
+    assert parts["onnxruntime-tensorrt"].mend == "needs an NVIDIA GPU and its driver"
 
 
 def test_every_engine_and_precision_is_timed_beside_what_auto_takes(
