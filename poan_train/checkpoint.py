@@ -72,8 +72,7 @@ def read_checkpoint(path: Path) -> tuple[Facts, dict[str, torch.Tensor], dict[st
     except OSError as e:
         raise PoanError(f"{path}: cannot be read: {e.strerror or e}") from None
     except READ_ERRORS as e:
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise PoanError(f"{path}: not a poan checkpoint ({reason[:120]})") from e
+        raise PoanError(f"{path}: not a poan checkpoint, the .pt that poan-train writes") from e
     if facts.get("format") != FORMAT:
         raise PoanError(
             f"{path}: checkpoint format {facts.get('format')}, this poan reads {FORMAT}"
