@@ -15,6 +15,7 @@ from poan_export.export import open_gate
 from poan_export.gate.real_tiles import Scans
 from poan_export.package import whole_folder
 from poan_runtime.engines.backend import EngineOptions, open_backend
+from poan_runtime.errors import PoanError
 from poan_runtime.files import sha256_of
 from poan_runtime.models.find import find_model
 from poan_runtime.models.manifest import MatrixRoot, read_manifest
@@ -129,7 +130,7 @@ def test_a_failure_while_writing_leaves_the_earlier_export(tmp_path: Path) -> No
             (folder / "model.onnx").write_text("half")
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(PoanError, match="cannot be written: No space left"):
         fail_halfway()
     assert {p.name: p.read_text() for p in out.iterdir()} == {"manifest.json": "old"}
     assert [p.name for p in tmp_path.iterdir()] == ["model"]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -321,13 +322,17 @@ def test_a_graph_that_is_no_graph_is_one_line(
 
 
 def test_list_tells_what_each_shipped_model_is_for_and_worth(
-    make_model: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    make_model: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = make_model(
+    made = make_model(
         degradation={"method": "scanner"},
         gains={"truncated": 1.254, "bicubic": 0.5},
         data_licence="CC0",
     )
+    folder = shutil.copytree(made, tmp_path / "models" / made.name)
     monkeypatch.setattr("poan_runtime.models.find.MODELS", folder.parent)
     assert poan_run("--list") == 0
     rows = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
