@@ -379,4 +379,6 @@ def test_a_missing_scikit_image_says_how_to_get_it(
     monkeypatch.delitem(sys.modules, "poan_train.classical", raising=False)
     options = ["--tables", 1, "--arch", "nlm", "--contrast", "T2", "--scale", 2, "--steps", 1]
     assert run(scan_folder, val_folder, tmp_path / "out", *options) == 2
-    assert "skimage is missing; run: pip install '.[classical]'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "skimage is missing; run: pip install " in said
+    assert "'.[classical]'" in said
