@@ -103,6 +103,7 @@ def cut(scan: Path, folder: Path, most_voxels: int) -> Path:
 def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """One row per scan and model."""
     rows = []
+    options, more = shlex.split(arguments.options), shlex.split(arguments.options_after)
     paths = sorted(path for folder in arguments.scans for path in folder.iterdir())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -110,7 +111,6 @@ def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             scan = cut(path, folder, arguments.most_voxels)
             for model in arguments.models:
                 file = arguments.before / "poan_runtime/models" / model
-                options, more = shlex.split(arguments.options), shlex.split(arguments.options_after)
                 before = run(arguments.before, file, scan, folder, options)
                 after = run(arguments.after, file, scan, folder, [*options, *more])
                 row = {"scan": f"{path.parent.name}/{path.name}", "model": model}

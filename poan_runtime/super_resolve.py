@@ -149,7 +149,6 @@ class SuperResolution:
             fine_plane=self._like_input(manifest.scale, settings),
         )
         self.network = network.for_slices(self.geometry, settings)
-        self.layout = self.network.layout(self.geometry, settings)
         self.timings = Timings()
         self.band: MeasuredBand | None = None
         if self.measured is not None:
@@ -174,7 +173,7 @@ class SuperResolution:
         """What runs the slabs: on the matrix of the source, or on that and the stored one."""
         runner = SliceRunner(
             backend=self.network.backend(settings),
-            layout=self.layout,
+            layout=self.network.layout(self.geometry, settings),
             skip=settings.skip,
             timings=self.timings,
         )
@@ -241,8 +240,9 @@ class SuperResolution:
         )
 
     def _slabs_of(self, volume: int, unit: float) -> Generator[Pair, None, None]:
+        source = self.looks()[-1][0]  # the stored one, where both are run
+
         def read(start: int, stop: int) -> Slab:
-            source = self.looks()[-1][0]  # the stored one, where both are run
             return source.read_slices(self.geometry.axis, start, stop, volume)
 
         slices = self.geometry.slices

@@ -14,10 +14,11 @@ from poan_runtime.images.dicom.recognise import is_dicom
 from poan_runtime.images.formats import NIFTI_NAMES, SCAN_NAMES
 from poan_runtime.images.nifti.read import scan_files
 from poan_runtime.models.find import exists
+from poan_runtime.report.html_page import PAGES
 
 ENDINGS = (".nii.gz", ".nii", ".hdr.gz", ".img.gz", ".hdr", ".img", ".mgz", ".mgh", ".gz")
 BIDS = re.compile(r"(sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9+]+)*?)(?:_desc-([A-Za-z0-9]+))?_(\w+)")
-REPORTS = (".json", ".html", ".htm")
+REPORTS = (".json", *PAGES)
 RESULT = re.compile(r"_desc-(\w*[sS]r|\w*[cC]hanged|\w*[uU]ncertainty)(_|\.|$)")
 
 

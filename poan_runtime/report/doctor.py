@@ -36,11 +36,6 @@ FLAGS = {
     "amx_bf16": "AMX bf16",
     "amx_int8": "AMX int8",
 }
-ON_GPU = {
-    "onnxruntime": "CUDAExecutionProvider",
-    "onnxruntime-tensorrt": "TensorrtExecutionProvider",
-}
-"""What ONNX Runtime must be built with for a backend to reach a GPU."""
 PACKAGES = {
     "pydicom": ("dicom", "DICOM in and out"),
     "openjpeg": ("dicom", "JPEG 2000 in DICOM"),
@@ -162,7 +157,7 @@ def engines() -> Iterable[Part]:
         on_gpu = "cpu" not in kind.devices
         there = not kind.needs or importlib.util.find_spec(kind.needs) is not None
         devices = kind.devices
-        if there and name in ON_GPU and ON_GPU[name] not in _providers():
+        if there and kind.needs == "onnxruntime" and not _built_for_gpu(name):
             devices, there = ("cpu",), not on_gpu
         serves = f"{' and '.join(kind.kinds)} files on {' and '.join(devices)}"
         if there:
@@ -171,6 +166,13 @@ def engines() -> Iterable[Part]:
             yield Part(name=name, serves=serves, mend="needs an NVIDIA GPU and its driver")
         else:
             yield Part(name=name, serves=serves, mend=extras.command(extra))
+
+
+def _built_for_gpu(name: str) -> bool:
+    """Whether the installed build of ONNX Runtime has the provider of a backend on a GPU."""
+    from poan_runtime.engines.onnxrt import CUDA, NAMED
+
+    return NAMED.get(name, CUDA) in _providers()
 
 
 def _providers() -> Sequence[str]:

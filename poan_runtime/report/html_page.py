@@ -39,9 +39,12 @@ NIIVUE_SHA256 = "43cc93c8caf46410d33cb79b0808f8ac28b2bf41b23cdb8c76503e938902d3c
 Bytes = NDArray[np.uint8]
 
 
+PAGES = (".html", ".htm")
+
+
 def is_page(name: str | None) -> bool:
     """Whether a report of that name is a page to look at, not JSON."""
-    return (name or "").endswith((".html", ".htm"))
+    return (name or "").endswith(PAGES)
 
 
 class HtmlPage:
