@@ -170,8 +170,8 @@ def judge_quality(
         metrics=facts.metrics,
         own_tiles=request.parity_data is not None,
     )
-    say(str(quality))
     refuse_worse(quality, allowed=request.allow_worse)
+    say(str(quality))
     return quality
 
 

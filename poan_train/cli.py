@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
 def _add_what(p: argparse.ArgumentParser) -> None:
     """The network, and the data that it is trained on."""
     p.add_argument("--data", type=Path, help="folder of NIfTI volumes (with --steps 0 not needed)")
-    p.add_argument("--contrast", choices=(*CONTRASTS, *EVERY), default="T2")
+    p.add_argument("--contrast", type=contrast, choices=(*CONTRASTS, *EVERY), default="T2")
     p.add_argument("--scale", type=int, choices=networks.SCALES)
     p.add_argument("--arch", choices=tuple(networks.ARCHITECTURES), default="poan-lite")
     p.add_argument("--ablation", choices=tuple(ABLATIONS), help="a row of the paper's tables")
@@ -98,6 +98,16 @@ def _add_what(p: argparse.ArgumentParser) -> None:
     add_preparation(p.add_argument_group("a paper's conventions, not for LR as a scanner makes it"))
     p.add_argument("--cache", type=Path, help="folder of decoded volumes")
     p.add_argument("--licence", default="", help="licence of the data, recorded in the checkpoint")
+
+
+def contrast(word: str) -> str:
+    """The contrast as it is written here, however it was typed.
+
+    >>> contrast("t2"), contrast("flair"), contrast("ALL"), contrast("CT")
+    ('T2', 'FLAIR', 'all', 'CT')
+    """
+    names = {name.lower(): name for name in (*CONTRASTS, *EVERY)}
+    return names.get(word.lower(), word)
 
 
 def _add_checkpoint(p: argparse.ArgumentParser) -> None:
@@ -247,7 +257,7 @@ def _train(
         Voice("poan-train").warn(line)
     if why := refusal():
         raise PoanError(f"{why}; --no-export-trial trains it all the same")
-    train(
+    trained = train(
         facts,
         config,
         pairs,
@@ -257,6 +267,18 @@ def _train(
         allow_changes=args.allow_changes,
         init=args.init,
     )
+    if rank == 0:
+        print(written(args.out, trained))
+
+
+def written(out: Path, facts: Facts) -> str:
+    """What lies in the checkpoint, in one line."""
+    said = f"{out}: {facts.training['steps']} steps"
+    if facts.metrics:
+        said += "; {tile_psnr:.2f} dB on tiles, bicubic {tile_psnr_bicubic:.2f}".format_map(
+            facts.metrics
+        )
+    return said
 
 
 def worth_a_trial(args: argparse.Namespace, config: TrainConfig) -> bool:

@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import math
+import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -308,10 +309,13 @@ def test_the_split_is_printed_with_who_is_set_aside(scan_folder, tmp_path, capsy
     arguments = ["--data", scan_folder, "--out", tmp_path / "a.pt", *QUICK, "--steps", 1]
     assert run(*arguments, "--contrast", "MR", "--hold-out", aside, "--val-share", 0) == 0
     said = capsys.readouterr()
+    last = said.out.splitlines()[-1]
+    assert re.fullmatch(r".*a\.pt: 1 steps; [0-9.]+ dB on tiles, bicubic [0-9.]+", last)
     assert said.out.splitlines() == [
         "trains on 2 volumes, subjects: sub-1, sub-3",
         "validates on 0 volumes, subjects: none",
         "set aside: sub-2",
+        last,
     ]
     assert "no volume to validate on: tile_psnr is that of training volumes" in said.err
     facts = read_checkpoint(tmp_path / "a.pt")[0]

@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset, FileDataset
 
 from poan_runtime.errors import PoanError
 from poan_runtime.images.dicom.files import reading
+from poan_runtime.images.dicom.provenance import made_by_poan
 
 LARGEST_SIDE = 1 << 12
 MOST_FRAMES = 1 << 16
@@ -44,6 +45,7 @@ class Frame:
     ``step`` the stated distance of slices or None. ``kind`` tells apart what one series mixes:
     component, frame type, echo, inversion and contrast. ``order`` sorts frames of one place by
     time. ``native`` is the (rows, columns) that were acquired, over the whole field of view.
+    ``by_poan``: it is a result of poan's own.
     """
 
     path: Path
@@ -59,6 +61,7 @@ class Frame:
     signed: bool
     bits: int
     inverted: bool
+    by_poan: bool
     slope: float
     inter: float
     position: Vector | None
@@ -126,6 +129,7 @@ def _file_facts(header: FileDataset, path: Path) -> dict[str, Any]:
         "signed": int(header.get("PixelRepresentation") or 0) == 1,
         "bits": stored,
         "inverted": header.get("PhotometricInterpretation") == "MONOCHROME1",
+        "by_poan": made_by_poan(header),
     }
 
 

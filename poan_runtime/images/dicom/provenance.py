@@ -9,6 +9,7 @@ from pydicom.uid import UID, generate_uid
 
 NOTICE = "AI-PROCESSED, NOT FOR DIAGNOSIS"
 UUID_ROOT = "2.25."
+MANUFACTURER = "poan"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Provenance:
         """An item of the Contributing Equipment Sequence (DICOM PS3.3 C.12.1)."""
         item = Dataset()
         item.PurposeOfReferenceCodeSequence = code("109102", "Processing Equipment")
-        item.Manufacturer = "poan"
+        item.Manufacturer = MANUFACTURER
         item.ManufacturerModelName = self.model[:64]
         item.SoftwareVersions = [self.version[:64], self.model_sha256[:64]]
         item.ContributionDateTime = made.strftime("%Y%m%d%H%M%S")
@@ -80,3 +81,9 @@ def source_image(class_uid: str, instance_uid: str, frame: int | None) -> Datase
         "121322", "Source image for image processing operation"
     )
     return item
+
+
+def made_by_poan(header: Dataset) -> bool:
+    """Whether the image is one of ours: poan is among the equipment that contributed to it."""
+    equipment = header.get("ContributingEquipmentSequence") or ()
+    return any(getattr(item, "Manufacturer", "") == MANUFACTURER for item in equipment)

@@ -178,6 +178,8 @@ class DicomSource:
             remarks.append(f"{first.component} image: the networks were trained on magnitudes")
         if first.inverted:
             remarks.append("MONOCHROME1: small values are bright; they are taken as stored")
+        if first.by_poan:
+            remarks.append("poan made this series; what is super-resolved is its result")
         if not self._shared_scale:
             remarks.append("slices have scales of their own; values are real ones")
         return remarks

@@ -31,8 +31,15 @@ class Series:
 
     @property
     def candidate(self) -> bool:
-        """Whether it is taken without being named: magnitudes, and no localizer."""
-        return not self.first.localizer and self.first.component == "magnitude"
+        """Whether it is taken without being named: magnitudes, no localizer, not poan's own."""
+        first = self.first
+        return first.component == "magnitude" and not (first.localizer or first.by_poan)
+
+    @property
+    def kind(self) -> str:
+        """In a word or two: what decides whether it is taken."""
+        first = self.first
+        return "localizer" if first.localizer else "by poan" if first.by_poan else first.component
 
     @property
     def first(self) -> Frame:
@@ -91,13 +98,12 @@ def table(series: Sequence[Series]) -> list[str]:
     lines = []
     for one in series:
         first = one.first
-        kind = "localizer" if first.localizer else first.component
         try:
             size = "x".join(map(str, one.stack().shape))
             remark = ""
         except PoanError as error:
             size, remark = f"{len(one.frames)} images", f"  ({error})"
-        lines.append(f"{one.key:8} {size:18} {kind:10} {_plain(first.description)}{remark}")
+        lines.append(f"{one.key:8} {size:18} {one.kind:10} {_plain(first.description)}{remark}")
     return lines
 
 

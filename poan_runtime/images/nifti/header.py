@@ -7,6 +7,7 @@ line; what is odd but harmless becomes a warning. Extensions are kept as bytes.
 import dataclasses
 import logging
 import math
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,8 @@ from poan_runtime.images.stored import Stored
 LONGEST_HEADER = 540
 NO_EXTENSION = bytes(4)
 LABEL_INTENT = 1002
+OWN_NOTE = re.compile(rb"(?:^|; )poan \S+$")
+"""How the description of a file ends that poan wrote."""
 SCANNER = 1
 """Code of a qform or sform in the scanner's coordinates."""
 LARGEST_LENGTH = 1e30
@@ -88,6 +91,8 @@ def parse_header(start: bytes, path: Path, *, detached: bool) -> ScanHeader:
     affine = _best_affine(struct, path, log)
     if int(struct["intent_code"]) == LABEL_INTENT:
         log.warnings.append("the header calls these values labels; labels cannot be interpolated")
+    if OWN_NOTE.search(bytes(struct["descrip"].item())):
+        log.warnings.append("poan made this file; what is super-resolved is its result")
     return ScanHeader(
         struct=struct,
         shape=shape,

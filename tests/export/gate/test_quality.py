@@ -75,7 +75,9 @@ def test_a_network_below_bicubic_is_refused_with_status_3_unless_allowed(
 ) -> None:
     arguments = checkpoint(tmp_path, WORSE)
     assert main(arguments) == 3
-    assert "its validation: -10.00 dB: worse than interpolation" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "its validation: -10.00 dB: worse than interpolation" in said
+    assert said.count("its validation") == 1
     assert not (tmp_path / "tiny").exists()
     assert main([*arguments, "--allow-worse"]) == 0
     gains = json.loads((tmp_path / "tiny/manifest.json").read_text())["gains"]

@@ -19,6 +19,7 @@ from poan_runtime.images.dicom.burn_in import ROWS_PER_LINE, SMALLEST, burn, wri
 from poan_runtime.images.dicom.derived import DerivedSeries
 from poan_runtime.images.dicom.provenance import NOTICE, Identity, Provenance
 from poan_runtime.images.dicom.read import open_dicom
+from poan_runtime.images.dicom.series import find_series, table
 from tests.runtime.images.conformance import check_sink
 from tests.runtime.images.dicom.made import MakeSeries, converted, faults, program
 
@@ -143,6 +144,21 @@ def test_the_sequences_say_what_was_done_and_from_what(
         == {derived.SeriesInstanceUID}
         != {source.SeriesInstanceUID}
     )
+
+
+def test_a_result_beside_its_source_is_not_taken_for_a_source(
+    make_series: MakeSeries, tmp_path: Path
+) -> None:
+    folder = make_series()
+    derive(folder, folder / "out")
+    series, _ = find_series(folder)
+    assert [one.kind for one in series] == ["magnitude", "by poan"]
+    assert "by poan" in table(series)[1]
+    with open_dicom(folder) as source:
+        assert source.stack.key == series[0].key
+        assert not any("poan made" in warning for warning in source.warnings)
+    with open_dicom(folder / "out") as source:
+        assert "poan made this series; what is super-resolved is its result" in source.warnings
 
 
 def test_the_figure_of_faithfulness_is_said_where_there_is_one(

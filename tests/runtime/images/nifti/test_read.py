@@ -23,7 +23,7 @@ from tests.runtime.images.conformance import check_source
 DTYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"]
 OFFSET_OF = {"dim": 40, "datatype": 70, "pixdim": 76, "vox_offset": 108, "scl_slope": 112}
 OFFSET_OF |= {"scl_inter": 116, "qform_code": 252, "sform_code": 254, "quatern_b": 256}
-OFFSET_OF |= {"srow_x": 280}
+OFFSET_OF |= {"srow_x": 280, "descrip": 148}
 
 
 def patched(path: Path, field: str, fmt: str, *values: Any) -> Path:
@@ -176,6 +176,18 @@ def test_a_qform_that_is_no_rotation_gives_way_to_the_sform(make_scan: Any) -> N
         np.testing.assert_allclose(scan.header.affine, np.diag([0.9, 0.9, 4, 1]), atol=1e-6)
     patched(path, "sform_code", "h", 0)
     assert "qform is not a rotation" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("description", "ours"),
+    [("poan t2_x2", True), ("dcm2niix; poan my_x4", True), ("", False), ("poanesque scan", False)],
+)
+def test_a_file_that_poan_wrote_is_taken_with_a_word(
+    make_scan: Any, description: str, ours: bool
+) -> None:
+    path = patched(make_scan("scan.nii.gz"), "descrip", "80s", description.encode())
+    with open_scan(path) as scan:
+        assert any("poan made this file" in warning for warning in scan.warnings) == ours
 
 
 def test_voxel_sizes_that_are_not_finite_come_from_the_sform(make_scan: Any) -> None:

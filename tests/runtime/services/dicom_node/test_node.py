@@ -87,6 +87,17 @@ def test_rules_choose_by_what_the_header_says_and_the_rest_is_left(
     assert {ds.SeriesDescription for ds in archive.got} == {"T2 axial SR x2 AI"}
 
 
+def test_a_result_that_a_peer_sends_back_is_not_made_finer_again(
+    run: Run, write_config: WriteConfig, archive: Archive
+) -> None:
+    running = run(write_config())
+    sent(running.node.receiver.port, images(2))
+    assert running.until(lambda: running.node.queue.counts().get("done") == 1)
+    sent(running.node.receiver.port, list(archive.got))
+    assert running.until(lambda: running.node.queue.counts().get("unmatched") == 1)
+    assert len(archive.got) == 2
+
+
 def test_a_peer_that_is_away_gets_everything_once_when_it_is_back(
     run: Run, write_config: WriteConfig, archive: Archive
 ) -> None:
