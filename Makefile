@@ -1,8 +1,8 @@
-# Two commands are everything: make demo, make test.
+# Two commands for every day: make demo, make test. The gate, .ci/run, adds make integration.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint wheel docs fuzz clean
+.PHONY: demo test integration lint wheel docs fuzz clean
 
 # The installed package, not this source tree: python puts the current folder first.
 demo: .venv-demo/ready
@@ -18,7 +18,11 @@ demo: .venv-demo/ready
 
 # A process for each core, each with whole files: what a file's tests share is made once.
 test: .venv/ready
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not integration"
+
+# What takes seconds each: real servers and schedulers, whole exports, kills, full disks.
+integration: .venv/ready
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "slow or integration"
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -6,8 +6,8 @@
 The first runs `poan-eval --lr-model all` on every checkpoint and keeps its JSON in
 benchmarks/results/eval. From that come the card's tables, and in each manifest ``gains`` (mean over
 the validation volumes, in dB over the better of bicubic and sinc, by kind of LR) and
-``keep_measured``: ``on`` where putting the measured band back is the better on the mean of all
-kinds and takes no volume below what the network alone reaches by more than 0.1 dB.
+``keep_measured``: the share of the measured band that is put back, the largest that does
+not lower the mean gain over volumes and kinds, and lowers no single gain by more than 0.1 dB.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -68,20 +68,33 @@ def read(results: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def keeps(rows: Rows) -> Literal["on", "off"]:
-    """Whether the measured band is put back: see this module's rule."""
-    differences = [row["gain_psnr_kept"] - row["gain_psnr"] for row in rows]
-    better = float(np.mean(differences)) > 0 and min(differences) >= -MOST_LOST_DB
-    return "on" if better else "off"
+def keeps(rows: Rows) -> float:
+    """Which share of the measured band is put back: see this module's rule."""
+    shares = [0.0, *(float(share) for share in rows[0]["kept_gain"])]
+
+    def allowed(share: float) -> bool:
+        lost = min(gain(row, share) - gain(row, 0.0) for row in rows)
+        return mean_gain(rows, share) >= mean_gain(rows, 0.0) and lost >= -MOST_LOST_DB
+
+    return max(filter(allowed, shares))
 
 
-def gains(rows: Rows, keep: str) -> dict[str, float]:
+def gain(row: Mapping[str, Any], share: float) -> float:
+    """dB over the better of bicubic and sinc, with that share of the measured band put back."""
+    kept: Mapping[str, float] = row["kept_gain"]
+    return kept[f"{share:g}"] if share else float(row["gain_psnr"])
+
+
+def mean_gain(rows: Rows, share: float) -> float:
+    """Over all volumes and kinds."""
+    return float(np.mean([gain(row, share) for row in rows]))
+
+
+def gains(rows: Rows, share: float) -> dict[str, float]:
     """Mean gain in dB by kind, of what the runtime writes."""
-    field = "gain_psnr_kept" if keep == "on" else "gain_psnr"
     kinds = dict.fromkeys(row["kind"] for row in rows)
     return {
-        kind: round(float(np.mean([r[field] for r in rows if r["kind"] == kind])), 2)
-        for kind in kinds
+        kind: round(mean_gain([r for r in rows if r["kind"] == kind], share), 2) for kind in kinds
     }
 
 
@@ -89,14 +102,13 @@ def tell_manifest(model: str, rows: Rows, shipped: Path) -> None:
     """Write gains and ``keep_measured`` into the manifest of a shipped model."""
     folder = shipped / model
     manifest = read_manifest(folder)
-    keep = keeps(rows)
-    told = replace(manifest, keep_measured=keep, gains=gains(rows, keep))
+    share = keeps(rows)
+    told = replace(manifest, keep_measured=share, gains=gains(rows, share))
     (folder / MANIFEST_NAME).write_text(told.text())
 
 
-def lines_of(model: str, content: Mapping[str, Any], keep: str) -> list[str]:
+def lines_of(model: str, content: Mapping[str, Any], share: float) -> list[str]:
     """Rows of the table: one a volume, PSNR of bicubic and sinc and the gain, kind by kind."""
-    field = "gain_psnr_kept" if keep == "on" else "gain_psnr"
     kinds = content["kinds"]
     by_volume: dict[str, dict[str, Any]] = {}
     for row in content["volumes"]:
@@ -105,14 +117,14 @@ def lines_of(model: str, content: Mapping[str, Any], keep: str) -> list[str]:
     for volume, rows in by_volume.items():
         cells = [
             f"{rows[kind]['bicubic']['psnr']:.2f} / {rows[kind]['sinc']['psnr']:.2f} "
-            f"**{rows[kind][field]:+.2f}**"
+            f"**{gain(rows[kind], share):+.2f}**"
             for kind in kinds
         ]
         lines.append(f"| {model} | {volume} | {' | '.join(cells)} |")
     return lines
 
 
-def table(results: Path, suffix: str, keeping: Mapping[str, str]) -> list[str]:
+def table(results: Path, suffix: str, keeping: Mapping[str, float]) -> list[str]:
     """One table over all models."""
     contents = {model: read(results, model + suffix) for model in keeping}
     kinds = next(iter(contents.values()))["kinds"]
@@ -135,10 +147,9 @@ def render(results: Path = record.RESULTS) -> str:
     """The block of the card."""
     rows = {model: read(results, model)["volumes"] for model in MODELS}
     keeping = {model: keeps(found) for model, found in rows.items()}
-    kept = ", ".join(f"{model} {keep}" for model, keep in keeping.items())
+    kept = ", ".join(f"{model} {share:.0%}" for model, share in keeping.items())
     lowest = {
-        model: min(r["gain_psnr_kept" if keeping[model] == "on" else "gain_psnr"] for r in found)
-        for model, found in rows.items()
+        model: min(gain(row, keeping[model]) for row in found) for model, found in rows.items()
     }
     return "\n".join(
         [
@@ -146,8 +157,8 @@ def render(results: Path = record.RESULTS) -> str:
             "",
             *table(results, "", keeping),
             "",
-            f"Lowest gain: {', '.join(f'{m} {gain:+.2f} dB' for m, gain in lowest.items())}. "
-            f"The measured band is put back by default: {kept}.",
+            f"Lowest gain: {', '.join(f'{m} {least:+.2f} dB' for m, least in lowest.items())}. "
+            f"Share of the measured band that is put back by default: {kept}.",
             "",
             "### Subjects that were set aside",
             "",

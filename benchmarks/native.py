@@ -5,8 +5,8 @@ scanner would hand over is made of it: the spectrum truncated to N / 2, with com
 30 or without (tissue median / sigma), zero-filled to N / 2 / c, magnitude. Reported: the cutoffs
 found beside c, none wanted on axes left full; and PSNR within the head at HR's matrix, all brought
 there by cropping or filling the spectrum, of sinc, and of what `poan-run` gives of the slices that
-are super-resolved: with `--native off`, with `--native on` (the native matrix alone), with the
-default (`auto`: the mean of both), and of the native matrix with the measured band put back.
+are super-resolved: with `--native off`, with `--native on` (the native matrix alone) and with the
+default (`auto`: the mean of both).
 
     python -m benchmarks.native VALIDATION_FOLDER              # cutoffs alone: a minute
     python -m benchmarks.native VALIDATION_FOLDER --slices 4   # and an x2 model
@@ -29,7 +29,6 @@ from poan_runtime.images.volume import Volume, read_volume
 from poan_runtime.intensity import decibels, intensity_unit
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.signal.kspace import resample, to_native
-from poan_runtime.signal.measured import keep_measured
 from poan_runtime.signal.native import Native, find_native, sampled
 from poan_runtime.super_resolve import upscale
 
@@ -125,23 +124,17 @@ def super_resolved(
     """
     affine = np.diag([1.0, 1.0, 5.0, 1.0])
     volume = Volume(data=np.moveaxis(slices, 0, 2), affine=affine)
-    settings = Settings(axis=2, native=native, keep_measured="off")
+    settings = Settings(axis=2, native=native)
     return np.moveaxis(upscale(volume, network, settings).data, 2, 0)
 
 
 def quality(hr: Slices, scan: Slices, network: Network) -> dict[str, float]:
-    """PSNR (dB) within the head of sinc, and of the network by ``--native``.
-
-    ``native_kept`` has the measured band put back after the network.
-    """
-    fine = super_resolved(scan, network, "on")
-    native = to_native(scan, (fine.shape[1] // 2, fine.shape[2] // 2))
+    """PSNR (dB) within the head of sinc, and of the network by ``--native``."""
     estimates = {
         "sinc": scan,
         "zero_filled": super_resolved(scan, network),
-        "native": fine,
+        "native": super_resolved(scan, network, "on"),
         "both": super_resolved(scan, network, "auto"),
-        "native_kept": keep_measured(native, fine, 2),
     }
     mask = head(hr)
     matrix = (hr.shape[1], hr.shape[2])

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from poan_runtime.errors import PoanError
 from poan_runtime.geometry import Affine, in_plane_axes, slice_axis, spatial_shape
 from poan_runtime.images.source import Slab, Source
 from poan_runtime.intensity import as_float32
@@ -263,19 +264,22 @@ def wants_native(manifest: Manifest, settings: Settings) -> bool:
     return settings.native == "on"
 
 
-def keeps_measured(manifest: Manifest, settings: Settings) -> bool:
-    """Whether LR's band is put back: ``auto`` takes what validation found for the model."""
-    if settings.keep_measured == "auto":
-        return manifest.keep_measured == "on"
-    return settings.keep_measured == "on"
+def share_kept(manifest: Manifest, settings: Settings) -> float:
+    """Share of LR's band that is put back: ``auto`` takes what validation found for the model."""
+    asked = settings.keep_measured
+    wish = manifest.keep_measured if asked == "auto" else asked
+    share = {"on": 1.0, "off": 0.0, None: 0.0}.get(wish, wish)  # type: ignore[arg-type]
+    if not (isinstance(share, int | float) and 0 <= share <= 1):
+        raise PoanError(f"keep_measured: expected auto, on, off or a share from 0 to 1, got {wish}")
+    return float(share)
 
 
 @dataclasses.dataclass
 class MeasuredBand:
-    """Compares SR's measured band with LR, slab by slab, and puts LR's back where ``keep``."""
+    """Compares SR's measured band with LR, slab by slab, and puts a ``share`` of LR's back."""
 
     scale: int
-    keep: bool
+    share: float
     change: Change = dataclasses.field(default_factory=Change)
 
     def __call__(self, lr: Slab, sr: Slab) -> tuple[Slab, Slab]:
@@ -285,4 +289,6 @@ class MeasuredBand:
         if unit != 1:
             finite, changed = (as_float32(x * np.float64(unit)) for x in (finite, changed))
         self.change.add(finite, changed)
-        return (as_float32(sr + up(changed, self.scale)) if self.keep else sr), changed
+        if not self.share:
+            return sr, changed
+        return as_float32(sr + self.share * up(changed, self.scale)), changed

@@ -29,12 +29,12 @@ class Settings:
     beside it, in the scan's unit. ``threads`` compress the output. ``native`` crops the
     spectrum of a scan that its scanner zero-filled (``on``); ``auto`` does so for a model
     trained on scanner-like LR, and takes the mean with the stored matrix's answer where that is
-    better (`poan_runtime.both_matrices`). ``keep_measured`` puts LR's own band back into SR
-    (``auto``: as the manifest says). ``like_input`` brings a result from the native matrix to
-    ``scale`` times the stored one, by filling its spectrum. ``keep_negative`` leaves voxels
-    below zero as they are where the volume has none itself; a network rings there, a magnitude
-    image does not, so by default they become 0. `Network.layout` refuses what does not fit the
-    model's tile or batch with a PoanError.
+    better (`poan_runtime.both_matrices`). ``keep_measured`` puts LR's own band back into SR, or
+    a share of it from 0 to 1 (``auto``: as the manifest says). ``like_input`` brings a result
+    from the native matrix to ``scale`` times the stored one, by filling its spectrum.
+    ``keep_negative`` leaves voxels below zero as they are where the volume has none itself; a
+    network rings there, a magnitude image does not, so by default they become 0.
+    `Network.layout` refuses what does not fit the model's tile or batch with a PoanError.
 
     >>> Settings(axis="axial", self_ensemble=True).skip
     True
@@ -49,7 +49,7 @@ class Settings:
     uncertainty: bool = False
     threads: int | None = None
     native: Literal["auto", "on", "off"] = "auto"
-    keep_measured: Literal["auto", "on", "off"] = "auto"
+    keep_measured: Literal["auto", "on", "off"] | float = "auto"
     like_input: bool = False
     keep_negative: bool = False
 

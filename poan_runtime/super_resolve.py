@@ -17,8 +17,8 @@ from poan_runtime.as_measured import (
     cut_across_frames,
     filled_up,
     header_disagrees,
-    keeps_measured,
     network_sees,
+    share_kept,
 )
 from poan_runtime.below_zero import BelowZero
 from poan_runtime.both_matrices import BothMatrices, native_share, shares_in_words
@@ -91,8 +91,8 @@ class Outcome:
     """Whether the network saw the native matrix of a scan that its scanner had zero-filled."""
     native_share: float = 1.0
     """Share of the native matrix's answer in the mean with that of the stored matrix."""
-    measured_kept: bool = False
-    """Whether LR's own band was put back into SR."""
+    measured_kept: float = 0.0
+    """Share of LR's own band that was put back into SR."""
     below_zero: BelowZero = dataclasses.field(default_factory=BelowZero)
     """Ringing of the network that was cut off at 0: voxels, and the lowest in the scan's unit."""
     spread: Spread | None = None
@@ -108,7 +108,8 @@ class Outcome:
         """One sentence for people: what of the measurement the network changed."""
         if self.change is None or self.measured is None:
             return None
-        back = ", which was put back" if self.measured_kept else ""
+        share = f"{self.measured_kept:.0%} of " if 0 < self.measured_kept < 1 else ""
+        back = f", {share}which was put back" if self.measured_kept else ""
         said = f"the network changed {self.change.relative:.2%} of what was measured{back}"
         lr = (self.change.squared_lr / max(self.change.count, 1)) ** 0.5
         noise = self.measured.noise.sigma
@@ -152,8 +153,8 @@ class SuperResolution:
         self.timings = Timings()
         self.band: MeasuredBand | None = None
         if self.measured is not None:
-            keep = keeps_measured(manifest, settings)
-            self.band = MeasuredBand(scale=manifest.scale, keep=keep)
+            share = share_kept(manifest, settings)
+            self.band = MeasuredBand(scale=manifest.scale, share=share)
         self.source = source
         """What the network sees."""
         self.below_zero = BelowZero()
@@ -234,7 +235,7 @@ class SuperResolution:
             change=self.band.change if self.band else None,
             native_used=self.native_used,
             native_share=self.runner.share if isinstance(self.runner, BothMatrices) else 1.0,
-            measured_kept=self.band is not None and self.band.keep,
+            measured_kept=self.band.share if self.band else 0.0,
             below_zero=self.below_zero,
             spread=self.spread,
         )

@@ -29,7 +29,15 @@ from poan_train.paper.ablations import ABLATIONS, changes
 from poan_train.paper.calibrate import calibrate, ixi_test_sources, report
 from poan_train.ranks import Interrupted, data_parallel, shared_out
 from poan_train.resume import with_history
-from poan_train.subjects import CONTRASTS, EVERY, Source, find_sources, set_aside, split_by_subject
+from poan_train.subjects import (
+    CONTRASTS,
+    EVERY,
+    Source,
+    contrast_word,
+    find_sources,
+    set_aside,
+    split_by_subject,
+)
 from poan_train.train import train
 
 LONG = 1000
@@ -63,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
 def _add_what(p: argparse.ArgumentParser) -> None:
     """The network, and the data that it is trained on."""
     p.add_argument("--data", type=Path, help="folder of NIfTI volumes (with --steps 0 not needed)")
-    p.add_argument("--contrast", type=contrast, choices=(*CONTRASTS, *EVERY), default="T2")
+    p.add_argument("--contrast", type=contrast_word, choices=(*CONTRASTS, *EVERY), default="T2")
     p.add_argument("--scale", type=int, choices=networks.SCALES)
     p.add_argument("--arch", choices=tuple(networks.ARCHITECTURES), default="poan-lite")
     p.add_argument("--ablation", choices=tuple(ABLATIONS), help="a row of the paper's tables")
@@ -98,16 +106,6 @@ def _add_what(p: argparse.ArgumentParser) -> None:
     add_preparation(p.add_argument_group("a paper's conventions, not for LR as a scanner makes it"))
     p.add_argument("--cache", type=Path, help="folder of decoded volumes")
     p.add_argument("--licence", default="", help="licence of the data, recorded in the checkpoint")
-
-
-def contrast(word: str) -> str:
-    """The contrast as it is written here, however it was typed.
-
-    >>> contrast("t2"), contrast("flair"), contrast("ALL"), contrast("CT")
-    ('T2', 'FLAIR', 'all', 'CT')
-    """
-    names = {name.lower(): name for name in (*CONTRASTS, *EVERY)}
-    return names.get(word.lower(), word)
 
 
 def _add_checkpoint(p: argparse.ArgumentParser) -> None:
@@ -268,7 +266,7 @@ def _train(
         init=args.init,
     )
     if rank == 0:
-        print(written(args.out, trained))
+        Voice("poan-train").say(written(args.out, trained))
 
 
 def written(out: Path, facts: Facts) -> str:

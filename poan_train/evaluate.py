@@ -20,7 +20,6 @@ from poan_runtime.commands.guard import guarded
 from poan_runtime.engines.backend import Backend
 from poan_runtime.errors import PoanError
 from poan_runtime.files import WholeFile
-from poan_runtime.signal.measured import keep_measured
 from poan_runtime.tiles.ensemble import SelfEnsemble
 from poan_runtime.tiles.layout import Layout, lay_out
 from poan_runtime.tiles.run import SliceRunner, Timings
@@ -37,11 +36,11 @@ from poan_train.convention import (
 )
 from poan_train.data import Pair, cached_pair, default_cache
 from poan_train.degrade import GRID, Array, Degradation, sinc
-from poan_train.kinds import case_of, kinds_table, score, summaries
+from poan_train.kinds import case_of, gains_kept, kinds_table, score, summaries
 from poan_train.metrics import psnr, psnr_whole, ssim
 from poan_train.networks.poan import POAB
 from poan_train.resample import Grid, cubic_matrix
-from poan_train.subjects import CONTRASTS, EVERY, find_sources
+from poan_train.subjects import CONTRASTS, EVERY, contrast_word, find_sources
 
 MEASURES = (*PSNRS.values(), *SSIMS.values())
 
@@ -175,9 +174,9 @@ def evaluate_kind(
         "sinc": sinc(case.lr, scale),
         "sr": super_resolve(network, case.lr, scale, "centre", tiling, self_ensemble=ensemble),
     }
-    estimates["kept"] = keep_measured(case.lr, estimates["sr"], scale)
     row: dict[str, Any] = {"volume": pair.source.path.name, "contrast": pair.source.contrast}
     row |= {"zero_fill_cutoff": pair.cutoff, **score(case, estimates)}
+    row["kept_gain"] = gains_kept(case, estimates, scale)
     images = (case.lr, estimates["sinc"], estimates["sr"], case.hr)
     return row, [image[len(case.lr) // 2] for image in images]
 
@@ -249,7 +248,12 @@ def parser() -> argparse.ArgumentParser:
     p = Parser(prog="poan-eval", description=__doc__)
     p.add_argument("--ckpt", type=Path, required=True)
     p.add_argument("--data", type=Path, required=True, help="folder of HR NIfTI volumes")
-    p.add_argument("--contrast", choices=(*CONTRASTS, *EVERY), help="default: the checkpoint's")
+    p.add_argument(
+        "--contrast",
+        type=contrast_word,
+        choices=(*CONTRASTS, *EVERY),
+        help="default: the checkpoint's",
+    )
     p.add_argument(
         "--lr-model",
         nargs="+",

@@ -1,8 +1,7 @@
 """A network on the five fixed kinds of LR, beside bicubic and sinc, within the head.
 
 The kinds are those of :data:`poan_train.acquire.KINDS`. ``sinc`` is zero-filling in k-space: what a
-scanner offers without any network. ``kept`` is ``sr`` with the band that LR holds put back. The
-gains of both are over the better of bicubic and sinc.
+scanner offers without any network. Gains are over the better of bicubic and sinc.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 from scipy.ndimage import binary_fill_holes, gaussian_filter
 
 from poan_runtime.intensity import intensity_unit
+from poan_runtime.signal.measured import difference, up
 from poan_train.acquire import KIND_SEED, KINDS, acquire, tissue_of
 from poan_train.data import Pair
 from poan_train.degrade import Array, degrade
@@ -61,8 +61,22 @@ def head(hr: Array) -> Array:
     return np.stack([binary_fill_holes(gaussian_filter(x, 2.0) > least) for x in hr])
 
 
+SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+"""Shares of the measured band that are put back on trial."""
+
+
+def gains_kept(case: Case, estimates: Mapping[str, Array], scale: int) -> dict[str, float]:
+    """Gain in dB of ``sr`` over the better rival with each of `SHARES` of LR's band put back."""
+    best = max(psnr_within(case.hr, estimates[rival], case.mask) for rival in RIVALS)
+    sr, lacking = estimates["sr"], up(difference(case.lr, estimates["sr"], scale), scale)
+    return {
+        f"{share:g}": psnr_within(case.hr, sr + np.float32(share) * lacking, case.mask) - best
+        for share in SHARES
+    }
+
+
 def score(case: Case, estimates: Mapping[str, Array]) -> dict[str, Any]:
-    """PSNR and SSIM within the head of each estimate (S, H, W); gains of ``sr`` and ``kept``."""
+    """PSNR and SSIM within the head of each estimate (S, H, W); gains of ``sr``."""
     row: dict[str, Any] = {"kind": case.kind, "slices": len(case.lr)}
     for name, estimate in estimates.items():
         row[name] = {
@@ -72,8 +86,6 @@ def score(case: Case, estimates: Mapping[str, Array]) -> dict[str, Any]:
     for measure in ("psnr", "ssim"):
         best = max(row[m][measure] for m in RIVALS)
         row[f"gain_{measure}"] = row["sr"][measure] - best
-        if "kept" in row:
-            row[f"gain_{measure}_kept"] = row["kept"][measure] - best
     return row
 
 

@@ -14,9 +14,17 @@ CONTRASTS = ("T1", "T2", "PD", "FLAIR")
 
 EVERY = ("all", "any", "MR")
 """Words for volumes of every contrast."""
-
-
 IXI_NAME = re.compile(r"^(IXI\d+)-(Guys|HH|IOP)-\d+-(T1|T2|PD)$")
+
+
+def contrast_word(word: str) -> str:
+    """The contrast as it is written here, however it was typed.
+
+    >>> [contrast_word(word) for word in ("t2", "flair", "ALL", "CT")]
+    ['T2', 'FLAIR', 'all', 'CT']
+    """
+    names = {name.lower(): name for name in (*CONTRASTS, *EVERY)}
+    return names.get(word.lower(), word)
 
 
 @dataclass(frozen=True, kw_only=True)

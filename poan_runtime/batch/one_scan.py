@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from poan_runtime.as_measured import share_kept
 from poan_runtime.batch.bids import BidsScan
 from poan_runtime.batch.derivative import (
     WORK,
@@ -26,6 +27,7 @@ from poan_runtime.errors import PoanError
 from poan_runtime.files import sha256_of
 from poan_runtime.geometry import Geometry
 from poan_runtime.models.find import Model
+from poan_runtime.models.manifest import Manifest
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.report.memory import peak_memory_bytes
 from poan_runtime.report.preview import Preview
@@ -129,14 +131,15 @@ def plan(cohort: Cohort, scan: BidsScan, networks: Networks) -> tuple[Made, Path
         source_sha256=sha256_of(scan.path),
         model=model.manifest.name,
         model_sha256=model.file.sha256,
-        settings=_deciding(cohort),
+        settings=_deciding(cohort, model.manifest),
     )
     return made, cohort.out / f"{scan.derived(model.manifest.scale)}.nii.gz"
 
 
-def _deciding(cohort: Cohort) -> dict[str, Any]:
-    """The settings that decide the result's voxels."""
+def _deciding(cohort: Cohort, manifest: Manifest) -> dict[str, Any]:
+    """The settings that decide the result's voxels, with what ``auto`` means for this model."""
     decide = dataclasses.asdict(cohort.settings)
+    decide["keep_measured"] = share_kept(manifest, cohort.settings)
     del decide["threads"]
     options = cohort.options
     return {**decide, "backend": options.backend, "precision": options.precision}

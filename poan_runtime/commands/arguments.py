@@ -1,6 +1,7 @@
 """What the command lines share: errors of one line, the version, and numbers."""
 
 import argparse
+import contextlib
 import io
 import sys
 from collections.abc import Sequence
@@ -80,6 +81,20 @@ def device(text: str) -> str:
     if (kind in ("auto", "cpu", "cuda") and not colon) or (kind == "cuda" and index.isdecimal()):
         return kind + colon + index
     raise argparse.ArgumentTypeError(f"expected auto, cpu, cuda or cuda:N, got {text}")
+
+
+def measured(text: str) -> str | float:
+    """How much of the measured band is put back: auto, on, off, or a share from 0 to 1.
+
+    >>> measured("auto"), measured("0.1")
+    ('auto', 0.1)
+    """
+    if text in ("auto", "on", "off"):
+        return text
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected auto, on, off or a share from 0 to 1, got {text}")
 
 
 def axis(text: str) -> str:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from poan_runtime.commands.arguments import Parser, device, positive
+from poan_runtime.commands.arguments import Parser, device, measured, positive
 from poan_runtime.commands.guard import guarded
 from poan_runtime.engines import PRECISIONS
 from poan_runtime.errors import PoanError
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="give exactly scale times the image's matrix, also from a smaller native one",
     )
-    p.add_argument("--keep-measured", default="auto", choices=["auto", "on", "off"])
+    p.add_argument("--keep-measured", default="auto", type=measured, help="auto, on, off, 0 to 1")
     p.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino, ...")
     p.add_argument("--device", default="auto", type=device, help="auto, cpu, cuda or cuda:N")
     p.add_argument("--precision", default="auto", choices=PRECISIONS)

@@ -3,7 +3,15 @@
 import argparse
 from collections.abc import Sequence
 
-from poan_runtime.commands.arguments import Parser, add_loudness, axis, device, natural, positive
+from poan_runtime.commands.arguments import (
+    Parser,
+    add_loudness,
+    axis,
+    device,
+    measured,
+    natural,
+    positive,
+)
 from poan_runtime.commands.guard import guarded
 from poan_runtime.commands.say import Voice, level_of
 from poan_runtime.commands.server_options import add_server_options
@@ -128,8 +136,9 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
     g.add_argument(
         "--keep-measured",
         default="auto",
-        choices=["auto", "on", "off"],
-        help="put the measured part of k-space back into the result (auto: as the model says)",
+        type=measured,
+        help="put the measured part of k-space back into the result: on, off, a share from 0 to 1 "
+        "(auto: as the model says)",
     )
     g.add_argument("--no-skip", action="store_true", help="run constant tiles like all others")
     g.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino, ...")

@@ -103,6 +103,14 @@ Percentile = Annotated[
         {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
     ),
 ]
+Measured = Annotated[
+    str | float,
+    Rule(
+        "on, off or a share from 0 to 1",
+        lambda value: value in ("on", "off") or (_number(value) and 0 <= value <= 1),
+        {"anyOf": [{"enum": ["on", "off"]}, {"type": "number", "minimum": 0, "maximum": 1}]},
+    ),
+]
 PLAIN: Mapping[Any, Rule] = {
     str: Rule("a string", lambda value: isinstance(value, str), {"type": "string"}),
     int: Rule("a whole number", _whole, {"type": "integer"}),

@@ -18,6 +18,7 @@ from poan_runtime.models.fields import (
     Amount,
     FileName,
     Json,
+    Measured,
     Natural,
     Percentile,
     Positive,
@@ -278,11 +279,8 @@ class Manifest(Record):
         metadata=says("dB of PSNR over the better of bicubic and sinc, by kind of LR"),
         default_factory=dict,
     )
-    keep_measured: Literal["on", "off"] | None = field(
-        metadata=says("whether the band that the scanner measured is put back"), default=None
-    )
-    noise_floor_k: Amount | None = field(
-        metadata=says("multiples of the noise level below which voxels are background"),
+    keep_measured: Measured | None = field(
+        metadata=says("whether, or which share of, the band that the scanner measured is put back"),
         default=None,
     )
     data_licence: Text | None = field(

@@ -292,7 +292,7 @@ def _measured(outcome: Outcome) -> list[tuple[str, str]]:
         ("what the scanner measured", native),
         *([("noise (standard deviation)", noise)] if noise else []),
         ("changed of what was measured", f"{change.relative:.2%}, {change.rms:.4g} rms"),
-        ("measured band put back", "yes" if outcome.measured_kept else "no"),
+        ("measured band put back", f"{outcome.measured_kept:.0%}"),
     ]
 
 

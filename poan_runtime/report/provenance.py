@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from poan_runtime.as_measured import share_kept
 from poan_runtime.images.dicom.provenance import Provenance
 from poan_runtime.network import Network, Settings
 from poan_runtime.report.document import poan_version
@@ -16,6 +17,7 @@ def provenance_of(network: Network, settings: Settings) -> Provenance:
     decides = dataclasses.asdict(settings) | {
         "backend": opened.name,
         "precision": opened.precision or model.file.precision,
+        "keep_measured": share_kept(model.manifest, settings),
     }
     for name in SPEED_ALONE:
         decides.pop(name)

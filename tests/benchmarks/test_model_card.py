@@ -18,7 +18,7 @@ def row(volume, kind, gain, kept):
         "bicubic": {"psnr": 30.0},
         "sinc": {"psnr": 31.0},
         "gain_psnr": gain,
-        "gain_psnr_kept": kept,
+        "kept_gain": {"0.1": gain + 0.1 * (kept - gain), "1": kept},
     }
 
 
@@ -52,13 +52,16 @@ def test_the_manifests_say_what_the_kept_measurements_say():
         assert manifest.gains == model_card.gains(rows, manifest.keep_measured)
 
 
-def test_the_band_is_put_back_where_that_gains_and_costs_no_volume_much(results):
+def test_as_much_is_put_back_as_costs_nothing_on_the_mean_and_no_volume_much():
     better = [row("a", "snr30", 1.0, 1.2), row("b", "snr30", 1.0, 0.95)]
-    assert model_card.keeps(better) == "on"
-    assert model_card.keeps([*better, row("c", "bicubic", 1.0, 0.8)]) == "off"  # one loses 0.2 dB
-    assert model_card.keeps([row("a", "snr30", 1.0, 0.99)]) == "off"
-    assert model_card.gains(better, "on") == {"snr30": 1.07}  # (1.2 + 0.95) / 2 = 1.075, to even
-    assert model_card.gains(better, "off") == {"snr30": 1.0}
+    assert model_card.keeps(better) == 1.0
+    # one loses 0.2 dB with the whole band, 0.02 dB with a tenth of it
+    mixed = [*better, row("c", "bicubic", 1.0, 0.8)]
+    assert model_card.keeps(mixed) == 0.0
+    assert model_card.keeps([*mixed, row("d", "snr30", 1.0, 2.0)]) == 0.1
+    assert model_card.keeps([row("a", "snr30", 1.0, 0.99)]) == 0.0
+    assert model_card.gains(better, 1.0) == {"snr30": 1.07}  # (1.2 + 0.95) / 2 = 1.075, to even
+    assert model_card.gains(better, 0.0) == {"snr30": 1.0}
 
 
 def test_the_table_states_what_the_runtime_writes_volume_by_volume(results):
@@ -71,7 +74,7 @@ def test_the_table_states_what_the_runtime_writes_volume_by_volume(results):
     lowest = "mr_x2 +1.25 dB, t1_x2 +1.25 dB, t2_x2 +1.25 dB, mr_x3 -0.25 dB"
     lowest += ", mr_x4 +1.25 dB, t1_x4 +1.25 dB"
     assert f"Lowest gain: {lowest}." in text
-    assert "mr_x2 on, t1_x2 on, t2_x2 on, mr_x3 off, mr_x4 on, t1_x4 on" in text
+    assert "mr_x2 100%, t1_x2 100%, t2_x2 100%, mr_x3 0%, mr_x4 100%, t1_x4 100%" in text
 
 
 def test_the_command_rewrites_card_and_manifests(results, tmp_path, capsys):
@@ -83,7 +86,7 @@ def test_the_command_rewrites_card_and_manifests(results, tmp_path, capsys):
     assert card.read_text().startswith(f"before\n{model_card.BEGIN}\n### Validation")
     assert card.read_text().endswith(f"{model_card.END}\nafter\n")
     told = read_manifest(shipped / "mr_x3")
-    assert (told.keep_measured, told.gains) == ("on", dict.fromkeys(KINDS, 1.25))
+    assert (told.keep_measured, told.gains) == (1.0, dict.fromkeys(KINDS, 1.25))
     write(results, "mr_x4", every=3)
     assert model_card.main(where) == 2
     assert "measure all models alike" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import poan_runtime
 from poan_runtime import geometry
 from poan_runtime.as_measured import NativeSource, header_disagrees, measured_of
 from poan_runtime.commands.run import main
+from poan_runtime.errors import PoanError
 from poan_runtime.images.formats import open_source
 from poan_runtime.images.source import ArraySink, ArraySource
 from poan_runtime.signal.kspace import not_below_zero, resampled_affine, to_native, zero_fill
@@ -172,13 +173,44 @@ def test_the_measured_band_is_put_back(scanner_model: Path, scan: Path) -> None:
     assert np.abs(down(np.moveaxis(free, 2, 0), 2) - lr).max() > 1
 
 
-@pytest.mark.parametrize(("wish", "kept"), [("on", True), ("off", False), (None, False)])
+def test_a_share_of_the_measured_band_is_put_back(scanner_model: Path, scan: Path) -> None:
+    off, tenth, on = (
+        poan_runtime.upscale(scan, scanner_model, settings(keep_measured=share)).data
+        for share in ("off", 0.1, "on")
+    )
+    # float32 of values of 500
+    np.testing.assert_allclose(tenth, off + 0.1 * (on - off), rtol=0, atol=1e-3)
+    assert np.abs(tenth - off).max() > 0.1
+
+
+@pytest.mark.parametrize("share", [1.5, -0.1, "perhaps", float("nan")])
+def test_a_share_that_is_none_is_one_line(scanner_model: Path, scan: Path, share: Any) -> None:
+    with pytest.raises(PoanError, match="auto, on, off or a share from 0 to 1"):
+        poan_runtime.upscale(scan, scanner_model, settings(keep_measured=share))
+
+
+@pytest.mark.parametrize(
+    ("wish", "kept", "said"),
+    [
+        ("on", 1.0, "of what was measured, which was put back"),
+        ("off", 0.0, "of what was measured"),
+        (None, 0.0, "of what was measured"),
+        (0.1, 0.1, "of what was measured, 10% of which was put back"),
+    ],
+)
 def test_auto_keeps_the_band_where_the_manifest_says_so(
-    make_model: Callable[..., Path], scan: Path, tmp_path: Path, wish: str | None, kept: bool
+    make_model: Callable[..., Path],
+    scan: Path,
+    tmp_path: Path,
+    wish: str | float | None,
+    kept: float,
+    said: str,
 ) -> None:
     model = make_model(degradation=SCANNER, **({"keep_measured": wish} if wish else {}))
     outcome = poan_runtime.upscale_file(scan, tmp_path / "out.nii", model, settings())
-    assert outcome.measured_kept is kept
+    assert outcome.measured_kept == kept
+    assert outcome.faithfulness is not None
+    assert outcome.faithfulness.partition(";")[0].endswith(said)
 
 
 def test_the_figure_of_faithfulness_is_that_of_the_voxels(

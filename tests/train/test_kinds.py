@@ -8,12 +8,13 @@ import torch
 from PIL import Image
 
 from poan_runtime.intensity import intensity_unit
+from poan_runtime.signal.measured import keep_measured
 from poan_train import evaluate, networks
 from poan_train.acquire import KINDS
 from poan_train.checkpoint import Facts, save_checkpoint
 from poan_train.data import cached_pair, default_cache
-from poan_train.degrade import degrade
-from poan_train.kinds import case_of, head, score, summaries
+from poan_train.degrade import degrade, sinc
+from poan_train.kinds import case_of, gains_kept, head, score, summaries
 from poan_train.metrics import psnr_within, ssim, ssim_within
 from poan_train.subjects import find_sources
 
@@ -80,6 +81,18 @@ def test_a_network_for_scanners_is_measured_on_every_kind_and_one_for_bicubic_th
     assert "psnr_volume_peak" in plain["mean"]["sr"]
     some = evaluated(tmp_path, scan_folder, scanner, "--lr-model", "snr15", "truncated")
     assert some["kinds"] == ["snr15", "truncated"]
+
+
+def test_what_the_measured_band_gains_is_that_of_the_whole_band_put_back(pair):
+    case = case_of(pair, 2, "truncated")
+    interpolated = evaluate.bicubic(case.lr, 2, "centre")
+    estimates = {"sr": interpolated, "bicubic": interpolated, "sinc": sinc(case.lr, 2)}
+    found = gains_kept(case, estimates, 2)
+    best = max(psnr_within(case.hr, estimates[rival], case.mask) for rival in ("bicubic", "sinc"))
+    whole = psnr_within(case.hr, keep_measured(case.lr, estimates["sr"], 2), case.mask)
+    assert found["1"] == pytest.approx(whole - best, abs=1e-3)
+    assert list(found.values()) == sorted(found.values())
+    assert found["0.1"] < whole - best - 0.1
 
 
 def test_a_network_on_the_k_space_grid_has_no_kinds(tmp_path, scan_folder, capsys):

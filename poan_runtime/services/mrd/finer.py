@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from poan_runtime.as_measured import MeasuredBand, cropped, filled_up, keeps_measured
+from poan_runtime.as_measured import MeasuredBand, cropped, filled_up, share_kept
 from poan_runtime.errors import Say
 from poan_runtime.geometry import Geometry
 from poan_runtime.images.source import Slab
@@ -111,9 +111,10 @@ class Stream:
         """Planes (n, y, x) to (n, s*y, s*x), real values."""
         manifest, settings = self._network.model.manifest, self._way.settings
         fine = self._runner(planes.shape[1], planes.shape[2]).run(planes, unit)
-        if manifest.grid != "centre" or not keeps_measured(manifest, settings):
+        share = share_kept(manifest, settings)
+        if manifest.grid != "centre" or not share:
             return fine
-        return MeasuredBand(scale=manifest.scale, keep=True)(planes, fine)[0]
+        return MeasuredBand(scale=manifest.scale, share=share)(planes, fine)[0]
 
     def _runner(self, rows: int, columns: int) -> SliceRunner:
         if (rows, columns) not in self._runners:

@@ -80,7 +80,7 @@ GOOD: list[tuple[str, Any]] = [
     ("degradation", {"method": "scanner"}),
     ("gains", {"truncation": 1.2, "bicubic": -0.3}),
     ("keep_measured", "on"),
-    ("noise_floor_k", 2.5),
+    ("keep_measured", 0.1),
     ("data_licence", "CC BY 4.0"),
 ]
 BAD: list[tuple[str, Any]] = [
@@ -140,7 +140,8 @@ BAD: list[tuple[str, Any]] = [
     ("gains", {"truncation": "1.2 dB"}),
     ("keep_measured", "auto"),
     ("keep_measured", None),
-    ("noise_floor_k", -1),
+    ("keep_measured", 1.5),
+    ("keep_measured", True),
     ("data_licence", ""),
     ("cpu_precisions", [CPU | {"float32_parts": [["a"]]}]),
     ("cpu_precisions", [CPU | {"engine": "onnxruntime"}]),
@@ -206,7 +207,7 @@ def test_what_this_version_does_not_know_is_kept_where_it_stood(document: dict[s
 
 def test_optional_fields_that_are_absent_stay_absent(document: dict[str, Any]) -> None:
     manifest = parse_manifest(document)
-    assert (manifest.keep_measured, manifest.noise_floor_k, manifest.gains) == (None, None, {})
+    assert (manifest.keep_measured, manifest.gains) == (None, {})
     assert manifest.json() == document
 
 
