@@ -193,7 +193,8 @@ def test_the_reason_of_a_shipped_root_states_the_condition_that_was_seen(folder:
     assert isinstance(manifest.square_root, MatrixRoot)
     reasons = {c.reason for c in manifest.parity.checks if "covariance of condition" in c.reason}
     (stated,) = (float(reason.split("condition ")[1].split()[0]) for reason in reasons)
-    assert float(f"{manifest.square_root.condition_seen:.0e}") == stated  # one digit
+    # the error grows with the condition: half as much again is half a digit's worth
+    assert stated / 1.5 <= manifest.square_root.condition_seen <= 1.5 * stated
 
 
 def test_what_this_version_does_not_know_is_kept_where_it_stood(document: dict[str, Any]) -> None:
