@@ -1,6 +1,5 @@
 """poan-export, top to bottom: checkpoint in, folder with models, vectors and manifest out."""
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -46,6 +45,7 @@ from poan_export.trace.onnx_export import (
     without_stages,
 )
 from poan_export.trace.stages import pools_of
+from poan_runtime.commands.say import Voice
 from poan_runtime.engines.tensorrt.library import Flavour
 from poan_runtime.errors import PoanError, Say
 from poan_runtime.geometry import Grid
@@ -358,4 +358,4 @@ def grid_of(facts: Facts) -> Grid:
 
 
 def to_stderr(line: str) -> None:
-    sys.stderr.write(f"poan-export: {line}\n")
+    Voice("poan-export").error(line)

@@ -14,7 +14,7 @@ from poan_runtime.commands.overlap import Turns, Work, overlapped
 from poan_runtime.commands.progress import Progress
 from poan_runtime.commands.say import QUIET, Voice, level_of
 from poan_runtime.commands.server_options import access_of
-from poan_runtime.engines.backend import EngineOptions
+from poan_runtime.engines.backend import EngineOptions, spoken
 from poan_runtime.errors import PoanError
 from poan_runtime.images.dicom.recognise import is_dicom
 from poan_runtime.images.formats import NIFTI_NAMES, open_sink, open_source
@@ -28,8 +28,6 @@ from poan_runtime.report.html_page import HtmlPage, is_page
 from poan_runtime.report.maps import MapFile, changed, uncertainty
 from poan_runtime.report.preview import Preview
 from poan_runtime.super_resolve import Opens, Outcome, upscale_file
-
-ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -139,7 +137,7 @@ def explain(args: argparse.Namespace) -> int:
     """Print plan and predicted cost of each scan; nothing is written but the report."""
     from poan_runtime.report.explain import as_json, as_text, explain_scan, write_json
 
-    voice = Voice("poan-run")
+    voice = Voice("poan-run", level_of(quiet=False, verbose=args.verbose))
     scans = scans_of(args.scans)
     if is_page(args.report):
         raise PoanError(f"{args.report}: a plan is written as JSON")
@@ -157,6 +155,7 @@ def explain(args: argparse.Namespace) -> int:
                     documents.append(as_json(source, found))
                 for line in as_text(documents[-1]).splitlines():
                     voice.say(line)
+                voice.detail(f"why        {network.opened.reason}")
             for notice in network.notices:
                 voice.warn(notice)
     if args.report is not None:
@@ -167,12 +166,10 @@ def explain(args: argparse.Namespace) -> int:
 def introduce(network: Network, voice: Voice) -> None:
     """Say which file runs, and in what."""
     model, opened = network.model, network.opened
-    engine = ENGINES.get(opened.name, opened.name)
-    where = "the CPU" if opened.device == "cpu" else opened.device
     precision = opened.precision or model.file.precision
     voice.say(
         f"{model.manifest.name}: {model.path}, sha256 {model.file.sha256[:12]}, "
-        f"in {engine} on {where}, {precision}"
+        f"in {spoken(opened.name, opened.device)}, {precision}"
     )
     gains = model.manifest.gains
     if gains and min(gains.values()) < 0:
