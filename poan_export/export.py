@@ -20,6 +20,7 @@ from poan_export.gate.spectrum import Choice, candidates, choose
 from poan_export.graphs import Written, write_eight_bit, write_graphs
 from poan_export.package import (
     created_by,
+    earlier_export,
     whole_folder,
     write_manifest,
     write_vectors,
@@ -93,6 +94,8 @@ def export(request: Request, say: Say) -> Path:
     out = request.out or request.ckpt.with_suffix("")
     if request.engine.engine != "none":
         say(str(chosen))
+    if (earlier := earlier_export(out)) is not None:
+        say(f"replaces the export of {earlier} in {out}, once the new one is whole")
     with whole_folder(out) as folder:
         job = Job(out=out, network=network, facts=facts, flavour=chosen.flavour, say=say)
         manifest = job.fill(folder, first, sizes[0])

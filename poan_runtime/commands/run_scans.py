@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from poan_runtime.commands.guard import in_words
-from poan_runtime.commands.outputs import Job, check_distinct, jobs_to_do, plan_jobs, scans_of
+from poan_runtime.commands.outputs import (
+    Job,
+    check_distinct,
+    jobs_to_do,
+    plan_jobs,
+    scans_of,
+    takes_folder,
+)
 from poan_runtime.commands.overlap import Turns, Work, overlapped
 from poan_runtime.commands.progress import Progress
 from poan_runtime.commands.say import QUIET, Voice, level_of
@@ -37,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         check_dtype(args.dtype)
     trust = trust_of(args)
     scans = scans_of(args.scans)
-    jobs = plan_jobs(scans, args, voice, several=len(args.scans) > 1)
+    jobs = plan_jobs(scans, args, voice, several=takes_folder(args))
     if is_page(args.report) and len(jobs) > 1:
         raise PoanError(f"{args.report}: a page shows one scan; name a .json for several")
     check_for_dicom(args, scans)
