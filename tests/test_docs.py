@@ -106,6 +106,20 @@ def test_every_block_of_a_page_runs_or_says_why_not(page: Path, folder: Path) ->
     assert marked == NOT_RUN.get(page.name, 0)
 
 
+def cut_short(text: str) -> list[str]:
+    """Blocks whose last command goes on behind their end."""
+    return [code for _, code in FENCED.findall(text) if code.rstrip().endswith("\\")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_block_of_a_page_ends_within_a_command(page: Path) -> None:
+    assert cut_short(page.read_text()) == []
+
+
+def test_a_block_that_ends_within_a_command_is_found() -> None:
+    assert cut_short("```sh\npoan-run a \\\n```\n    b\n") == ["poan-run a \\\n"]
+
+
 def test_a_block_that_fails_is_found(folder: Path) -> None:
     assert run("sh", "poan-run t2_x2 missing.nii", folder).returncode == 2
     assert run("sh", "false\ntrue", folder).returncode == 1
