@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from poan_export.triton import add_triton_options, serve
 from poan_runtime.commands.arguments import Parser, natural, positive
 from poan_runtime.commands.guard import guarded
+from poan_runtime.commands.say import Voice, write_line
 from poan_runtime.errors import PoanError
 from poan_runtime.extras import needs
 
@@ -145,7 +146,7 @@ def serve_export(args: argparse.Namespace) -> int:
     try:
         serve(args, args.export)
     except PoanError as error:
-        print(f"poan-export: {error}", file=sys.stderr)
+        Voice("poan-export").error(str(error))
         return 2
     return 0
 
@@ -178,7 +179,7 @@ def run(args: argparse.Namespace) -> int:
     except (ParityFailure, WorseThanInterpolation) as failure:
         to_stderr(str(failure))
         return 3
-    print(folder)
+    write_line(str(folder), sys.stdout)
     return 0 if good else 3
 
 

@@ -1,6 +1,5 @@
 """poan-export, top to bottom: checkpoint in, folder with models, vectors and manifest out."""
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,6 +20,7 @@ from poan_export.gate.spectrum import Choice, candidates, choose
 from poan_export.graphs import Written, write_eight_bit, write_graphs
 from poan_export.package import (
     created_by,
+    earlier_export,
     whole_folder,
     write_manifest,
     write_vectors,
@@ -46,6 +46,7 @@ from poan_export.trace.onnx_export import (
     without_stages,
 )
 from poan_export.trace.stages import pools_of
+from poan_runtime.commands.say import Voice
 from poan_runtime.engines.tensorrt.library import Flavour
 from poan_runtime.errors import PoanError, Say
 from poan_runtime.geometry import Grid
@@ -93,6 +94,8 @@ def export(request: Request, say: Say) -> Path:
     out = request.out or request.ckpt.with_suffix("")
     if request.engine.engine != "none":
         say(str(chosen))
+    if (earlier := earlier_export(out)) is not None:
+        say(f"replaces the export of {earlier} in {out}, once the new one is whole")
     with whole_folder(out) as folder:
         job = Job(out=out, network=network, facts=facts, flavour=chosen.flavour, say=say)
         manifest = job.fill(folder, first, sizes[0])
@@ -358,4 +361,4 @@ def grid_of(facts: Facts) -> Grid:
 
 
 def to_stderr(line: str) -> None:
-    sys.stderr.write(f"poan-export: {line}\n")
+    Voice("poan-export").error(line)

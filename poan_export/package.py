@@ -27,6 +27,7 @@ from poan_runtime.models.manifest import (
     Precision,
     Vectors,
     parse_manifest,
+    read_manifest,
 )
 
 MOST_ATTEMPTS = 8
@@ -46,18 +47,28 @@ def whole_folder(out: Path) -> Iterator[Path]:
     _settle_earlier(out)
     if out.exists() and not (out / MANIFEST_NAME).is_file():
         raise PoanError(f"{out}: exists and is no poan export (no {MANIFEST_NAME}); not replaced")
-    with working_folder(out.parent, f".{out.name}.", ".poan-export") as work:
-        folder = work / "new"
-        try:
+    hidden = f".{out.name}."
+    try:
+        with working_folder(out.parent, hidden, ".poan-export") as work:
+            folder = work / "new"
             folder.mkdir()
             yield folder
             _flush(folder)
             _take_place(folder, out, work)
-        except OSError as error:
-            elsewhere = error.filename is not None and str(work) not in str(error.filename)
-            if elsewhere or error.strerror is None:
-                raise
-            raise PoanError(f"{out}: cannot be written: {error.strerror}") from None
+    except OSError as error:
+        elsewhere = error.filename is not None and hidden not in str(error.filename)
+        if elsewhere or error.strerror is None:
+            raise
+        raise PoanError(f"{out}: cannot be written: {error.strerror}") from None
+
+
+def earlier_export(out: Path) -> str | None:
+    """The name of the model whose export has the name ``out``, None where there is none."""
+    if not (out / MANIFEST_NAME).is_file():
+        return None
+    with contextlib.suppress(PoanError):
+        return read_manifest(out).name
+    return "an unknown model"
 
 
 def _take_place(folder: Path, out: Path, work: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Literal
 
 from poan_export import triton_model
 from poan_export.triton_model import NAMES, model_in
+from poan_runtime.commands.say import write_line
 from poan_runtime.engines.kserve.backend import FILE_PARAMETER, MANIFEST_PARAMETER
 from poan_runtime.errors import PoanError
 from poan_runtime.files import WholeFile
@@ -235,4 +236,4 @@ def serve(args: argparse.Namespace, export: Path) -> None:
     if args.instances < 1:
         raise PoanError(f"--instances: expected at least 1, got {args.instances}")
     folder = add_version(export, args.triton, Serving(runner=runner, instances=args.instances))
-    sys.stdout.write(f"{folder}\n")
+    write_line(str(folder), sys.stdout)

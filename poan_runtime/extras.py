@@ -14,15 +14,15 @@ def command(*extras: str) -> str:
     """The pip command that adds extras, fit for how poan was installed.
 
     From a source checkout, whose name on an index may be somebody else's, that is ``pip install
-    '/path/to/checkout[cpu]'``, from a wheel ``pip install '/path/to/poan.whl[cpu]'``, and from a
-    package index ``pip install 'poan[cpu]'``.
+    '/path/to/checkout[cpu]'``, from a wheel ``pip install '/path/to/poan.whl[cpu]'``. Where
+    neither is there any more it is a clone that is told of, never a name on an index.
     """
     folder, packed = checkout(), wheel()
     wanted = ",".join(extras)
     if folder is None and packed is not None:
         return f"pip install '{packed}[{wanted}]'"
     if folder is None:
-        return f"pip install 'poan[{wanted}]'"
+        return f"pip install '.[{wanted}]' in a clone of poan's repository"
     here = "." if folder == Path.cwd() else str(folder)
     editable = "-e " if _is_editable() else ""
     return f"pip install {editable}'{here}[{wanted}]'"
@@ -49,7 +49,7 @@ def needs(module: str | tuple[str, ...], *extras: str) -> Iterator[None]:
 
 
 def checkout() -> Path | None:
-    """The source tree that poan runs in or was installed from; None if it came from an index."""
+    """The source tree that poan runs in or was installed from; None if that is not there."""
     here = _tree_of(Path(__file__).resolve().parent.parent)
     url = urlparse(str(_origin().get("url", "")))
     return here or (_tree_of(Path(unquote(url.path))) if url.scheme == "file" else None)

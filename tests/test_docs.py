@@ -1,5 +1,6 @@
 """Every block of the pages runs, or says why not; every link leads somewhere."""
 
+import json
 import os
 import re
 import subprocess
@@ -106,6 +107,20 @@ def test_every_block_of_a_page_runs_or_says_why_not(page: Path, folder: Path) ->
     assert marked == NOT_RUN.get(page.name, 0)
 
 
+def cut_short(text: str) -> list[str]:
+    """Blocks whose last command goes on behind their end."""
+    return [code for _, code in FENCED.findall(text) if code.rstrip().endswith("\\")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_block_of_a_page_ends_within_a_command(page: Path) -> None:
+    assert cut_short(page.read_text()) == []
+
+
+def test_a_block_that_ends_within_a_command_is_found() -> None:
+    assert cut_short("```sh\npoan-run a \\\n```\n    b\n") == ["poan-run a \\\n"]
+
+
 def test_a_block_that_fails_is_found(folder: Path) -> None:
     assert run("sh", "poan-run t2_x2 missing.nii", folder).returncode == 2
     assert run("sh", "false\ntrue", folder).returncode == 1
@@ -137,6 +152,27 @@ def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         if not re.match(r"[a-z]+:", target):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_third_parties_names_all_that_is_vendored_and_every_shipped_model() -> None:
+    page = (ROOT / "THIRD_PARTY.md").read_text()
+    packages = [ROOT / name for name in ("poan_runtime", "poan_export", "poan_train")]
+    vendored = [path for top in packages for path in top.rglob("vendored/**/*") if path.is_file()]
+    shipped = [path.parent for path in ROOT.glob("poan_runtime/models/shipped/*/manifest.json")]
+    assert len(vendored) >= 2
+    assert len(shipped) >= 6
+    named = [path.relative_to(ROOT).as_posix() for path in vendored]
+    named += [f"`{folder.name}`" for folder in shipped]
+    assert [name for name in named if name not in page] == []
+
+
+def test_every_collection_that_a_model_was_trained_on_is_credited() -> None:
+    page = (ROOT / "THIRD_PARTY.md").read_text()
+    for manifest in ROOT.glob("poan_runtime/models/shipped/*/manifest.json"):
+        licence = json.loads(manifest.read_text())["data_licence"]
+        for words in re.findall(r"\(([^)]+)\)", licence):
+            for name in re.split(r", |; |: | and ", words.removeprefix("TCIA: ")):
+                assert name.removeprefix("OpenNeuro ") in page, f"{manifest.parent.name}: {name}"
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -17,17 +17,23 @@ STAGE_NAMES = {
 
 def table(document: dict[str, Any]) -> str:
     """Latency by stage, whole scan, cold start, memory and ratios, for each model."""
+    return "\n".join(lines_of(document))
+
+
+def lines_of(document: dict[str, Any]) -> list[str]:
+    """The lines of `table`, each as it is: a name in one may hold what a terminal obeys."""
     parts = [_model(model) for model in document["models"]]
     for label, ratio in document["ratios_to_first"].items():
         first = document["models"][0]["label"]
-        parts.append(
+        line = (
             f"{label} takes {ratio['of_medians']:.3f} times as long as {first} "
             f"(median of pairs {ratio['median_of_pairs']:.3f})"
         )
-    return "\n\n".join(parts)
+        parts.append([line])
+    return [line for part in parts for line in ("", *part)][1:]
 
 
-def _model(model: dict[str, Any]) -> str:
+def _model(model: dict[str, Any]) -> list[str]:
     lines = [
         f"{model['label']}: {model['backend']} {model['backend_version']} on {model['device']}, "
         f"{model['precision']}, batch {model['batch']} of tile {model['tile']}, "
@@ -52,7 +58,7 @@ def _model(model: dict[str, Any]) -> str:
     for name, cold in (model["cold_start"] or {}).items():
         lines.append(_cold(name.replace("_", " "), cold))
     lines += [f"note: {notice}" for notice in model["notices"]]
-    return "\n".join(lines)
+    return lines
 
 
 def _slowest(layers: dict[str, Any] | None) -> list[str]:

@@ -3,11 +3,13 @@
 import argparse
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from poan_runtime.commands.arguments import Parser, device, natural, positive
 from poan_runtime.commands.guard import guarded
+from poan_runtime.commands.say import write_line
 from poan_runtime.errors import PoanError
 
 EPILOG = """\
@@ -99,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     """Measure, then write and print what was found."""
     from poan_runtime.bench.measure import Request, bench
-    from poan_runtime.bench.table import table
+    from poan_runtime.bench.table import lines_of
 
     for path in (args.json, args.plot):
         if path is not None and not path.parent.is_dir():
@@ -131,7 +133,8 @@ def run(args: argparse.Namespace) -> None:
         from poan_runtime.bench.picture import write_plot
 
         write_plot(args.plot, document)
-    print(table(document))
+    for line in lines_of(document):
+        write_line(line, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 import argparse
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from poan_runtime.commands.arguments import Parser, device, positive
 from poan_runtime.commands.guard import guarded
+from poan_runtime.commands.say import write_line
 
 CAP = "ONEDNN_MAX_CPU_ISA"
 CAPS = {"avx2": "AVX2", "avx2-vnni": "AVX2_VNNI", "avx512": "AVX512_CORE"}
@@ -71,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
     lines = [json.dumps(doctor.as_json(found), indent=1)] if args.json else doctor.as_lines(found)
     if args.isa is not None and not args.json:
         lines.insert(2, f"capped    OpenVINO to {args.isa}; ONNX Runtime asks the CPU itself")
-    print("\n".join(lines))
+    for line in "\n".join(lines).splitlines() if args.json else lines:
+        write_line(line, sys.stdout)
     return 0 if found.well else 1
 
 

@@ -8,6 +8,7 @@ from types import FrameType
 
 from poan_runtime.commands.arguments import Parser, device, measured, positive
 from poan_runtime.commands.guard import guarded
+from poan_runtime.commands.say import write_line
 from poan_runtime.engines import PRECISIONS
 from poan_runtime.errors import PoanError
 
@@ -121,7 +122,7 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _say(line: str) -> None:
-    print(f"poan-mrd: {line}", file=sys.stderr, flush=True)
+    write_line(f"poan-mrd: {line}", sys.stderr)
 
 
 if __name__ == "__main__":

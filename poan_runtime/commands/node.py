@@ -3,12 +3,14 @@
 import argparse
 import contextlib
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poan_runtime.commands.arguments import Parser
 from poan_runtime.commands.guard import guarded
+from poan_runtime.commands.say import write_line
 from poan_runtime.errors import PoanError
 from poan_runtime.extras import needs
 
@@ -67,7 +69,8 @@ def act(args: argparse.Namespace) -> int:
         "drop": lambda: operate.drop(config, args.series),
         "check-config": lambda: operate.check(config, echo=args.echo),
     }[args.action]()
-    print("\n".join(lines))
+    for line in lines:
+        write_line(line, sys.stdout)
     return 0
 
 

@@ -60,6 +60,16 @@ def scans_of(words: Sequence[str]) -> list[Path]:
     return scans
 
 
+def takes_folder(args: argparse.Namespace) -> bool:
+    """Whether ``--output`` is a folder even for one scan: for several arguments, and for a folder
+    of scans, unless it is a NIfTI file's name."""
+    if len(args.scans) > 1:
+        return True
+    path = Path(args.scans[0])
+    named_file = args.output is None or args.output.endswith(NIFTI_NAMES)
+    return not named_file and os.path.isdir(path) and not is_dicom(path)
+
+
 def plan_jobs(
     scans: list[Path], args: argparse.Namespace, voice: Voice, *, several: bool = False
 ) -> list[Job]:

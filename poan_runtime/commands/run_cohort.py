@@ -1,7 +1,6 @@
 """What `poan-bids` does, once it is clear what was asked for."""
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -10,12 +9,15 @@ from poan_runtime.batch.bids import CONTRASTS, BidsScan, find_scans, read_filter
 from poan_runtime.batch.derivative import begin_derivative, is_done
 from poan_runtime.batch.one_scan import Cohort, Networks, Result, plan
 from poan_runtime.batch.workers import Workers, in_this_process
+from poan_runtime.commands.say import Voice
 from poan_runtime.commands.server_options import access_of
 from poan_runtime.engines.backend import EngineOptions
 from poan_runtime.engines.cores import usable_cores
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import auto_model
 from poan_runtime.network import Settings
+
+COMMAND = "poan-bids"
 
 
 def participant(args: argparse.Namespace) -> int:
@@ -26,16 +28,17 @@ def participant(args: argparse.Namespace) -> int:
         return _dry_run(cohort, scans)
     begin_derivative(args.bids_dir, args.output_dir)
     results: list[Result] = []
+    voice = Voice(COMMAND)
     for result in _results(args, cohort, scans):
         results.append(result)
-        print(f"{len(results)}/{len(scans)} {_line(result)}", flush=True)
-    return _summary(results)
+        voice.say(f"{len(results)}/{len(scans)} {_line(result)}")
+    return _summary(results, voice)
 
 
 def group(args: argparse.Namespace) -> int:
     """Write the cohort's report from what the participants' runs recorded."""
     path, failed = cohort_report.write(args.output_dir)
-    print(f"{path}: {failed} scans failed" if failed else path)
+    Voice(COMMAND).say(f"{path}: {failed} scans failed" if failed else str(path))
     return 0
 
 
@@ -59,7 +62,9 @@ def submit(args: argparse.Namespace, argv: Sequence[str]) -> int:
         extra=tuple(args.sbatch),
     )
     array, last = slurm.submit(request)
-    print(f"{len(scans)} scans: array job {array} of {request.tasks} tasks, then job {last}")
+    Voice(COMMAND).say(
+        f"{len(scans)} scans: array job {array} of {request.tasks} tasks, then job {last}"
+    )
     return 0
 
 
@@ -120,15 +125,15 @@ def _results(args: argparse.Namespace, cohort: Cohort, scans: list[BidsScan]) ->
 
 def _dry_run(cohort: Cohort, scans: list[BidsScan]) -> int:
     """List what each scan would become."""
-    networks = Networks(cohort.options)
+    networks, voice = Networks(cohort.options), Voice(COMMAND)
     for scan in scans:
         try:
             made, image = plan(cohort, scan, networks)
         except PoanError as error:
-            print(f"{scan.stem}: would fail: {error}")
+            voice.say(f"{scan.stem}: would fail: {error}")
             continue
         state = "done" if is_done(image, made) else f"to do with {made.model}"
-        print(f"{scan.stem}: {state}: {image.relative_to(cohort.out)}")
+        voice.say(f"{scan.stem}: {state}: {image.relative_to(cohort.out)}")
     return 0
 
 
@@ -139,13 +144,13 @@ def _line(result: Result) -> str:
     return f"{result.stem}: {result.state}{took}"
 
 
-def _summary(results: list[Result]) -> int:
+def _summary(results: list[Result], voice: Voice) -> int:
     counts = Counter(result.state for result in results)
-    print(", ".join(f"{counts[state]} {state}" for state in ("done", "skipped", "failed")))
+    voice.say(", ".join(f"{counts[state]} {state}" for state in ("done", "skipped", "failed")))
     for result in results:
         if result.state == "done" and result.message:
-            print(f"poan-bids: warning: {result.stem}: {result.message}", file=sys.stderr)
+            voice.warn(f"{result.stem}: {result.message}")
     failed = [result for result in results if result.state == "failed"]
     for result in failed:
-        print(f"poan-bids: {result.stem}: {result.message}", file=sys.stderr)
+        voice.error(f"{result.stem}: {result.message}")
     return 1 if failed else 0

@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from poan_runtime.commands.guard import in_words
-from poan_runtime.commands.outputs import Job, check_distinct, jobs_to_do, plan_jobs, scans_of
+from poan_runtime.commands.outputs import (
+    Job,
+    check_distinct,
+    jobs_to_do,
+    plan_jobs,
+    scans_of,
+    takes_folder,
+)
 from poan_runtime.commands.overlap import Turns, Work, overlapped
 from poan_runtime.commands.progress import Progress
 from poan_runtime.commands.say import QUIET, Voice, level_of
 from poan_runtime.commands.server_options import access_of
-from poan_runtime.engines.backend import EngineOptions
+from poan_runtime.engines.backend import EngineOptions, spoken
 from poan_runtime.errors import PoanError
 from poan_runtime.images.dicom.recognise import is_dicom
 from poan_runtime.images.formats import NIFTI_NAMES, open_sink, open_source
@@ -29,8 +36,6 @@ from poan_runtime.report.maps import MapFile, changed, uncertainty
 from poan_runtime.report.preview import Preview
 from poan_runtime.super_resolve import Opens, Outcome, upscale_file
 
-ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
-
 
 def run(args: argparse.Namespace) -> int:
     """Super-resolve the scans one after the other; 2 if any of them failed."""
@@ -39,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         check_dtype(args.dtype)
     trust = trust_of(args)
     scans = scans_of(args.scans)
-    jobs = plan_jobs(scans, args, voice, several=len(args.scans) > 1)
+    jobs = plan_jobs(scans, args, voice, several=takes_folder(args))
     if is_page(args.report) and len(jobs) > 1:
         raise PoanError(f"{args.report}: a page shows one scan; name a .json for several")
     check_for_dicom(args, scans)
@@ -139,7 +144,7 @@ def explain(args: argparse.Namespace) -> int:
     """Print plan and predicted cost of each scan; nothing is written but the report."""
     from poan_runtime.report.explain import as_json, as_text, explain_scan, write_json
 
-    voice = Voice("poan-run")
+    voice = Voice("poan-run", level_of(quiet=False, verbose=args.verbose))
     scans = scans_of(args.scans)
     if is_page(args.report):
         raise PoanError(f"{args.report}: a plan is written as JSON")
@@ -157,6 +162,7 @@ def explain(args: argparse.Namespace) -> int:
                     documents.append(as_json(source, found))
                 for line in as_text(documents[-1]).splitlines():
                     voice.say(line)
+                voice.detail(f"why        {network.opened.reason}")
             for notice in network.notices:
                 voice.warn(notice)
     if args.report is not None:
@@ -167,12 +173,10 @@ def explain(args: argparse.Namespace) -> int:
 def introduce(network: Network, voice: Voice) -> None:
     """Say which file runs, and in what."""
     model, opened = network.model, network.opened
-    engine = ENGINES.get(opened.name, opened.name)
-    where = "the CPU" if opened.device == "cpu" else opened.device
     precision = opened.precision or model.file.precision
     voice.say(
         f"{model.manifest.name}: {model.path}, sha256 {model.file.sha256[:12]}, "
-        f"in {engine} on {where}, {precision}"
+        f"in {spoken(opened.name, opened.device)}, {precision}"
     )
     gains = model.manifest.gains
     if gains and min(gains.values()) < 0:

@@ -3,7 +3,7 @@
 import argparse
 
 from poan_runtime.commands.say import Voice
-from poan_runtime.engines.backend import EngineOptions, open_backend
+from poan_runtime.engines.backend import EngineOptions, open_backend, spoken
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import find_model
 from poan_runtime.models.verdicts_here import is_own
@@ -25,7 +25,9 @@ def verify(args: argparse.Namespace, voice: Voice) -> int:
         backend=args.backend, device=device, threads=args.threads, precision=args.precision
     )
     opened = open_backend(model, options, judged=False)
-    voice.say(f"{opened.name} {opened.version} on {opened.device}: {opened.reason}")
+    precision = opened.precision or model.file.precision
+    voice.say(f"{spoken(f'{opened.name} {opened.version}', opened.device)}, {precision}")
+    voice.detail(f"{opened.name} {opened.version} on {opened.device}: {opened.reason}")
     if args.precision == "bf16" and opened.precision != "bf16":
         raise PoanError(f"--precision bf16: {'; '.join(opened.notices)}")
     inside = inside_of(model, device_index(device))

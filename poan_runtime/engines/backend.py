@@ -170,10 +170,24 @@ BACKENDS = {
 }
 """Backends by name, in the order in which ``auto`` prefers them on a CPU."""
 
+SPOKEN = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+"""What a user calls a backend."""
+
 FASTER_IN_OPENVINO = ("box", "flat", "unfold")
 """Forms of the attention that OpenVINO took less time for in float32, with AVX2 and with AVX-512
 (benchmarks/results/isa.json; unfold in docs/architecture.md). A stated rule and no timing at the
 start: with that, two runs of one scan could differ in the engine, and so in the last bits."""
+
+
+def spoken(name: str, device: str) -> str:
+    """A backend and where it runs, as a user calls them; a version may follow the name.
+
+    >>> spoken("onnxruntime", "cpu"), spoken("openvino 2026.1", "cpu")
+    ('ONNX Runtime on the CPU', 'OpenVINO 2026.1 on the CPU')
+    """
+    engine, space, version = name.partition(" ")
+    where = "the CPU" if device == "cpu" else device
+    return f"{SPOKEN.get(engine, engine)}{space}{version} on {where}"
 
 
 def open_backend(model: Model, options: EngineOptions, *, judged: bool = True) -> OpenedBackend:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from poan_runtime import extras
-from poan_runtime.engines.backend import BACKENDS, EngineOptions
+from poan_runtime.engines.backend import BACKENDS, EngineOptions, spoken
 from poan_runtime.engines.nvidia import find_driver, fitting_extra
 from poan_runtime.errors import PoanError
 from poan_runtime.geometry import Geometry
@@ -284,7 +284,8 @@ def _part_line(part: Part) -> str:
 def _run_lines(run: Run) -> list[str]:
     if run.error is not None:
         return [f"FAILS   {run.model}: {run.error}"]
-    lines = [f"runs    {run.model}: {run.engine} on {run.device}, {run.precision}: {run.reason}"]
+    engine = spoken(run.engine or "", run.device or "")
+    lines = [f"runs    {run.model}: {engine}, {run.precision}"]
     if run.scan_s is not None:
         size = "x".join(map(str, SCAN))
         lines.append(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from poan_runtime.engines.backend import Backend
+from poan_runtime.engines.backend import Backend, spoken
 from poan_runtime.files import WholeFile
 from poan_runtime.geometry import Geometry, spacing
 from poan_runtime.images.nifti.gzip import GzipWriter
@@ -235,6 +235,7 @@ def as_text(document: dict[str, Any]) -> str:
     """The same in words, one fact a line."""
     model, backend, plan = document["model"], document["backend"], document["plan"]
     tiles, predicted = document["tiles"], document["predicted"]
+    engine = f"{backend['name']} {backend['version']}"
     rows, columns = plan["overlap"]
     total, gmac = predicted["total_s"], document["gmac_per_tile"]
     batches = -(-tiles["to_run"] // plan["batch"])
@@ -243,8 +244,7 @@ def as_text(document: dict[str, Any]) -> str:
     voxel = " x ".join(f"{step:.3g}" for step in document["output"]["spacing"])
     lines = [
         f"model      {model['name']}, {model['file']} ({model['precision']})",
-        f"engine     {backend['name']} {backend['version']} on {backend['device']}: "
-        f"{backend['reason']}",
+        f"engine     {spoken(engine, backend['device'])}",
         f"scan       {shape}, slices across axis {document['slice_axis']}",
         f"output     {fine}, voxels of {voxel} mm",
         f"tiles      {plan['tiles_per_slice']} per slice, {plan['tile']} x {plan['tile']}, halo "

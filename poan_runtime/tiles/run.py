@@ -158,7 +158,8 @@ class SliceRunner:
         """Real values; what float32 cannot hold is cut to its ends, and counted."""
         with np.errstate(over="ignore", invalid="ignore"):
             inner *= np.float32(unit)
-        if not np.isfinite(inner.sum(dtype=np.float64)):
+            total = inner.sum(dtype=np.float64)  # +inf and -inf make it NaN
+        if not np.isfinite(total):
             self.timings.too_large += int(np.count_nonzero(~np.isfinite(inner)))
             np.nan_to_num(inner, copy=False)
         return inner

@@ -1,6 +1,8 @@
 """poan-export as a command: what it writes, what it refuses, and its exit status."""
 
+import errno
 import json
+import tempfile
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -134,6 +136,43 @@ def test_a_failure_while_writing_leaves_the_earlier_export(tmp_path: Path) -> No
         fail_halfway()
     assert {p.name: p.read_text() for p in out.iterdir()} == {"manifest.json": "old"}
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_that_takes_nothing_is_named_as_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*, dir: Path, prefix: str, suffix: str) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", f"{dir}/{prefix}ab{suffix}")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refused)
+    with pytest.raises(PoanError) as raised, whole_folder(tmp_path / "model"):
+        pass
+    assert str(raised.value) == f"{tmp_path / 'model'}: cannot be written: Permission denied"
+
+
+def test_what_another_folder_refuses_keeps_its_own_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="elsewhere"), whole_folder(tmp_path / "model"):
+        (tmp_path / "elsewhere/file").touch()
+
+
+def test_an_export_that_replaces_another_says_so_and_prints_its_name_in_one_line(
+    checkpoint: Callable[[nn.Module], Path],
+    network: nn.Module,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "a\nb\x1b[31m"
+    arguments = ["--ckpt", str(checkpoint(network)), "--out", str(out), "--tile", str(TILE)]
+    arguments += ["--halo", "0", "--overlap", "2", "--engine", "none"]
+    shown = rf"{tmp_path}/a\nb\x1b[31m"
+    line = f"poan-export: replaces the export of a\\nb\\x1b[31m in {shown}"
+    for again in (False, True):
+        assert main(arguments) == 0
+        told = capsys.readouterr()
+        assert told.out == f"{shown}\n"
+        assert "\x1b" not in told.err
+        assert (line in told.err) is again
+    assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, "tiny.pt"]
 
 
 def test_a_checkpoint_that_is_none_is_one_line(

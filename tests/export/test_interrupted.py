@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -17,6 +18,8 @@ from poan_export.package import whole_folder
 from poan_runtime.bench import measure
 from poan_runtime.commands import bench
 from poan_runtime.errors import PoanError
+from poan_runtime.files import sha256_of
+from poan_runtime.models.manifest import read_manifest
 from poan_train import evaluate
 
 SIZE = ["--tile", "8", "--halo", "0", "--overlap", "2", "--engine", "none"]
@@ -103,6 +106,90 @@ def test_sigterm_ends_an_export_with_its_number_and_no_folder(
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.pt"]
+
+
+TOLD_OF = """
+import sys
+from {module} import {name} as room
+from {command} import main
+
+whole = room.{called}
+
+def told(*arguments, **keywords):
+    print("begun", flush=True)
+    return whole(*arguments, **keywords)
+
+room.{called} = told
+sys.exit(main(sys.argv[1:]))
+"""
+"""A command that says when it begins what takes long."""
+
+
+def terminated(code: str, arguments: list[str]) -> tuple[int, str]:
+    """Status and stderr of a process that gets SIGTERM once it has begun."""
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGTERM)
+        return process.wait(timeout=120), process.communicate()[1]
+
+
+def test_sigterm_ends_an_evaluation_with_its_number_and_without_a_traceback(
+    checkpoint: Callable[[nn.Module], Path], network: nn.Module, make_scan: Any, tmp_path: Path
+) -> None:
+    path = checkpoint(network)
+    (tmp_path / "data").mkdir()
+    volume = np.random.default_rng(0).integers(1, 999, (96, 96, 64)).astype(np.int16)
+    make_scan("a_T2w.nii", data=volume).rename(tmp_path / "data/a_T2w.nii")
+    code = TOLD_OF.format(
+        module="poan_train", name="evaluate", command="poan_train.evaluate", called="run_whole"
+    )
+    code = code.replace("told\nsys", "room.run_kinds = told\nsys")
+    arguments = ["--ckpt", str(path), "--data", str(tmp_path / "data"), "--self-ensemble"]
+    status, said = terminated(code, [*arguments, "--json", str(tmp_path / "eval.json")])
+    assert status == 128 + signal.SIGTERM, said
+    assert said == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "tiny.pt"]
+
+
+def test_sigterm_ends_a_bench_with_its_number_and_without_a_traceback(
+    nearest_x2: Path, tmp_path: Path
+) -> None:
+    code = TOLD_OF.format(
+        module="poan_runtime.bench",
+        name="measure",
+        command="poan_runtime.commands.bench",
+        called="bench",
+    )
+    arguments = [f"{nearest_x2}@onnxruntime", "--duration", "300", "--no-cold", "--device", "cpu"]
+    status, said = terminated(code, [*arguments, "--json", str(tmp_path / "bench.json")])
+    assert status == 128 + signal.SIGTERM, said
+    assert said == ""
+    assert not (tmp_path / "bench.json").exists()
+
+
+def test_two_processes_that_export_into_one_folder_leave_one_export_whole(
+    checkpoint: Callable[[nn.Module], Path], network: nn.Module, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["--ckpt", str(checkpoint(network)), "--out", str(out), *SIZE]
+    command = [sys.executable, "-m", "poan_export", *arguments]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        said = process.communicate(timeout=600)[1]
+        assert process.returncode == 0, said
+    manifest = read_manifest(out)
+    listed = {file.name: file.sha256 for file in manifest.files}
+    assert manifest.vectors is not None
+    listed[manifest.vectors.name] = manifest.vectors.sha256
+    assert {path.name for path in out.iterdir()} == {*listed, "manifest.json"}
+    assert {name: sha256_of(out / name) for name in listed} == listed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "tiny.pt"]
 
 
 def test_two_exports_into_one_folder_at_once_leave_one_of_them_whole(tmp_path: Path) -> None:

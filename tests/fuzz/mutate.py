@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+MOST = float(np.finfo(np.float32).max)
 FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-45, 1e-38, 3.4e38, -3.4e38, 1e-30, 1e30, 352.0, 1e9)
-FLOATS += (float("nan"), float("inf"), float("-inf"))
+FLOATS += (float("nan"), float("inf"), float("-inf"), MOST, -MOST)
 INTEGERS = (0, 1, -1, 2, 3, 7, 8, 127, 255, 256, 348, 540, 32767, -32768, 2**31 - 1, -(2**31))
 INTEGERS += (2**63 - 1, -(2**63), 512, 768, 1024, 1536, 1792, 2304, 1002)
 VALUES: tuple[Any, ...] = (None, True, False, 0, -1, 1, 2, 16, 1.5, 1e308, -1e308, 1e-320, 10**400)

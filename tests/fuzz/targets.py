@@ -31,6 +31,8 @@ from tests.fuzz import mutate
 from tests.tiny.models import IDENTITY, graph, manifest
 
 Target = Callable[[Path, Random], str]
+SCALINGS = ((1, 0), (0.5, 3), (0, 0), (1e36, -3e38))
+"""Slope and intercept; the last gives a slab voxels beyond float32 on both sides."""
 LARGEST = 1 << 22
 """Voxels that no result of these inputs can have."""
 
@@ -94,11 +96,12 @@ def headers(folder: Path, random: Random) -> str:
     header.set_sform(np.diag([1, 1, 4, 1.0]), 1)
     header.set_qform(np.diag([1, 1, 4, 1.0]), random.choice((0, 1)))
     header["magic"], header["vox_offset"] = header.single_magic, header.single_vox_offset
-    header["scl_slope"], header["scl_inter"] = random.choice(((1, 0), (0.5, 3), (0, 0)))
+    header["scl_slope"], header["scl_inter"] = random.choice(SCALINGS)
     mutate.spoil_header(header, random)
     voxels = np.random.default_rng(random.randrange(99)).integers(0, 99, shape).astype(dtype)
     if dtype.kind == "f" and random.random() < 0.5:
-        voxels.flat[random.randrange(voxels.size)] = random.choice(mutate.FLOATS)
+        for _ in range(random.choice((1, 2, voxels.size))):
+            voxels.flat[random.randrange(voxels.size)] = random.choice(mutate.FLOATS)
     with np.errstate(all="ignore"):
         raw = voxels.astype(header.get_data_dtype() if known(header) else dtype).tobytes("F")
     head = header.binaryblock + bytes(4)

@@ -77,6 +77,21 @@ def test_no_header_with_an_infinite_intercept_is_written(
     assert np.asarray(nib.load(tmp_path / "out.nii").dataobj).max() > 0
 
 
+def test_a_voxel_size_that_halves_to_zero_is_written_as_the_smallest_normal_number(
+    make_scan: Any, nearest_x2: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import nibabel as nib
+
+    scan = make_scan("scan.nii")
+    data = bytearray(scan.read_bytes())
+    data[80:84] = struct.pack("<f", 1e-45)
+    scan.write_bytes(data)
+    poan_runtime.upscale_file(scan, tmp_path / "out.nii", nearest_x2)
+    header = nib.load(tmp_path / "out.nii").header
+    assert header["pixdim"][1] == np.finfo(np.float32).tiny
+    assert caplog.records == []  # nibabel mends a size of 0, and says so
+
+
 @pytest.mark.parametrize("large", [3.4e38, -3.4e38, 1e-45])
 def test_values_at_the_ends_of_float32_give_no_warning_but_a_count(
     large: float, make_scan: Any, nearest_x2: Path, tmp_path: Path

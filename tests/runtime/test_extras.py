@@ -19,9 +19,13 @@ def pip_says(monkeypatch: pytest.MonkeyPatch, origin: dict[str, object]) -> None
     monkeypatch.setattr(extras, "_origin", lambda: origin)
 
 
-def test_from_an_index_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+CLONE = "in a clone of poan's repository"
+"""poan is on no index: what is called so there is somebody else's."""
+
+
+def test_from_nowhere_a_clone_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     pip_says(monkeypatch, {})
-    assert extras.command("cpu", "dicom") == "pip install 'poan[cpu,dicom]'"
+    assert extras.command("cpu", "dicom") == f"pip install '.[cpu,dicom]' {CLONE}"
 
 
 def test_from_a_checkout_the_folder_is_named(monkeypatch: pytest.MonkeyPatch, tree: Path) -> None:
@@ -37,7 +41,7 @@ def test_from_a_wheel_its_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
     pip_says(monkeypatch, {"url": packed.as_uri(), "archive_info": {}})
     assert extras.command("dicom") == f"pip install '{packed}[dicom]'"
     packed.unlink()
-    assert extras.command("dicom") == "pip install 'poan[dicom]'"
+    assert extras.command("dicom") == f"pip install '.[dicom]' {CLONE}"
 
 
 def test_an_editable_install_stays_one(monkeypatch: pytest.MonkeyPatch, tree: Path) -> None:
@@ -46,11 +50,11 @@ def test_an_editable_install_stays_one(monkeypatch: pytest.MonkeyPatch, tree: Pa
     assert extras.command("cpu") == "pip install -e '.[cpu]'"
 
 
-def test_a_checkout_that_is_gone_counts_as_an_index(
+def test_of_a_checkout_that_is_gone_a_clone_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pip_says(monkeypatch, {"url": (tmp_path / "gone").as_uri()})
-    assert extras.command("cpu") == "pip install 'poan[cpu]'"
+    assert extras.command("cpu") == f"pip install '.[cpu]' {CLONE}"
 
 
 def test_only_the_module_that_was_asked_about_is_mended() -> None:

@@ -309,6 +309,8 @@ def _refine(struct: Any, geometry: Geometry) -> None:
         struct["qoffset_x"], struct["qoffset_y"], struct["qoffset_z"] = origin
     for axis in in_plane:
         struct["pixdim"][axis + 1] *= to_stored[axis, axis]
+        if struct["pixdim"][axis + 1] == 0:  # smaller than any number of its type
+            struct["pixdim"][axis + 1] = np.finfo(struct["pixdim"].dtype).tiny
     if struct.get_dim_info()[2] in in_plane:
         for field in ("slice_start", "slice_end", "slice_code", "slice_duration"):
             struct[field] = 0

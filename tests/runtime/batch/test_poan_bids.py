@@ -42,6 +42,23 @@ def test_a_result_holds_the_bytes_that_poan_run_writes(
     assert (out / f"{RESULT}.nii.gz").read_bytes() == alone.read_bytes()
 
 
+def test_a_name_in_a_failure_cannot_break_its_line(make_dataset: Any, tmp_path: Path) -> None:
+    model = tmp_path / "a\nb\x1b[31m"
+    model.mkdir()
+    for dry in ((), ("--dry-run",)):
+        code, out, err = run(
+            make_dataset() if not dry else tmp_path / "raw",
+            tmp_path / "out",
+            "participant",
+            "--model",
+            model,
+            *dry,
+        )
+        assert code == (0 if dry else 1)
+        assert r"a\nb\x1b[31m" in (out if dry else err)
+        assert "\x1b" not in out + err
+
+
 def test_a_sidecar_names_source_model_and_what_was_changed(
     make_dataset: Any, nearest_x2: Path, tmp_path: Path
 ) -> None:

@@ -64,6 +64,27 @@ def test_a_folder_stands_for_its_scans_without_earlier_results(
     assert [path.name for path in (tmp_path / "d").iterdir()] == ["a_desc-sr.nii.gz"]
 
 
+@pytest.mark.parametrize("names", [["a.nii"], ["a.nii", "b.nii"]])
+def test_of_a_folder_the_output_is_a_folder_however_many_scans_it_holds(
+    nearest_x2: Path, make_scan: Any, tmp_path: Path, names: list[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in names:
+        make_scan(name).rename(tmp_path / "in" / name)
+    assert poan_run(nearest_x2, tmp_path / "in", "-o", tmp_path / "d") == 0
+    made = sorted(path.name for path in (tmp_path / "d").iterdir())
+    assert made == [name.replace(".nii", "_desc-sr.nii.gz") for name in names]
+
+
+def test_of_a_folder_with_one_scan_the_output_may_be_a_file(
+    nearest_x2: Path, make_scan: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    make_scan("a.nii").rename(tmp_path / "in/a.nii")
+    assert poan_run(nearest_x2, tmp_path / "in", "-o", tmp_path / "out.nii") == 0
+    assert (tmp_path / "out.nii").is_file()
+
+
 def test_scans_of_one_name_share_a_folder_below_their_own_folders_names(
     nearest_x2: Path, make_scan: Any, tmp_path: Path
 ) -> None:

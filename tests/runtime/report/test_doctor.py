@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,23 @@ def test_a_model_that_runs_is_timed_and_its_engine_explained(
     # a tile of 16 serves 14 of its voxels along a side: 9 for 120, 81 a slice, 96 slices
     assert run["scan_s"] == pytest.approx(run["tile_ms"] / 1000 * 81 * 96)
     assert report(capsys, "--no-timing")["runs"][0]["scan_s"] is None
+
+
+@pytest.mark.usefixtures("only")
+def test_its_lines_name_the_engine_in_plain_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--no-timing", "--backend", "onnxruntime"]) == 0
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if one.startswith("runs ")]
+    assert re.fullmatch(r"runs    tiny_x2: ONNX Runtime [\d.]+ on the CPU, fp32", line)
+
+
+def test_a_name_cannot_break_its_lines_or_colour_them(
+    only: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = only.rename(only.with_name("a\nruns\x1b[31m"))
+    assert main(["--no-timing", "--backend", "onnxruntime", str(named)]) == 0
+    said = capsys.readouterr().out
+    assert r"runs    a\nruns\x1b[31m: ONNX Runtime" in said
+    assert "\x1b" not in said
 
 
 @pytest.mark.usefixtures("only")

@@ -1,6 +1,7 @@
 """`poan-run --explain`: what it counts is what a run does, and it writes no scan."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,12 @@ def test_it_says_engine_tiles_and_work_and_writes_no_scan(
     model = make_model(gmac_per_tile=1.0, gmac_per_part=PARTS)
     assert cli.main(["--explain", str(model), str(striped)]) == 0
     said = capsys.readouterr().out
+    assert re.search(r"^engine     (ONNX Runtime|OpenVINO) \S+ on the CPU$", said, re.MULTILINE)
     assert "19 of 45 tiles, 3 batches of 8" in said  # 18 of noise, and one zero for all others
     assert "9 per slice, 16 x 16, halo 1, overlap 2 x 2" in said
     assert "1.000 GMAC per tile: backbone 75.0%, tail 25.0%" in said
+    assert cli.main(["--explain", str(model), str(striped), "--verbose"]) == 0
+    assert re.search(r"^why        \S+", capsys.readouterr().out, re.MULTILINE)
     assert [path.name for path in striped.parent.glob("*.nii*")] == [striped.name]
 
 

@@ -173,6 +173,19 @@ def test_values_that_are_not_finite_count_as_zero() -> None:
     assert out[0, 0].tolist() == [0, 0, 0, 1]
 
 
+def test_a_result_beyond_float32_on_both_sides_is_cut_and_counted_without_a_warning() -> None:
+    slab = np.zeros((1, 4, 4), np.float32)
+    slab[0, 0, :3] = 1, -1, 0.25
+    layout = plan(slab.shape, tile=4, scale=1)
+    timings = Timings()
+    backend = Answers(np.stack([4 * slab] * 3))
+    runner = SliceRunner(backend=backend, layout=layout, skip=False, timings=timings)
+    out = runner.run(slab, 1e38)
+    most = float(np.finfo(np.float32).max)
+    assert out[0, 0].tolist() == [most, -most, float(np.float32(1e38)), 0]
+    assert timings.too_large == 2
+
+
 class OddOnes(Blur):
     """Answers a lone tile a little differently, as ONNX Runtime's matrix products do."""
 
