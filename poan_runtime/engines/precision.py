@@ -48,7 +48,8 @@ def reduced_precision(model: Model, options: Options, *, judged: bool = True) ->
     """What ``options.precision`` comes to for this model on this CPU.
 
     Raises PoanError where bf16 is demanded of a model that nothing vouches for; on a CPU without
-    bf16 even then float32 runs. ``judged`` false takes an entry whatever its verdict.
+    bf16 even then float32 runs. ``judged`` false takes an entry without a verdict of this release,
+    and one that failed where bf16 is demanded.
     """
     if options.precision not in PRECISIONS:
         raise PoanError(f"--precision: expected {', '.join(PRECISIONS)}, got {options.precision}")
@@ -64,7 +65,8 @@ def reduced_precision(model: Model, options: Options, *, judged: bool = True) ->
     here = release(importlib.metadata.version("openvino"))
     entry = next((one for one in listed if release(one.version) == here), listed[0])
     known = release(entry.version) == here
-    if judged and known and entry.parity.verdict != "pass":
+    failed = known and entry.parity.verdict != "pass"
+    if failed and (judged or options.precision == "auto"):
         return _demanded(options, f"the manifest's verdict on bf16 is {entry.parity.verdict}")
     if judged and not known:
         return _demanded(

@@ -107,6 +107,9 @@ def test_what_failed_when_exported_fails_still_after_verify(
     (found,) = read_manifest(folder).cpu_precisions
     assert found.parity.verdict == "fail"
     assert [check.metric for check in found.parity.checks] == ["psnr_loss_db", "unit_error"]
+    # what a run would take is in float32, and that is right
+    assert main(["--verify", str(folder)]) == 0
+    assert "fp32" in capsys.readouterr().out
 
 
 def add_vectors(folder: Path, tiles: Any, answers: Any) -> None:
