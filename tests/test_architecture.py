@@ -126,6 +126,7 @@ def test_the_page_names_every_room(package: str) -> None:
     assert {str(room.relative_to(ROOT)) for room in rooms - named} == set()
 
 
+@pytest.mark.slow
 def test_functions_and_files_are_short() -> None:
     lengths, long, files = [], {}, {}
     for path, module in modules(*PACKAGES, "benchmarks", "tests"):

@@ -95,6 +95,7 @@ def run(kind: str, code: str, folder: Path) -> "subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_block_of_a_page_runs_or_says_why_not(page: Path, folder: Path) -> None:
     marked = 0

@@ -29,6 +29,7 @@ def corners_mm(shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
     return (affine[:3, :3] @ index + affine[:3, 3:]).T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [2, 4])
 def test_train_export_run(scale, tmp_path, monkeypatch):
     small = {"channels": 8, "blocks": 2, "poab_after": 1, "embedding": 4}
@@ -84,6 +85,7 @@ def test_a_shipped_model_passed_its_gate_and_saw_no_validation_subject(name):
     assert min(manifest["gains"].values()) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_model_still_answers_its_stored_vectors(name, tmp_path, capsys):
     """On a copy: --verify writes its verdict into the manifest."""
@@ -95,6 +97,7 @@ def test_a_shipped_model_still_answers_its_stored_vectors(name, tmp_path, capsys
     assert (folder / "manifest.json").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_model_beats_bicubic_and_sinc_on_scans_as_scanners_make_them(
     name, tmp_path, shared_data

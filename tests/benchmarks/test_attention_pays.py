@@ -77,6 +77,7 @@ def test_the_table_compares_with_no_attention_seed_by_seed():
     assert "a training step takes 3.00 of edsr-lite's processor time." in text
 
 
+@pytest.mark.slow
 def test_each_variant_is_timed_in_each_engine():
     pytest.importorskip("openvino", reason="needs openvino")
     found = timing(["context"], 2)

@@ -28,10 +28,12 @@ MOST_DENSE = 6.2e9
 """Tile 60 has no level whose map of pairs is copied: 5.9 GB a batch of 8, where 64 has 8.7."""
 
 
+@pytest.mark.slow
 def test_the_dense_form_stays_below_its_limit_for_slices_of_240() -> None:
     assert measure("dense", "box", 60).bytes_moved < MOST_DENSE
 
 
+@pytest.mark.slow
 def test_the_default_stays_within_5_percent_of_the_figure_in_the_table() -> None:
     stored = [Row(**row) for row in json.loads(RESULT.read_text())]
     tile = networks.ARCHITECTURES["poan"].tile

@@ -13,6 +13,7 @@ from benchmarks.gpu_check.__main__ import rehearsed
 from benchmarks.gpu_check.ladder import REHEARSED, RUNGS, Rung, climb
 
 
+@pytest.mark.slow
 def test_a_rehearsal_without_a_gpu_skips_each_gpu_rung_with_its_reason(
     repository: Path, no_gpu: None, tmp_path: Path
 ) -> None:

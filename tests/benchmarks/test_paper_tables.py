@@ -60,6 +60,7 @@ def run(scan_folder, val_folder, out, *more, extra=QUICK):
     return tool.main([*map(str, [*arguments, *more]), "--", *extra])
 
 
+@pytest.mark.slow
 def test_a_budget_of_two_steps_makes_every_table(scan_folder, val_folder, tmp_path, capsys):
     out = tmp_path / "tables"
     table1 = ["--tables", 1, "--arch", "bicubic", "nlm", "edsr-lite", "poan-lite", "poan-lite+"]
@@ -148,6 +149,7 @@ def test_each_network_keeps_the_learning_rate_that_is_best_on_held_out_subjects(
     assert not run_row(row, gentle)
 
 
+@pytest.mark.slow
 def test_every_network_tries_the_same_options_and_some_alone_before_the_whole_budget(
     scan_folder, val_folder, tmp_path
 ):

@@ -10,6 +10,7 @@ import torch
 from benchmarks import kernels, scaling
 
 
+@pytest.mark.slow
 def test_each_question_is_measured_and_a_later_call_replaces_that_one_alone(
     tiny: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -45,6 +46,7 @@ def test_the_line_through_times_is_found_and_how_far_they_lie_off() -> None:
     assert scaling.fit(bent)["largest_deviation_from_line"] > 0.1
 
 
+@pytest.mark.slow
 def test_kernels_agree_with_the_published_forms(tmp_path: Path) -> None:
     out = tmp_path / "kernels.json"
     small = ["--channels", "16", "--batches", "2", "--tiles", "10", "--seconds", "0"]

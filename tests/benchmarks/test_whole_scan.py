@@ -22,6 +22,7 @@ def arguments(tiny: tuple[Path, Path], out: Path, *more: str) -> list[str]:
     return [*named, "--size", "44", "--slices", "2", *more]
 
 
+@pytest.mark.slow
 def test_all_contenders_agree_with_pytorch(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     pytest.importorskip("monai", reason="needs monai")
     out = tmp_path / "results" / "tiny.json"
@@ -48,6 +49,7 @@ def test_all_contenders_agree_with_pytorch(tiny: tuple[Path, Path], tmp_path: Pa
     assert out.with_suffix(".png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_later_call_adds_only_the_samples_that_are_missing(
     tiny: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -56,6 +56,7 @@ def test_a_run_reports_its_true_times(
     assert all(0 <= value < 300 for value in seconds.values())
 
 
+@pytest.mark.slow
 def test_a_training_of_some_seconds_takes_them(
     clocked: Clocked, scan_folder: Path, tmp_path: Path
 ) -> None:

@@ -243,6 +243,7 @@ def test_a_failing_disk_is_a_line_for_each_scan_of_a_cohort(
                 assert name.replace(".json", ".nii.gz") in run["files"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_writes_of_an_export_leaves_the_earlier_one(
     sweep: Sweep, checkpoint: Path, tiny_export: tuple[Path, Path]
 ) -> None:

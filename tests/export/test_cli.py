@@ -23,6 +23,8 @@ from poan_runtime.models.find import find_model
 from poan_runtime.models.manifest import MatrixRoot, read_manifest
 from tests.tiny.networks import TILE, facts_of
 
+pytestmark = pytest.mark.slow  # one export is shared by most of them
+
 
 def test_the_manifest_is_valid_and_tells_what_was_measured(exported: Path) -> None:
     document = json.loads((exported / "manifest.json").read_text())

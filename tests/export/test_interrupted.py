@@ -173,6 +173,7 @@ def test_sigterm_ends_a_bench_with_its_number_and_without_a_traceback(
     assert not (tmp_path / "bench.json").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_that_export_into_one_folder_leave_one_export_whole(
     checkpoint: Callable[[nn.Module], Path], network: nn.Module, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from tests.tiny.models import manifest
 CASES = 2000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names())
 def test_spoilt_inputs_are_accepted_or_one_line(name: str) -> None:
     from tests.fuzz.targets import TARGETS

@@ -38,6 +38,7 @@ def peak_bytes(model: Path, scan: Path, report: Path, axis: str) -> int:
     return int(json.loads(report.read_text())["system"]["peak_memory_bytes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", ["0", "2"])
 def test_a_volume_four_times_as_large_takes_no_more_memory(
     axis: str, make_model: Any, make_scan: Any, tmp_path: Path

@@ -67,6 +67,7 @@ def by_hand(query, key, value, scale, rule):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cosine", [True, False])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("strides", STRIDES, ids=str)
@@ -118,6 +119,7 @@ def test_the_fused_block_is_the_sum_of_its_branches(changes, size):
     assert (fused - block(x)).abs().max() <= 1e-13 * fused.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(12, 12), (13, 14), (4, 5)], ids=str)
 @pytest.mark.parametrize("changes", [*CHANGES, {"key_stride": 1}, {"query_stride": 1}], ids=str)
 def test_a_flip_of_the_input_flips_the_answer_of_the_block(changes, size):
@@ -203,6 +205,7 @@ def trained(**changes):
     return network.eval()
 
 
+@pytest.mark.slow
 def test_a_small_trained_networks_attention_is_not_uniform_and_its_gate_depends_on_z():
     lr, _ = shapes(4, 66, seed=2)
     network = trained(patch_at_full_scale=True)
@@ -214,6 +217,7 @@ def test_a_small_trained_networks_attention_is_not_uniform_and_its_gate_depends_
     assert gates["body.1.channel"] >= 0.05
 
 
+@pytest.mark.slow
 def test_the_dense_block_as_published_is_neither():
     lr, _ = shapes(4, 66, seed=2)
     network = trained(**DENSE)

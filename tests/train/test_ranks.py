@@ -42,6 +42,7 @@ def losses(out):
     return [record["loss"] for record in records(out) if "loss" in record]
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_first_50_losses_of_one(scan_folder, tmp_path):
     together, alone = tmp_path / "together.pt", tmp_path / "alone.pt"
     arguments = ["--data", scan_folder, *QUICK, "--steps", 50, "--batch", 5, "--lr", 1e-3]
@@ -52,6 +53,7 @@ def test_two_processes_have_the_first_50_losses_of_one(scan_folder, tmp_path):
     assert losses(together) == pytest.approx(losses(alone), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_each_process_decodes_its_own_volumes(scan_folder, tmp_path):
     patch = (
         "make = data.make_pair\n"
@@ -74,6 +76,7 @@ def test_each_process_decodes_its_own_volumes(scan_folder, tmp_path):
     assert list(facts.training["hashes"]) == facts.training["data"]
 
 
+@pytest.mark.slow
 def test_a_training_that_loses_a_process_stops_in_one_line_and_goes_on_with_fewer(
     scan_folder, tmp_path
 ):
@@ -101,12 +104,14 @@ def test_a_training_that_loses_a_process_stops_in_one_line_and_goes_on_with_fewe
     assert losses(cut) == pytest.approx(losses(whole), rel=1e-4)  # as above
 
 
+@pytest.mark.slow
 def test_more_processes_than_patches_are_refused(scan_folder, tmp_path):
     arguments = ["--data", scan_folder, "--out", tmp_path / "a.pt", *QUICK, "--batch", 1]
     said = torchrun(tmp_path, 29521, "", *arguments, status=1)
     assert "--batch 1: expected a patch for each of 2 processes" in said
 
 
+@pytest.mark.slow
 def test_ranks_whose_clocks_differ_stop_at_one_step(scan_folder, tmp_path):
     """The second rank's clock runs twice as fast: by itself it would stop at half of the steps."""
     patch = (

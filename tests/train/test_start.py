@@ -29,6 +29,7 @@ def test_without_torch_a_command_is_one_line_that_mends_it(
     assert "[train,export]'" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     ["poan_train", "poan_train.cli", "poan_train.evaluate", "poan_export", "poan_export.cli"],

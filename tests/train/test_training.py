@@ -23,6 +23,7 @@ from tests.train.quick import QUICK, run
 pytestmark = pytest.mark.usefixtures("small_networks")
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_writes_metrics_and_checkpoint(scan_folder, tmp_path):
     out = tmp_path / "a.pt"
     assert (
@@ -84,6 +85,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_clear_word(scan_folder, tmp_path
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_minutes_stop_a_run_and_anneal_it(scan_folder, tmp_path, monkeypatch):
     ticks = itertools.count(step=0.05)  # a step takes 0.05 s, however busy the machine is
     clock = SimpleNamespace(monotonic=lambda: next(ticks), process_time=time.process_time)
@@ -97,6 +99,7 @@ def test_minutes_stop_a_run_and_anneal_it(scan_folder, tmp_path, monkeypatch):
     assert records[-1]["step"] == 35
 
 
+@pytest.mark.slow
 def test_processor_minutes_stop_a_run_that_waits_between_steps(scan_folder, tmp_path, monkeypatch):
     """On a clock of 0.25 s per step, of which the processor works 0.05 s."""
     wall, cpu = itertools.count(step=0.25), itertools.count(step=0.05)
@@ -234,6 +237,7 @@ def test_a_checkpoint_is_not_written_over_its_metrics(scan_folder, tmp_path, cap
     assert "a.jsonl: the metrics go there" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_be_exported_is_refused_before_the_first_step(
     scan_folder, tmp_path, monkeypatch, capsys
 ):

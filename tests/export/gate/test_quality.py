@@ -70,6 +70,7 @@ def checkpoint(folder: Path, metrics: dict[str, Any]) -> list[str]:
     return [*arguments, "--halo", "1", "--overlap", "2"]
 
 
+@pytest.mark.slow
 def test_a_network_below_bicubic_is_refused_with_status_3_unless_allowed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,6 +59,7 @@ def exported(make_checkpoint: Callable[[int], Path]) -> Path:
     return checkpoint.with_suffix("")
 
 
+@pytest.mark.slow
 def test_an_export_holds_plans_from_the_half_and_the_8_bit_graph(
     exported: Path, no_gpu: None
 ) -> None:
@@ -149,6 +150,7 @@ def test_8_bit_beside_bf16_and_sm_beside_tensorrt_are_refused(
         check_request(EngineRequest(engine="tensorrt", sm="86"), "fp16", trained=True)
 
 
+@pytest.mark.slow
 def test_a_refused_8_bit_graph_leaves_the_rest_and_gives_status_3(
     make_checkpoint: Callable[[int], Path],
     tmp_path: Path,
@@ -165,6 +167,7 @@ def test_a_refused_8_bit_graph_leaves_the_rest_and_gives_status_3(
     assert [file.name for file in read_manifest(tmp_path / "out").files] == ["model.onnx"]
 
 
+@pytest.mark.slow
 def test_a_builder_that_dies_leaves_no_export_and_its_log_beside(
     make_checkpoint: Callable[[int], Path],
     tmp_path: Path,

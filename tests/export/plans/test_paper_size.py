@@ -25,6 +25,7 @@ CONVOLUTIONS = {2: 2, 3: 2, 4: 3}
 """Of the tail; there are 82 more in head and body, and the 1x1 ones of the attention."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_a_plan_of_the_papers_network_is_built_for_every_target(scale: int, tmp_path: Path) -> None:
     torch.manual_seed(0)

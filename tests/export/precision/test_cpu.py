@@ -98,6 +98,7 @@ def test_cutting_a_graph_keeps_its_eight_bit_convolutions(
     assert sum(precision in ("u8", "i8") for precision in precisions) == wanted
 
 
+@pytest.mark.slow
 def test_an_int8_file_beside_float32_gets_a_verdict_for_cpus(
     tmp_path: Path,
 ) -> None:

@@ -120,6 +120,7 @@ def found(gate: Gate) -> Found:
     return find_islands(rewrite(overflowing(), RULES), gate, "fp16")
 
 
+@pytest.mark.slow
 def test_the_smallest_set_of_islands_is_found_and_mends_the_overflow(
     gate: Gate, found: Found
 ) -> None:
@@ -137,6 +138,7 @@ def test_the_smallest_set_of_islands_is_found_and_mends_the_overflow(
         assert not passes([i for i in islands if i != island]), island
 
 
+@pytest.mark.slow
 def test_the_command_refuses_the_overflow_and_find_islands_mends_it(
     checkpoint: Callable[[nn.Module], Path],
     found: Found,

@@ -34,6 +34,7 @@ def features(h: int = 9, w: int = 7) -> torch.Tensor:
 DENSE_COSINE = {**DENSE, "similarity": "cosine"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(9, 7), (6, 12), (4, 5)], ids=str)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(

@@ -223,6 +223,7 @@ def test_mistakes_are_one_line_and_status_2(make_dataset: Any, tmp_path: Path) -
         assert len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_after_kill_9_the_same_command_finishes_with_the_same_bytes(
     make_dataset: Any, nearest_x2: Path, tmp_path: Path, repository: Path
 ) -> None:

@@ -67,6 +67,7 @@ def test_an_odd_file_that_cannot_be_read_is_one_line_and_exit_2(
     assert [*tmp_path.iterdir()] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_an_odd_file_that_can_be_read_gives_the_right_volume(
     name: str, shared_data: Path, make_model: Any, tmp_path: Path

@@ -76,6 +76,7 @@ def test_a_file_size_limit_is_one_line_and_leaves_nothing(
     assert [*tmp_path.iterdir()] == [scan]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_killed_process_leaves_no_output(
     number: signal.Signals, nearest_x2: Path, make_scan: Any, tmp_path: Path

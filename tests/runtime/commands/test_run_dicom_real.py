@@ -23,6 +23,7 @@ REAL = [
 of the matrix what NIfTI does not, so that the two paths may take different ones."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "series", "which"), REAL)
 def test_integers_and_affine_are_those_of_the_converted_series(
     shared_data: Path, tmp_path: Path, make_model: MakeModel, name: str, series: str, which: int
@@ -45,6 +46,7 @@ def test_integers_and_affine_are_those_of_the_converted_series(
         np.testing.assert_allclose(found.affine, expected.affine, atol=1e-4)  # the issue's figure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "series", "which"), REAL)
 def test_real_values_are_those_of_dcm2niix_with_its_own_scaling(
     shared_data: Path, tmp_path: Path, make_model: MakeModel, name: str, series: str, which: int

@@ -179,6 +179,7 @@ def test_the_cutoffs_of_real_scans_are_those_seen_in_their_spectra(name, shared_
         assert cutoff == (None if seen is None else pytest.approx(seen, abs=0.02))
 
 
+@pytest.mark.slow
 def test_no_volume_listed_as_full_is_called_zero_filled_but_seven(shared_data) -> None:
     """Two breast scans end at 192 of 256 lines, one FLAIR was resampled from fewer, and inside the
     brain the four skull-stripped volumes of ds002748 end at some 224 of 288."""

@@ -111,6 +111,7 @@ def test_every_parameter_of_every_network_learns(arch):
     assert (ends[0] - ends[1]) / (2 * h) == pytest.approx(float(slope), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", [a for a in TINY if a != "poan"])
 def test_every_network_traces_with_a_fixed_tile_and_any_batch(arch):
     network = tiny_network(arch, scale=3).eval()
@@ -131,6 +132,7 @@ def test_every_network_traces_with_a_fixed_tile_and_any_batch(arch):
     assert not any("linalg" in name for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", [a for a, e in networks.ARCHITECTURES.items() if e.small])
 def test_poan_train_trains_each_small_network_by_its_name(arch, scan_folder, tmp_path):
     out = tmp_path / "a.pt"

@@ -23,6 +23,7 @@ def test_the_paper_size_network_has_the_parameters_of_its_described_layers(scale
     assert count / 1e6 == pytest.approx(millions, abs=0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", networks.ARCHITECTURES)
 @pytest.mark.parametrize("scale", networks.SCALES)
 def test_every_network_returns_scale_times_the_tile(arch, scale):
@@ -144,6 +145,7 @@ def test_zero_start_makes_the_attention_block_the_identity():
     assert torch.equal(block(x), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

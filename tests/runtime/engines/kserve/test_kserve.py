@@ -125,6 +125,7 @@ def test_a_scan_outlives_the_death_of_one_of_two_hosts(
     assert np.array_equal(there.data, here.data)
 
 
+@pytest.mark.slow
 def test_a_server_gone_for_good_is_one_line_and_no_output(
     nearest_x2: Path, make_scan: Any, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,6 +54,7 @@ def derive(
     return sorted(out.iterdir()), np.stack(volumes, axis=-1), geometry.fine_affine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "series"), REAL)
 def test_real_series_come_back_from_dcm2niix_with_our_affine_and_values(
     real_series: Path, tmp_path: Path, name: str, series: str | None

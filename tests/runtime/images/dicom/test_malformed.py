@@ -172,6 +172,7 @@ def test_a_broken_file_in_a_folder_is_said_and_the_rest_is_read(make_series: Mak
         assert source.warnings[0].startswith(str(folder / "bad.dcm"))
 
 
+@pytest.mark.slow
 def test_files_broken_at_random_are_read_or_refused_in_one_line(
     make_series: MakeSeries, tmp_path: Path
 ) -> None:

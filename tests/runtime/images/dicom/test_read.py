@@ -46,6 +46,7 @@ def refused(folder: Path, series: str | None = None) -> str:
     return message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "series", "which"), REAL)
 def test_real_series_have_the_integers_and_the_affine_of_dcm2niix(
     real_series: Path, tmp_path: Path, name: str, series: str | None, which: int

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 Run = Callable[[Path], Running]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -43,6 +44,7 @@ def test_a_wrong_configuration_is_one_line_that_names_the_key(
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_check_config_calls_the_peers(
     write_config: WriteConfig, archive: Archive, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,6 +72,7 @@ def certificates(folder: Path) -> None:
         subprocess.run([openssl, *line.split()], cwd=folder, check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_tls_shows_and_asks_for_certificates_on_both_sides(
     run: Run, tmp_path: Path, write_config: WriteConfig
 ) -> None:

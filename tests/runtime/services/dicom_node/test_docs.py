@@ -15,12 +15,14 @@ from poan_runtime.services.dicom_node.config import Listen, Peer, Rule, Send, Wo
 from tests.runtime.images.dicom.made import program
 
 
+@pytest.mark.slow
 def test_the_example_is_a_configuration(repository: Path) -> None:
     config = read_config(repository / "docs/node/node.toml")
     assert config.storage == Path("/var/lib/poan")
     assert config.peers[0].commitment
 
 
+@pytest.mark.slow
 def test_the_example_shows_every_key_with_its_default(repository: Path, tmp_path: Path) -> None:
     text = (repository / "docs/node/node.toml").read_text()
     shown = re.sub(r"^# (?=[a-z_]+ = )", "", text, flags=re.M).replace("# [tls]", "[tls]")

@@ -49,6 +49,7 @@ def test_a_series_comes_back_finer_with_patient_and_sources(
         assert secret not in told
 
 
+@pytest.mark.slow
 def test_the_same_series_sent_to_another_node_gives_the_same_instances(
     run: Run, write_config: WriteConfig, archive: Archive
 ) -> None:
@@ -61,6 +62,7 @@ def test_the_same_series_sent_to_another_node_gives_the_same_instances(
     assert [*archive.times().values()] == [2, 2]
 
 
+@pytest.mark.slow
 def test_a_late_image_gives_a_new_series_and_touches_no_instance_of_the_old(
     run: Run, write_config: WriteConfig, archive: Archive
 ) -> None:
@@ -98,6 +100,7 @@ def test_a_result_that_a_peer_sends_back_is_not_made_finer_again(
     assert len(archive.got) == 2
 
 
+@pytest.mark.slow
 def test_a_peer_that_is_away_gets_everything_once_when_it_is_back(
     run: Run, write_config: WriteConfig, archive: Archive
 ) -> None:
@@ -111,6 +114,7 @@ def test_a_peer_that_is_away_gets_everything_once_when_it_is_back(
     assert [*archive.times().values()] == [1, 1]
 
 
+@pytest.mark.slow
 def test_a_peer_that_refuses_too_often_makes_a_dead_letter_that_retry_revives(
     run: Run, write_config: WriteConfig, archive: Archive, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,6 +141,7 @@ def test_a_peer_that_refuses_too_often_makes_a_dead_letter_that_retry_revives(
     assert not letter.exists()
 
 
+@pytest.mark.slow
 def test_the_letter_of_an_undelivered_series_goes_when_it_grows_and_is_made_anew(
     run: Run, write_config: WriteConfig, archive: Archive
 ) -> None:
@@ -171,6 +176,7 @@ def test_a_series_that_cannot_be_worked_on_is_laid_by_with_its_reason(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_an_attempt_and_is_replaced(
     run: Run, write_config: WriteConfig, archive: Archive
 ) -> None:
@@ -184,6 +190,7 @@ def test_a_worker_that_is_killed_costs_an_attempt_and_is_replaced(
     assert running.node.workers._running[0].process.pid != worker.process.pid
 
 
+@pytest.mark.slow
 def test_commitment_is_asked_for_and_what_is_not_kept_is_sent_again(
     run: Run, write_config: WriteConfig, archive: Archive
 ) -> None:
@@ -319,6 +326,7 @@ def port_of(process: "subprocess.Popen[str]") -> int:
     raise AssertionError("it has ended")
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing_and_sigterm_ends_in_peace(
     write_config: WriteConfig, archive: Archive
 ) -> None:

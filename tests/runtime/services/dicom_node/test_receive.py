@@ -147,6 +147,7 @@ def test_idle_and_slow_guests_of_one_address_hold_up_no_other(door: Door) -> Non
             guest.close()
 
 
+@pytest.mark.slow
 def test_an_oversized_pdu_is_hung_up_on_without_being_read(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +160,7 @@ def test_an_oversized_pdu_is_hung_up_on_without_being_read(
     assert echoed(receiver.port)
 
 
+@pytest.mark.slow
 def test_broken_data_sets_are_answered_and_the_door_stays_open(
     door: Door, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +185,7 @@ def test_broken_data_sets_are_answered_and_the_door_stays_open(
     assert echoed(receiver.port)
 
 
+@pytest.mark.slow
 def test_a_question_about_storage_is_on_the_disk_before_it_is_answered(
     door: Door, outbox: Outbox
 ) -> None:
@@ -194,6 +197,7 @@ def test_a_question_about_storage_is_on_the_disk_before_it_is_answered(
     assert [uid for _, uid in question.references] == [ds.SOPInstanceUID for ds in images(2)]
 
 
+@pytest.mark.slow
 def test_a_node_that_keeps_nothing_says_so(door: Door, outbox: Outbox) -> None:
     assert asked(door(commitment=False).port, "1.2.3", images(1)) == 0x0122
     assert outbox.question(now=0.0) is None
@@ -212,6 +216,7 @@ def asked(port: int, transaction: str, wanted: list[Dataset]) -> int:
     return int(answer.Status)
 
 
+@pytest.mark.slow
 def test_storescu_and_echoscu_of_dcmtk_are_answered(
     tmp_path: Path, queue: Queue, receiver: Receiver
 ) -> None:
@@ -222,6 +227,7 @@ def test_storescu_and_echoscu_of_dcmtk_are_answered(
     assert queue.counts()["images"] == 1
 
 
+@pytest.mark.slow
 def test_who_ends_without_a_release_is_a_line(door: Door) -> None:
     log = io.StringIO()
     receiver = door(log=Log(log))
