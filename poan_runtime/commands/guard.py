@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -11,6 +12,8 @@ from poan_runtime.commands.say import Voice
 from poan_runtime.errors import PoanError
 
 INTERRUPTED, NOBODY_READS = 130, 141
+A_MOMENT = 0.01
+"""Seconds, after which the callback is over."""
 
 
 def guarded(command: str, work: Callable[[], int]) -> int:
@@ -23,7 +26,7 @@ def guarded(command: str, work: Callable[[], int]) -> int:
     voice = Voice(command)
     interrupts: list[int] = []
     try:
-        with terminated_as_exit(interrupts), noted(interrupts):
+        with terminated_as_exit(interrupts), noted(interrupts), sent_again(interrupts):
             return work()
     except PoanError as error:
         voice.error(str(error))
@@ -66,6 +69,27 @@ def noted(interrupts: list[int]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def sent_again(interrupts: list[int]) -> Iterator[None]:
+    """Send a signal again that came while Python ran a callback that must not raise.
+
+    There (a weak reference's, a finaliser's) the exception would be printed and lost.
+    """
+    before = sys.unraisablehook
+
+    def again(lost: "sys.UnraisableHookArgs") -> None:
+        if not (interrupts and issubclass(lost.exc_type, KeyboardInterrupt | SystemExit)):
+            before(lost)
+            return
+        threading.Timer(A_MOMENT, os.kill, (os.getpid(), interrupts[-1])).start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def in_words(error: PoanError | OSError) -> str:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 
@@ -72,3 +73,42 @@ def test_an_error_that_a_library_makes_of_a_signal_ends_as_the_signal_does(
 def test_a_mistake_of_ours_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         guarded("poan-x", raising(ZeroDivisionError()))
+
+
+LOST = """
+import os, signal, sys, time, weakref
+from poan_runtime.commands.guard import guarded
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+class Thing:
+    pass
+
+def work():
+    thing = Thing()
+    kept = weakref.ref(thing, lambda _: os.kill(os.getpid(), int(sys.argv[1])))
+    del thing
+    time.sleep(20)
+    return 0
+
+raise SystemExit(guarded("poan-run", work))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    ("number", "status", "said"),
+    [(signal.SIGTERM, 143, ""), (signal.SIGINT, 130, "poan-run: interrupted\n")],
+)
+def test_a_signal_within_a_callback_ends_the_command_without_a_traceback(
+    number: signal.Signals, status: int, said: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOST, str(int(number))],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (status, said)
