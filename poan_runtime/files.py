@@ -148,10 +148,11 @@ def working_folder(parent: Path, prefix: str, suffix: str) -> Iterator[Path]:
             ends.callback(shutil.rmtree, work, ignore_errors=True)
             if not CAN_HOLD:
                 break
-            handle = os.open(work, os.O_RDONLY)
-            ends.callback(os.close, handle)
-            if hold(handle) and work.is_dir():  # nobody took it for abandoned before it was held
-                break
+            with contextlib.suppress(FileNotFoundError):  # taken for abandoned before it was held
+                handle = os.open(work, os.O_RDONLY)
+                ends.callback(os.close, handle)
+                if hold(handle) and work.is_dir():
+                    break
         yield work
 
 

@@ -181,9 +181,8 @@ def test_two_processes_that_export_into_one_folder_leave_one_export_whole(
     arguments = ["--ckpt", str(checkpoint(network)), "--out", str(out), *SIZE]
     command = [sys.executable, "-m", "poan_export", *arguments]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    for process in both:
-        said = process.communicate(timeout=600)[1]
-        assert process.returncode == 0, said
+    said = [process.communicate(timeout=600)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
     manifest = read_manifest(out)
     listed = {file.name: file.sha256 for file in manifest.files}
     assert manifest.vectors is not None

@@ -1,9 +1,13 @@
 """What killed processes leave is removed by the next, and two writers do not disturb each other."""
 
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from poan_runtime import files
 from poan_runtime.files import WholeFile
 
 
@@ -42,4 +46,23 @@ def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError):
         write_and_fail()
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.skipif(not files.CAN_HOLD, reason="a folder cannot be held here")
+def test_a_working_folder_that_is_removed_before_it_is_held_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, removed = os.open, []
+
+    def taken(path: Any, *arguments: Any, **options: Any) -> int:
+        if not removed:
+            removed.append(path)
+            shutil.rmtree(path)
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(files.os, "open", taken)
+    with files.working_folder(tmp_path, ".out.", ".part") as work:
+        assert work.is_dir()
+        assert removed != [work]
     assert [*tmp_path.iterdir()] == []
