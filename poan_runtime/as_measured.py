@@ -19,7 +19,7 @@ from poan_runtime.intensity import as_float32
 from poan_runtime.models.manifest import Manifest
 from poan_runtime.network import Settings
 from poan_runtime.signal.kspace import not_below_zero, resample, resampled_affine, to_native
-from poan_runtime.signal.measured import Change, difference, up
+from poan_runtime.signal.measured import Change, difference, put_back
 from poan_runtime.signal.native import HIGHEST, LOWEST, Native, find_native, sampled
 from poan_runtime.signal.noise import Noise, noise_level
 
@@ -274,6 +274,11 @@ def share_kept(manifest: Manifest, settings: Settings) -> float:
     return float(share)
 
 
+def decided(manifest: Manifest, settings: Settings) -> dict[str, Any]:
+    """The settings by name, with the share that ``auto`` means for this model."""
+    return dataclasses.asdict(settings) | {"keep_measured": share_kept(manifest, settings)}
+
+
 @dataclasses.dataclass
 class MeasuredBand:
     """Compares SR's measured band with LR, slab by slab, and puts a ``share`` of LR's back."""
@@ -291,4 +296,4 @@ class MeasuredBand:
         self.change.add(finite, changed)
         if not self.share:
             return sr, changed
-        return as_float32(sr + self.share * up(changed, self.scale)), changed
+        return as_float32(put_back(sr, changed, self.scale, self.share)), changed

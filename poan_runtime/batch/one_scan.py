@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from poan_runtime.as_measured import share_kept
+from poan_runtime.as_measured import decided
 from poan_runtime.batch.bids import BidsScan
 from poan_runtime.batch.derivative import (
     WORK,
@@ -138,8 +138,7 @@ def plan(cohort: Cohort, scan: BidsScan, networks: Networks) -> tuple[Made, Path
 
 def _deciding(cohort: Cohort, manifest: Manifest) -> dict[str, Any]:
     """The settings that decide the result's voxels, with what ``auto`` means for this model."""
-    decide = dataclasses.asdict(cohort.settings)
-    decide["keep_measured"] = share_kept(manifest, cohort.settings)
+    decide = decided(manifest, cohort.settings)
     del decide["threads"]
     options = cohort.options
     return {**decide, "backend": options.backend, "precision": options.precision}

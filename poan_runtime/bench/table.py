@@ -15,13 +15,11 @@ STAGE_NAMES = {
 }
 
 
-def table(document: dict[str, Any]) -> str:
-    """Latency by stage, whole scan, cold start, memory and ratios, for each model."""
-    return "\n".join(lines_of(document))
-
-
 def lines_of(document: dict[str, Any]) -> list[str]:
-    """The lines of `table`, each as it is: a name in one may hold what a terminal obeys."""
+    """Latency by stage, whole scan, cold start, memory and ratios, for each model.
+
+    Each line is as it is: a name in one may hold what a terminal obeys.
+    """
     parts = [_model(model) for model in document["models"]]
     for label, ratio in document["ratios_to_first"].items():
         first = document["models"][0]["label"]

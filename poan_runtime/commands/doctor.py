@@ -70,10 +70,13 @@ def run(args: argparse.Namespace) -> int:
     found = doctor.examine(
         options, timed=not args.no_timing, compared=args.compare, folders=folders
     )
-    lines = [json.dumps(doctor.as_json(found), indent=1)] if args.json else doctor.as_lines(found)
-    if args.isa is not None and not args.json:
+    if args.json:
+        print(json.dumps(doctor.as_json(found), indent=1))
+        return 0 if found.well else 1
+    lines = doctor.as_lines(found)
+    if args.isa is not None:
         lines.insert(2, f"capped    OpenVINO to {args.isa}; ONNX Runtime asks the CPU itself")
-    for line in "\n".join(lines).splitlines() if args.json else lines:
+    for line in lines:
         write_line(line, sys.stdout)
     return 0 if found.well else 1
 

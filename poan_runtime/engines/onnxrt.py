@@ -132,9 +132,8 @@ def _session(model: Model, options: EngineOptions, providers: list[str]) -> Any:
         )
     except Exception as error:
         own = type(error).__module__.startswith("onnxruntime")
-        if not own and not isinstance(
-            error, UnicodeDecodeError
-        ):  # a name in the graph is not valid text
+        not_text = isinstance(error, UnicodeDecodeError)  # a name in the graph
+        if not (own or not_text):
             raise
         reason = str(error).strip().splitlines()[0]
         raise PoanError(f"{model.path}: onnxruntime cannot load it: {reason}") from None

@@ -103,7 +103,7 @@ Percentile = Annotated[
         {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
     ),
 ]
-Measured = Annotated[
+MeasuredShare = Annotated[
     str | float,
     Rule(
         "on, off or a share from 0 to 1",

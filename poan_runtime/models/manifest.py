@@ -18,7 +18,7 @@ from poan_runtime.models.fields import (
     Amount,
     FileName,
     Json,
-    Measured,
+    MeasuredShare,
     Natural,
     Percentile,
     Positive,
@@ -279,7 +279,7 @@ class Manifest(Record):
         metadata=says("dB of PSNR over the better of bicubic and sinc, by kind of LR"),
         default_factory=dict,
     )
-    keep_measured: Measured | None = field(
+    keep_measured: MeasuredShare | None = field(
         metadata=says("whether, or which share of, the band that the scanner measured is put back"),
         default=None,
     )

@@ -1,8 +1,6 @@
 """What a derived image says of the model and settings that made it."""
 
-import dataclasses
-
-from poan_runtime.as_measured import share_kept
+from poan_runtime.as_measured import decided
 from poan_runtime.images.dicom.provenance import Provenance
 from poan_runtime.network import Network, Settings
 from poan_runtime.report.document import poan_version
@@ -14,10 +12,9 @@ SPEED_ALONE = ("threads", "batch")
 def provenance_of(network: Network, settings: Settings) -> Provenance:
     """The program, the model, and all else that decides the voxels."""
     model, opened = network.model, network.opened
-    decides = dataclasses.asdict(settings) | {
+    decides = decided(model.manifest, settings) | {
         "backend": opened.name,
         "precision": opened.precision or model.file.precision,
-        "keep_measured": share_kept(model.manifest, settings),
     }
     for name in SPEED_ALONE:
         decides.pop(name)

@@ -34,12 +34,13 @@ def difference(lr: Slices, sr: Slices, scale: int) -> NDArray[np.float32]:
     return np.asarray(lr, np.float32) - down(sr, scale)
 
 
-def keep_measured(lr: Slices, sr: Slices, scale: int) -> NDArray[np.float32]:
-    """SR with its measured band replaced by LR's: SR + up(LR - down(SR)).
+def put_back(sr: Slices, changed: Slices, scale: int, share: float = 1.0) -> NDArray[np.float32]:
+    """SR with a share of LR's band in place of its own: SR + share up(``changed``).
 
-    Of the result, `down` is LR to float32 rounding; what SR holds above LR's band stays.
+    ``changed`` is the `difference` of the two. With all of it, `down` of the result is LR to
+    float32 rounding; what SR holds above LR's band stays.
     """
-    return np.asarray(sr, np.float32) + up(difference(lr, sr, scale), scale)
+    return np.asarray(sr, np.float32) + np.float32(share) * up(changed, scale)
 
 
 @dataclass
