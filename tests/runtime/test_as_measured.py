@@ -91,6 +91,16 @@ def test_the_matrix_stays_for_a_model_of_bicubic_lr_and_where_told(
     assert poan_runtime.upscale(scan, model, settings(native=asked)).data.shape[0] == rows
 
 
+def test_the_slice_axis_is_that_of_the_scan_though_native_voxels_are_longest_in_the_plane(
+    scanner_model: Path, filled: np.ndarray
+) -> None:
+    """Cropped to 64 of 96 rows, voxels of 0.9 mm become 1.35 mm, and slices lie 1 mm apart."""
+    source, sink = ArraySource(filled, np.diag([0.9, 0.9, 1.0, 1.0])), ArraySink()
+    outcome = poan_runtime.upscale_file(source, sink, scanner_model)
+    assert outcome.native_used
+    assert (outcome.geometry.axis, sink.data.shape) == (2, (128, 160, 5))
+
+
 def test_a_full_spectrum_and_a_model_on_the_kspace_grid_are_left_alone(
     make_model: Callable[..., Path], scan: Path, make_scan: Callable[..., Path]
 ) -> None:
