@@ -64,6 +64,7 @@ from poan_runtime.models.manifest import (
     Port,
     Vectors,
 )
+from poan_runtime.signal.noise import AIR_K
 from poan_train.checkpoint import Facts, load_network
 from poan_train.networks import ARCHITECTURES
 
@@ -244,6 +245,7 @@ def manifest_of(
         training={**facts.training, "metrics": facts.metrics},
         created_by=created_by(),
         degradation=facts.degradation,
+        air_k=AIR_K,
         data_licence=facts.training.get("licence") or None,
     )
 

@@ -21,10 +21,16 @@ from poan_runtime.network import Settings
 from poan_runtime.signal.kspace import not_below_zero, resample, resampled_affine, to_native
 from poan_runtime.signal.measured import Change, difference, put_back
 from poan_runtime.signal.native import HIGHEST, LOWEST, Native, find_native, sampled
-from poan_runtime.signal.noise import Noise, noise_level
+from poan_runtime.signal.noise import Noise, air_floor, noise_level
+from poan_runtime.tiles.air import NO_AIR, Air
 
 SMALLEST, LARGEST = 1e-12, 1e12
 """Magnitudes between which nothing overflows or vanishes in float32."""
+FAINT = 0.02
+"""Share of the intensity unit below which a voxel is as good as air, where air holds no noise."""
+FAINT_MEAN = 1.25
+"""How much more than its median the mean of air may be; of Rayleigh noise it is 1.06, and 1.25
+where there is tissue of 0.7 sigma."""
 AGREE = 0.03
 """Shares of the matrix by which header and spectrum may differ."""
 SCANNER_LIKE = ("scanner", "truncated")
@@ -105,6 +111,27 @@ def measured_of(source: Source, axis: int) -> Measured:
     native = with_header(find_native(iter(finite)), stated_lines(source, axis))
     noise = noise_level(to_native(finite, native.native))
     return Measured(native=native, noise=noise.times(unit))
+
+
+def air_in(
+    source: Source, axis: int, measured: Measured, manifest: Manifest, volume: int, unit: float
+) -> Air:
+    """Up to where a tile of a volume counts as air; ``source`` is what the network sees.
+
+    That is the median of the air's noise and ``air_k`` sigma above it. Where air holds no noise of
+    its own, since it was masked or cut off, FAINT of the intensity unit.
+    """
+    if manifest.air_k is None:
+        return NO_AIR
+    noise = measured.noise
+    if volume:
+        count = spatial_shape(source.shape)[axis]
+        some = [source.read_slices(axis, k, k + 1, volume) for k in sampled(count)]
+        finite, scaled = in_range(np.concatenate(some))
+        noise = noise_level(finite).times(scaled)
+    if (floor := air_floor(noise, manifest.air_k)) > FAINT * unit:
+        return Air(floor, FAINT_MEAN * noise.background_median)
+    return Air(FAINT * unit)
 
 
 def in_range(slices: Slab) -> tuple[Slab, float]:

@@ -14,6 +14,7 @@ import numpy as np
 from poan_runtime.as_measured import resampled
 from poan_runtime.images.source import Slab
 from poan_runtime.signal.native import Native
+from poan_runtime.tiles.air import Air
 from poan_runtime.tiles.layout import Layout
 from poan_runtime.tiles.run import SliceRunner, Timings, Work
 
@@ -95,10 +96,11 @@ class BothMatrices:
         """Those of both: tiles of both matrices are counted."""
         return self.native.timings
 
-    def work(self, start: int, slab: Slab, unit: float) -> tuple[Work, Work]:
+    def work(self, start: int, slab: Slab, unit: float, air: Air) -> tuple[Work, Work]:
         """A stored slab made ready to run on both matrices."""
         lr = self.to_native(slab)
-        return self.native.work(start, lr, unit), self.stored.work(start, slab, unit)
+        native = self.native.work(start, lr, unit, air)
+        return native, self.stored.work(start, slab, unit, air)
 
     def run_slabs(self, works: Iterator[tuple[Work, Work]]) -> Iterator[tuple[int, Slab, Slab]]:
         """(start, lr, finer) of each slab, as `SliceRunner.run_slabs`."""

@@ -24,7 +24,8 @@ class Settings:
 
     ``axis`` is the slice axis: 0, 1, 2, ``sagittal``, ``coronal`` or ``axial``. ``halo`` is the
     border of a tile that is thrown away, ``overlap`` what neighbours blend, ``batch`` tiles per
-    call. ``skip`` runs one of all tiles that hold the same constant. ``self_ensemble`` takes
+    call. ``skip`` runs one of all tiles that hold the same constant, and interpolates those that
+    show nothing but air (`poan_runtime.as_measured.air_in`). ``self_ensemble`` takes
     the mean over eight flips and rotations; ``uncertainty`` gives their standard deviation
     beside it, in the scan's unit. ``threads`` compress the output. ``native`` crops the
     spectrum of a scan that its scanner zero-filled (``on``); ``auto`` does so for a model

@@ -2,8 +2,7 @@
 
 import contextlib
 import dataclasses
-import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from poan_runtime.as_measured import (
     Measured,
     MeasuredBand,
     NativeSource,
+    air_in,
     cut_across_frames,
     filled_up,
     header_disagrees,
@@ -22,19 +22,18 @@ from poan_runtime.as_measured import (
 )
 from poan_runtime.below_zero import BelowZero
 from poan_runtime.both_matrices import BothMatrices, native_share, shares_in_words
-from poan_runtime.geometry import Geometry, slice_axis, spatial_shape
+from poan_runtime.geometry import Geometry, slice_axis
 from poan_runtime.images.formats import open_sink, open_source
-from poan_runtime.images.source import ArraySink, ArraySource, Sink, Slab, Source
+from poan_runtime.images.source import ArraySink, ArraySource, Sink, Slab, Source, intensity_of
 from poan_runtime.images.volume import Volume
-from poan_runtime.intensity import StreamedUnit, streamed_intensity_unit
+from poan_runtime.intensity import StreamedUnit
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.signal.measured import Change
+from poan_runtime.tiles.air import NO_AIR, Air
 from poan_runtime.tiles.ensemble import Spread
 from poan_runtime.tiles.layout import Layout
-from poan_runtime.tiles.run import NO_TURN, SliceRunner, Timings, Turn, run_volume
-
-READ_BYTES = 1 << 22
-"""Bytes of float32 that are read at once to find the intensity unit."""
+from poan_runtime.tiles.run import SliceRunner, Timings
+from poan_runtime.tiles.volume import NO_TURN, Turn, run_volume
 
 
 class Pair(NamedTuple):
@@ -163,7 +162,7 @@ class SuperResolution:
         self._remarks = cut_across_frames(scan, self.geometry.axis)
         if self.measured is not None:
             self._remarks += header_disagrees(scan, self.geometry.axis, self.measured.native)
-        self._percentile = manifest.percentile
+        self._manifest = manifest
         self._steps = steps
         self._turn = NO_TURN if turn is None else turn
         self._units: list[StreamedUnit] = []
@@ -213,10 +212,17 @@ class SuperResolution:
     def intensity(self, volume: int) -> StreamedUnit:
         """What a volume's intensities are divided by, from one pass over it."""
         if not isinstance(self.source, NativeSource):
-            return intensity_of(self.source, volume, self._percentile)
+            return intensity_of(self.source, volume, self._manifest.percentile)
         before = self.source.not_finite
-        found = intensity_of(self.source, volume, self._percentile, self.geometry.axis)
+        found = intensity_of(self.source, volume, self._manifest.percentile, self.geometry.axis)
         return dataclasses.replace(found, not_finite=self.source.not_finite - before)
+
+    def air(self, volume: int, unit: float) -> Air:
+        """Up to where a volume's tiles count as air; none does where the spread is asked for."""
+        if self.measured is None or self.spread is not None:
+            return NO_AIR
+        axis = self.geometry.axis
+        return air_in(self.source, axis, self.measured, self._manifest, volume, unit)
 
     def outcome(self, warnings: Sequence[str] = ()) -> Outcome:
         """What was done, once all slabs were taken; ``warnings`` are others', put after ours."""
@@ -246,8 +252,14 @@ class SuperResolution:
         def read(start: int, stop: int) -> Slab:
             return source.read_slices(self.geometry.axis, start, stop, volume)
 
-        slices = self.geometry.slices
-        slabs = run_volume(self.runner, slices=slices, unit=unit, read=read, turn=self._turn)
+        slabs = run_volume(
+            self.runner,
+            slices=self.geometry.slices,
+            unit=unit,
+            read=read,
+            turn=self._turn,
+            air=self.air(volume, unit),
+        )
         with contextlib.closing(slabs):
             for start, lr, images in slabs:
                 sr = images[0]
@@ -268,22 +280,6 @@ class SuperResolution:
         mean, spread = images
         self.spread.add(spread, mean, unit)
         return filled_up(spread, self.geometry.fine_plane)
-
-
-def intensity_of(source: Source, volume: int, percentile: float, along: int = 2) -> StreamedUnit:
-    """What a volume's intensities are divided by: see `poan_runtime.intensity`.
-
-    Read slab by slab ``along`` an axis; the third is the order of a NIfTI file.
-    """
-    extents = spatial_shape(source.shape)
-    count = extents[along]
-    planes = max(1, READ_BYTES * count // (4 * math.prod(extents)))
-
-    def parts() -> Iterator[Slab]:
-        for start in range(0, count, planes):
-            yield source.read_slices(along, start, min(start + planes, count), volume)
-
-    return streamed_intensity_unit(parts, percentile)
 
 
 def write_slabs(run: SuperResolution, sink: Sink) -> Generator[Pair, None, None]:

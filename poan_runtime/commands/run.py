@@ -140,7 +140,11 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
         help="put the measured part of k-space back into the result: on, off, a share from 0 to 1 "
         "(auto: as the model says)",
     )
-    g.add_argument("--no-skip", action="store_true", help="run constant tiles like all others")
+    g.add_argument(
+        "--no-skip",
+        action="store_true",
+        help="run constant tiles and air like all others",
+    )
     g.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino, ...")
     g.add_argument("--device", default="auto", type=device, help="auto, cpu, cuda (or gpu), cuda:N")
     g.add_argument(

@@ -299,11 +299,7 @@ def say_outcome(
 ) -> None:
     """One line on what was written, and some on what was found; one for each warning."""
     shape = "x".join(map(str, outcome.geometry.fine_shape))
-    tiles = outcome.timings
-    voice.say(
-        f"{job.output}: {shape}, {tiles.tiles_run} tiles run, {tiles.tiles_skipped} skipped, "
-        f"{total_s:.1f} s"
-    )
+    voice.say(f"{job.output}: {shape}, {outcome.timings.tiles_in_words}, {total_s:.1f} s")
     taken = [outcome.network.taken] if outcome.network.taken else []
     lines = [*taken, *_measured_lines(outcome), *_below_zero_lines(outcome)]
     if outcome.spread is not None:

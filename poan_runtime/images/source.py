@@ -4,6 +4,8 @@ Both are written protocols. ``tests/runtime/images/conformance.py`` holds what e
 implementation must do; the test of each one calls it.
 """
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,8 +14,12 @@ from numpy.typing import NDArray
 
 from poan_runtime.errors import PoanError
 from poan_runtime.geometry import Affine, Geometry, spatial_shape
+from poan_runtime.intensity import StreamedUnit, streamed_intensity_unit
 
 Slab = NDArray[np.float32]
+
+READ_BYTES = 1 << 22
+"""Bytes of float32 that are read at once to find the intensity unit."""
 
 
 class Source(Protocol):
@@ -173,3 +179,19 @@ class ArraySink:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def intensity_of(source: Source, volume: int, percentile: float, along: int = 2) -> StreamedUnit:
+    """What a volume's intensities are divided by: see `poan_runtime.intensity`.
+
+    Read slab by slab ``along`` an axis; the third is the order of a NIfTI file.
+    """
+    extents = spatial_shape(source.shape)
+    count = extents[along]
+    planes = max(1, READ_BYTES * count // (4 * math.prod(extents)))
+
+    def parts() -> Iterator[Slab]:
+        for start in range(0, count, planes):
+            yield source.read_slices(along, start, min(start + planes, count), volume)
+
+    return streamed_intensity_unit(parts, percentile)

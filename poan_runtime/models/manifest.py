@@ -283,6 +283,13 @@ class Manifest(Record):
         metadata=says("whether, or which share of, the band that the scanner measured is put back"),
         default=None,
     )
+    air_k: Amount | None = field(
+        metadata=says(
+            "tiles without a voxel above the air's median + air_k sigma are interpolated; "
+            "without it they run"
+        ),
+        default=None,
+    )
     data_licence: Text | None = field(
         metadata=says("licence of the scans of the training"), default=None
     )

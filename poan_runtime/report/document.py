@@ -46,6 +46,7 @@ def scan_report(
             "slices_per_slab": layout.slab,
             "self_ensemble": settings.self_ensemble or settings.uncertainty,
             "skip_constant_tiles": settings.skip,
+            "skip_tiles_of_air": settings.skip and network.model.manifest.air_k is not None,
             **_tile_taken(network),
         },
         **_measured(outcome),
@@ -54,7 +55,11 @@ def scan_report(
             "voxels": outcome.below_zero.count,
             "lowest": outcome.below_zero.lowest,
         },
-        "tiles": {"run": outcome.timings.tiles_run, "skipped": outcome.timings.tiles_skipped},
+        "tiles": {
+            "run": outcome.timings.tiles_run,
+            "skipped": outcome.timings.tiles_skipped,
+            "of_air": outcome.timings.tiles_of_air,
+        },
         "seconds": {
             "load_model": network.load_s,
             **dict(sorted(outcome.timings.seconds.items())),

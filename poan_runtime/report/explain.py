@@ -26,6 +26,7 @@ from poan_runtime.images.stored import to_stored
 from poan_runtime.network import Network, Settings
 from poan_runtime.report.memory import peak_memory_bytes
 from poan_runtime.super_resolve import SuperResolution
+from poan_runtime.tiles.air import Air
 from poan_runtime.tiles.layout import Layout
 from poan_runtime.tiles.run import Slab, SliceRunner, Timings
 
@@ -96,7 +97,7 @@ def explain_scan(source: Source, network: Network, settings: Settings) -> Explan
     looks = run.looks()
     start = time.perf_counter()
     unit = run.intensity(0).unit
-    counts = count_tiles(looks, geometry, unit, skip=settings.skip)
+    counts = count_tiles(looks, geometry, unit, run.air(0, unit), skip=settings.skip)
     read_s = time.perf_counter() - start
     layouts = [each for _, each in looks]
     slice_s = time_slices(counts.slices, layouts, source.dtype, unit)
@@ -120,7 +121,7 @@ def explain_scan(source: Source, network: Network, settings: Settings) -> Explan
 
 
 def count_tiles(
-    looks: Sequence[tuple[Source, Layout]], geometry: Geometry, unit: float, *, skip: bool
+    looks: Sequence[tuple[Source, Layout]], geometry: Geometry, unit: float, air: Air, *, skip: bool
 ) -> Counts:
     """Count the tiles of the first volume as a run would: the runner itself tells.
 
@@ -133,7 +134,7 @@ def count_tiles(
     for start in range(0, slices, layout.slab):
         stop = min(start + layout.slab, slices)
         slabs = (source.read_slices(geometry.axis, start, stop) for source, _ in looks)
-        counted = [one.count(slab, unit) for one, slab in zip(runners, slabs, strict=True)]
+        counted = [one.count(slab, unit, air) for one, slab in zip(runners, slabs, strict=True)]
         to_run += sum(int(np.count_nonzero(tiles.to_run)) for tiles in counted)
         wanted = layout.batch - sum(map(len, examples))
         examples.append(runners[0].examples(counted[0], wanted))

@@ -274,7 +274,7 @@ def facts(
     found += [
         ("voxels in, mm", _mm(outcome.geometry.affine)),
         ("voxels out, mm", _mm(outcome.geometry.fine_affine)),
-        ("tiles", f"{timings.tiles_run} run, {timings.tiles_skipped} skipped"),
+        ("tiles", timings.tiles_in_words),
         ("seconds, total", f"{total_s:.2f}"),
     ]
     seconds = {"load model": network.load_s, **dict(sorted(timings.seconds.items()))}

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 Slices = NDArray[Any]
 
+AIR_K = 4.5
+"""Sigma above the median of air that none of its voxels exceeds, but for one tile of 33x33 in
+10,000 (`false_alarms`)."""
 BLOCK = 8
 SPREAD = (0.40, 0.65)
 """Standard deviation over mean of a block of air: 0.523 for Rayleigh noise, give or take what 64

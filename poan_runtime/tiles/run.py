@@ -1,31 +1,28 @@
-"""Slices in, finer slices out, slab by slab, while the next one is read."""
+"""Slabs in, finer slabs out: which tiles run, in which batches, and how they are put together."""
 
 import collections
 import contextlib
 import dataclasses
-import itertools
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from poan_runtime.engines.backend import Backend
 from poan_runtime.errors import PoanError
+from poan_runtime.tiles.air import NO_AIR, Air, interpolated, which_are_air
 from poan_runtime.tiles.layout import Layout
 
 Slab = NDArray[np.float32]
 Places = NDArray[np.intp]
-T = TypeVar("T")
-W = TypeVar("W")
 
 MOST_CONSTANTS = 64
 """How many answers for constant tiles are kept; a volume has few constants beside zero."""
 LOOK_AT_ONCE = 256
-"""Tiles gathered at once to look for constant ones."""
+"""Tiles gathered at once to look for constant ones and for air."""
 
 
 NO_ANSWER: Slab = np.empty((0, 0), np.float32)
@@ -43,8 +40,16 @@ class Timings:
         self._adding = threading.Lock()
         self.tiles_run = 0
         self.tiles_skipped = 0
+        self.tiles_of_air = 0
+        """How many of those that were skipped were interpolated."""
         self.too_large = 0
         """Voxels of the result that float32 could not hold."""
+
+    @property
+    def tiles_in_words(self) -> str:
+        """For people: how many tiles ran, and how many did not need to."""
+        air = f" ({self.tiles_of_air} of them air)" if self.tiles_of_air else ""
+        return f"{self.tiles_run} tiles run, {self.tiles_skipped} skipped{air}"
 
     @contextlib.contextmanager
     def time(self, name: str) -> Iterator[None]:
@@ -67,7 +72,7 @@ class Tiles(NamedTuple):
     constants: list[int | None]
     """The bit pattern of a tile's one value; None where values differ."""
     to_run: NDArray[np.bool_]
-    """Which tiles the network sees."""
+    """Which tiles the network sees; what neither runs nor is constant is air."""
 
 
 class Work(NamedTuple):
@@ -79,20 +84,6 @@ class Work(NamedTuple):
     tiles: Tiles
 
 
-class Runner(Protocol[W]):
-    """What `run_volume` asks for: makes slabs ready to run, and runs them."""
-
-    @property
-    def layout(self) -> Layout: ...
-
-    @property
-    def timings(self) -> Timings: ...
-
-    def work(self, start: int, slab: Slab, unit: float) -> W: ...
-
-    def run_slabs(self, works: Iterator[W]) -> Iterator[tuple[int, Slab, Slab]]: ...
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SliceRunner:
     """Runs slabs (n, h, w) through a network by a layout.
@@ -100,7 +91,7 @@ class SliceRunner:
     With ``skip``, a tile of one constant value is run once and its answer used again for every
     other tile of that value; the order of all additions stays the same, so the result is the
     one without skipping, bit for bit, as long as the backend answers a tile alike in every
-    batch of one size.
+    batch of one size. A tile of air is interpolated: only voxels that lie in one change.
     """
 
     backend: Backend
@@ -112,19 +103,19 @@ class SliceRunner:
     promised: set[int] = dataclasses.field(default_factory=set)
     """Constants that have an answer, or will once the slabs that were made ready have run."""
 
-    def run(self, slab: Slab, unit: float) -> Slab:
+    def run(self, slab: Slab, unit: float, air: Air = NO_AIR) -> Slab:
         """Finer slices (n, s*h, s*w) of real values; ``unit`` is what intensities are divided by.
 
         Values that are not finite count as zero.
         """
-        ((_, _, fine),) = self.run_slabs(iter([self.work(0, slab, unit)]))
+        ((_, _, fine),) = self.run_slabs(iter([self.work(0, slab, unit, air)]))
         first: Slab = fine[0]
         return first
 
-    def work(self, start: int, slab: Slab, unit: float) -> Work:
+    def work(self, start: int, slab: Slab, unit: float, air: Air = NO_AIR) -> Work:
         """A slab made ready to run; slabs are made ready in the order in which they run."""
         with self.timings.time("tile"):
-            tiles = self.tiles(slab, unit)
+            tiles = self.tiles(slab, unit, air)
             self._promise(tiles)
         return Work(start, slab, unit, tiles)
 
@@ -148,6 +139,7 @@ class SliceRunner:
                 self._add(fine, place, answer)
         self.timings.tiles_run += int(np.count_nonzero(tiles.to_run))
         self.timings.tiles_skipped += int(np.count_nonzero(~tiles.to_run))
+        self.timings.tiles_of_air += count_air(tiles)
         with self.timings.time("blend"):
             top, left = s * layout.rows.before, s * layout.columns.before
             height, width = work.lr.shape[1:]
@@ -164,7 +156,7 @@ class SliceRunner:
             np.nan_to_num(inner, copy=False)
         return inner
 
-    def tiles(self, slab: Slab, unit: float) -> Tiles:
+    def tiles(self, slab: Slab, unit: float, air: Air = NO_AIR) -> Tiles:
         """The tiles of a slab and which of them must run, given what ran before."""
         layout = self.layout
         finite: Slab = np.where(np.isfinite(slab), slab, np.float32(0))
@@ -177,11 +169,13 @@ class SliceRunner:
         )
         places = self._places(len(slab))
         constants = self._constants(windows, places)
-        return Tiles(windows, places, constants, self._to_run(constants))
+        to_run = self._to_run(constants)
+        to_run[self._air(windows, places, constants, unit, air)] = False
+        return Tiles(windows, places, constants, to_run)
 
-    def count(self, slab: Slab, unit: float) -> Tiles:
+    def count(self, slab: Slab, unit: float, air: Air = NO_AIR) -> Tiles:
         """As `tiles`, and go on as though they had run: `run` would now skip the same."""
-        tiles = self.tiles(slab, unit)
+        tiles = self.tiles(slab, unit, air)
         self._promise(tiles)
         for value in self.promised - set(self.answers):
             self.answers[value] = NO_ANSWER
@@ -205,9 +199,11 @@ class SliceRunner:
                 answer = feed.next_answer()
                 if value is not None and len(self.answers) < MOST_CONSTANTS:
                     self.answers[value] = answer.copy()
-            else:
-                assert value is not None
+            elif value is not None:
                 answer = self.answers[value]
+            else:
+                (tile,) = self.gather(tiles.windows, place[None])
+                answer = interpolated(tile, self.layout.scale)
             yield place, answer
 
     def _places(self, slices: int) -> Places:
@@ -237,14 +233,35 @@ class SliceRunner:
                 values[index] = int(value)
         return values
 
+    def _air(
+        self, windows: Slab, places: Places, constants: list[int | None], unit: float, air: Air
+    ) -> NDArray[np.intp]:
+        """Indices of the tiles that are air, less the constant ones."""
+        if not self.skip or air.most < 0:
+            return np.empty(0, np.intp)
+        seen = np.abs(self._probes(windows, places)).max(axis=0)
+        unlike = np.array([value is None for value in constants])
+        candidates = np.flatnonzero(unlike & (seen <= air.most / unit))
+        parts = [candidates[i : i + LOOK_AT_ONCE] for i in range(0, len(candidates), LOOK_AT_ONCE)]
+        found = [
+            part[which_are_air(self.gather(windows, places[part]), unit, air)] for part in parts
+        ]
+        return np.concatenate(found) if found else candidates
+
     def _alike_at_probes(self, windows: Slab, places: Places) -> NDArray[np.intp]:
         """Indices of the tiles that could be constant: alike at corners and middle."""
+        seen = self._probes(windows, places)
+        return np.flatnonzero((seen == seen[0]).all(axis=0))
+
+    def _probes(self, windows: Slab, places: Places) -> Slab:
+        """Corners and middle of each tile, (5, tiles)."""
         rows = np.asarray(self.layout.rows.starts)[places[:, 1]]
         columns = np.asarray(self.layout.columns.starts)[places[:, 2]]
         last, middle = self.layout.tile - 1, self.layout.tile // 2
         probes = [(0, 0), (0, last), (last, 0), (last, last), (middle, middle)]
-        seen = [windows[places[:, 0], rows, columns, row, column] for row, column in probes]
-        return np.flatnonzero(np.all([one == seen[0] for one in seen[1:]], axis=0))
+        return np.stack(
+            [windows[places[:, 0], rows, columns, row, column] for row, column in probes]
+        )
 
     def _to_run(self, constant: list[int | None]) -> NDArray[np.bool_]:
         """Which tiles must run: all but those whose constant has or will have an answer."""
@@ -282,6 +299,12 @@ class SliceRunner:
         side = s * layout.tile
         weights = layout.rows.weights[row][:, None] * layout.columns.weights[column]
         fine[:, index, top : top + side, left : left + side] += weights * answer
+
+
+def count_air(tiles: Tiles) -> int:
+    """How many of the tiles are interpolated."""
+    skipped = np.flatnonzero(~tiles.to_run)
+    return sum(tiles.constants[index] is None for index in skipped)
 
 
 class Feed:
@@ -342,55 +365,3 @@ class Feed:
         if parts:
             filler = [parts[-1][-1:]] * (missing if self._runner.backend.fills_batches else 0)
             yield batch - missing, np.concatenate([*parts, *filler])
-
-
-NO_TURN = contextlib.nullcontext()
-Turn = contextlib.AbstractContextManager[object]
-"""What may be entered by one run at a time, a lock."""
-
-
-def run_volume(
-    runner: Runner[Any],
-    *,
-    slices: int,
-    unit: float,
-    read: Callable[[int, int], Slab],
-    turn: Turn = NO_TURN,
-) -> Generator[tuple[int, Slab, Slab], None, None]:
-    """Yield (start, lr, finer) for each slab of a volume, in order; finer (images, n, s*h, s*w).
-
-    ``read(start, stop)`` gives LR slices. The next slab is read and cut into tiles in a thread of
-    its own, and run in another, while the last one is looked at. Who wants to write beside the
-    inference too does so in a thread of its own. ``turn`` is held while the engine is in use: the
-    first slab is read before, and the last is looked at after.
-    """
-    step = runner.layout.slab
-
-    def works() -> Generator[Any, None, None]:
-        for start in range(0, slices, step):
-            with runner.timings.time("read"):
-                slab = read(start, min(start + step, slices))
-            yield runner.work(start, slab, unit)
-
-    def in_turn() -> Generator[tuple[int, Slab, Slab], None, None]:
-        first = iter([*itertools.islice(prepared, 1)])  # lets go of it once the second is asked for
-        with turn:
-            yield from runner.run_slabs(itertools.chain(first, prepared))
-
-    with (
-        contextlib.closing(ahead(works(), "poan-read")) as prepared,
-        contextlib.closing(in_turn()) as running,
-        contextlib.closing(ahead(running, "poan-run")) as slabs,
-    ):
-        yield from slabs
-
-
-def ahead(items: Iterator[T], name: str) -> Generator[T, None, None]:
-    """The items, each made in a thread of that name while the one before is looked at."""
-    end = object()
-    with ThreadPoolExecutor(1, thread_name_prefix=name) as maker:
-        upcoming = maker.submit(next, items, end)
-        while (item := upcoming.result()) is not end:
-            upcoming = maker.submit(next, items, end)
-            yield cast(T, item)
-            item = None  # a slab is let go before the next is waited for

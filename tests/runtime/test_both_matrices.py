@@ -17,6 +17,7 @@ from poan_runtime.signal.kspace import resample, to_native, zero_fill
 from poan_runtime.signal.native import Native
 from poan_runtime.super_resolve import SuperResolution
 from poan_runtime.tiles import layout
+from poan_runtime.tiles.air import NO_AIR
 from poan_runtime.tiles.run import SliceRunner, Timings
 
 NATIVE, FILLED, SLICES = (64, 80), (96, 80), 5
@@ -100,7 +101,7 @@ def test_the_stored_matrix_is_seen_as_it_came_and_not_filled_again(
         ]
         both = BothMatrices.of(runners[0], runners[1].layout, 0.6, source.to_native)
         stored = source.stored.read_slices(2, 0, 2)
-        ((start, lr, fine),) = both.run_slabs(iter([both.work(0, stored, 1.0)]))
+        ((start, lr, fine),) = both.run_slabs(iter([both.work(0, stored, 1.0, NO_AIR)]))
         assert start == 0
         assert np.array_equal(lr, source.read_slices(2, 0, 2))
         answers = runners[0].run(lr, 1.0), resample(runners[1].run(stored, 1.0), (128, 160))

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from poan_runtime.engines.backend import Backend
 from poan_runtime.errors import PoanError
 from poan_runtime.tiles.layout import Layout, lay_out
-from poan_runtime.tiles.run import MOST_CONSTANTS, SliceRunner, Timings, run_volume
+from poan_runtime.tiles.run import MOST_CONSTANTS, SliceRunner, Timings
+from poan_runtime.tiles.volume import run_volume
 
 Array = np.ndarray
 
