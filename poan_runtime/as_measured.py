@@ -17,7 +17,7 @@ from poan_runtime.geometry import Affine, in_plane_axes, slice_axis, spatial_sha
 from poan_runtime.images.source import Slab, Source
 from poan_runtime.intensity import as_float32
 from poan_runtime.models.manifest import Manifest
-from poan_runtime.network import Settings
+from poan_runtime.network import SPEED_ALONE, Settings
 from poan_runtime.signal.kspace import not_below_zero, resample, resampled_affine, to_native
 from poan_runtime.signal.measured import Change, difference, put_back
 from poan_runtime.signal.native import HIGHEST, LOWEST, Native, find_native, sampled
@@ -275,8 +275,9 @@ def share_kept(manifest: Manifest, settings: Settings) -> float:
 
 
 def decided(manifest: Manifest, settings: Settings) -> dict[str, Any]:
-    """The settings by name, with the share that ``auto`` means for this model."""
-    return dataclasses.asdict(settings) | {"keep_measured": share_kept(manifest, settings)}
+    """The settings that decide voxels, with the share that ``auto`` means for this model."""
+    named = dataclasses.asdict(settings) | {"keep_measured": share_kept(manifest, settings)}
+    return {name: value for name, value in named.items() if name not in SPEED_ALONE}
 
 
 @dataclasses.dataclass
