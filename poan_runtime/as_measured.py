@@ -53,7 +53,7 @@ class NativeSource:
         """Voxels that were not finite, of all slices read so far."""
         before, after = native.matrix, native.native
         self.affine: Affine = resampled_affine(source.affine, before, after, axis)
-        self.to_stored: Affine = resampled_affine(np.eye(4), before, after, axis)
+        self.native_to_stored: Affine = resampled_affine(np.eye(4), before, after, axis)
         extents = dict(zip(in_plane_axes(axis), after, strict=True))
         self.shape = tuple(extents.get(i, n) for i, n in enumerate(source.shape))
 
@@ -164,7 +164,7 @@ def network_sees(
     if not (found.native.is_zero_filled and wants_native(manifest, settings)):
         return source, None, found
     fewer = NativeSource(source, axis, found.native)
-    return fewer, fewer.to_stored, found
+    return fewer, fewer.native_to_stored, found
 
 
 @runtime_checkable
