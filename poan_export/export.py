@@ -66,6 +66,7 @@ from poan_runtime.models.manifest import (
 )
 from poan_runtime.signal.noise import AIR_K
 from poan_train.checkpoint import Facts, load_network
+from poan_train.degrade import GRID
 from poan_train.networks import ARCHITECTURES
 
 BATCH = BatchRange(min=1, opt=8, max=MOST_BATCH)
@@ -359,7 +360,11 @@ def attention_form(network: nn.Module, form: Form) -> Form | Literal["none"]:
 
 
 def grid_of(facts: Facts) -> Grid:
-    return "kspace" if facts.degradation.get("method") == "kspace" else "centre"
+    """On which grid the LR that the network was trained on lies; PoanError for unknown LR."""
+    method = facts.degradation.get("method", "bicubic")
+    if method not in GRID:
+        raise PoanError(f"the checkpoint's LR model: expected {', '.join(GRID)}, got {method}")
+    return GRID[method]
 
 
 def to_stderr(line: str) -> None:

@@ -17,7 +17,7 @@ from poan_runtime.geometry import Affine, in_plane_axes, slice_axis, spatial_sha
 from poan_runtime.images.source import Slab, Source
 from poan_runtime.intensity import as_float32
 from poan_runtime.models.manifest import Manifest
-from poan_runtime.network import Settings
+from poan_runtime.network import SPEED_ALONE, Settings
 from poan_runtime.signal.kspace import not_below_zero, resample, resampled_affine, to_native
 from poan_runtime.signal.measured import Change, difference, put_back
 from poan_runtime.signal.native import HIGHEST, LOWEST, Native, find_native, sampled
@@ -59,7 +59,7 @@ class NativeSource:
         """Voxels that were not finite, of all slices read so far."""
         before, after = native.matrix, native.native
         self.affine: Affine = resampled_affine(source.affine, before, after, axis)
-        self.to_stored: Affine = resampled_affine(np.eye(4), before, after, axis)
+        self.native_to_stored: Affine = resampled_affine(np.eye(4), before, after, axis)
         extents = dict(zip(in_plane_axes(axis), after, strict=True))
         self.shape = tuple(extents.get(i, n) for i, n in enumerate(source.shape))
 
@@ -191,7 +191,7 @@ def network_sees(
     if not (found.native.is_zero_filled and wants_native(manifest, settings)):
         return source, None, found
     fewer = NativeSource(source, axis, found.native)
-    return fewer, fewer.to_stored, found
+    return fewer, fewer.native_to_stored, found
 
 
 @runtime_checkable
@@ -302,8 +302,9 @@ def share_kept(manifest: Manifest, settings: Settings) -> float:
 
 
 def decided(manifest: Manifest, settings: Settings) -> dict[str, Any]:
-    """The settings by name, with the share that ``auto`` means for this model."""
-    return dataclasses.asdict(settings) | {"keep_measured": share_kept(manifest, settings)}
+    """The settings that decide voxels, with the share that ``auto`` means for this model."""
+    named = dataclasses.asdict(settings) | {"keep_measured": share_kept(manifest, settings)}
+    return {name: value for name, value in named.items() if name not in SPEED_ALONE}
 
 
 @dataclasses.dataclass

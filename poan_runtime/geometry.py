@@ -185,7 +185,7 @@ class Geometry:
 
     ``shape`` (2 to 7 axes) and ``affine`` are those of the LR volumes that the network sees,
     ``axis`` the voxel axis that slices are stacked across, ``grid`` the half-voxel rule by which
-    ``scale`` makes them finer. ``to_stored`` maps a fine voxel index to the index of the same
+    ``scale`` makes them finer. ``fine_to_stored`` maps a fine voxel index to the index of the same
     place in the file (4, 4): a header is refined by it. It differs from the rule alone only
     where the LR volumes are not the stored ones. ``to_coarse`` maps it to an LR voxel index.
     ``fine_plane`` are rows and columns of an SR slice.
@@ -196,7 +196,7 @@ class Geometry:
     axis: int
     scale: int
     grid: Grid
-    to_stored: Affine
+    fine_to_stored: Affine
     to_coarse: Affine
     fine_plane: tuple[int, int]
 
@@ -234,7 +234,7 @@ class Geometry:
             axis=found,
             scale=scale,
             grid=grid,
-            to_stored=finer if lr_to_stored is None else np.asarray(lr_to_stored) @ finer,
+            fine_to_stored=finer if lr_to_stored is None else np.asarray(lr_to_stored) @ finer,
             to_coarse=finer,
             fine_plane=fine_plane or (scale * h, scale * w),
         )

@@ -55,6 +55,10 @@ class Settings:
     keep_negative: bool = False
 
 
+SPEED_ALONE = ("threads", "batch")
+"""Settings that decide no voxel."""
+
+
 class OtherTiles:
     """Plans of the same network for other tiles; each is loaded when a scan first takes it."""
 

@@ -20,6 +20,9 @@ GRID: dict[str, Grid] = {
     "truncated": "centre",
     "kspace": "kspace",
 }
+"""On which grid LR of each method lies."""
+TRUNCATES = ("scanner", "truncated", "kspace")
+"""Methods whose LR is the centre of HR's k-space; `acquire` adds what ``scanner`` does besides."""
 
 
 def crop_to_multiple(hr: Array, scale: int) -> Array:
@@ -38,8 +41,10 @@ def degrade(hr: Array, scale: int, method: Degradation) -> Array:
     h, w = hr.shape[-2:]
     if h % scale or w % scale:
         raise ValueError(f"{h}x{w} is no multiple of {scale}; crop_to_multiple first")
-    if method != "bicubic":
+    if method in TRUNCATES:
         return fourier_resize(hr, (h // scale, w // scale), GRID[method])
+    if method != "bicubic":
+        raise ValueError(f"{method}: no such method; there are bicubic, {', '.join(TRUNCATES)}")
     rows = cubic_matrix(h, h // scale, antialias=True, edge="symmetric").astype(np.float32)
     columns = cubic_matrix(w, w // scale, antialias=True, edge="symmetric").astype(np.float32)
     return np.asarray(rows @ hr.astype(np.float32) @ columns.T)

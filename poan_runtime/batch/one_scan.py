@@ -138,10 +138,11 @@ def plan(cohort: Cohort, scan: BidsScan, networks: Networks) -> tuple[Made, Path
 
 def _deciding(cohort: Cohort, manifest: Manifest) -> dict[str, Any]:
     """The settings that decide the result's voxels, with what ``auto`` means for this model."""
-    decide = decided(manifest, cohort.settings)
-    del decide["threads"]
     options = cohort.options
-    return {**decide, "backend": options.backend, "precision": options.precision}
+    return decided(manifest, cohort.settings) | {
+        "backend": options.backend,
+        "precision": options.precision,
+    }
 
 
 def _make(

@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import Any, NoReturn
 
 from poan_runtime.commands.say import printable
+from poan_runtime.engines import PRECISIONS
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,6 +59,21 @@ def add_loudness(p: argparse.ArgumentParser) -> None:
     g = p.add_mutually_exclusive_group()
     g.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors alone")
     g.add_argument("-v", "--verbose", action="store_true", help="print also why this engine")
+
+
+def add_engine_options(
+    p: argparse._ActionsContainer, threads: str = "threads of the inference engine"
+) -> None:
+    """``--backend``, ``--device``, ``--precision``, and ``--threads`` with its help."""
+    p.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino, ...")
+    p.add_argument("--device", default="auto", type=device, help="auto, cpu, cuda (or gpu), cuda:N")
+    p.add_argument(
+        "--precision",
+        default="auto",
+        choices=PRECISIONS,
+        help="of an ONNX file on a CPU; auto takes bf16 where the manifest says that it passed",
+    )
+    p.add_argument("--threads", type=positive, help=threads)
 
 
 def positive(text: str) -> int:

@@ -5,10 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from poan_runtime.commands.arguments import Parser, positive
+from poan_runtime.commands.arguments import Parser, add_engine_options, axis, positive
 from poan_runtime.commands.guard import guarded
 from poan_runtime.commands.server_options import add_server_options
-from poan_runtime.engines import PRECISIONS
 
 EPILOG = """\
 examples:
@@ -49,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_how(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("how to run")
-    g.add_argument("--scale", type=int, choices=[2, 4], default=2, help="of the shipped models")
+    g.add_argument("--scale", type=int, choices=[2, 3, 4], default=2, help="of the shipped models")
     g.add_argument(
         "--model",
         action="append",
@@ -59,11 +58,8 @@ def _add_how(p: argparse.ArgumentParser) -> None:
     )
     g.add_argument("--n-procs", "--n_procs", type=positive, default=1, help="processes")
     g.add_argument("--mem", type=_bytes, metavar="SIZE", help="of all processes together, as 16G")
-    g.add_argument("--threads", type=positive, help="of each process (default: its share of cores)")
-    g.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino, ...")
-    g.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    g.add_argument("--precision", default="auto", choices=PRECISIONS)
-    g.add_argument("--axis", help="slice axis: 0, 1, 2, sagittal, coronal or axial")
+    add_engine_options(g, threads="of each process (default: its share of cores)")
+    g.add_argument("--axis", type=axis, help="slice axis: 0, 1, 2, sagittal, coronal or axial")
     g.add_argument("--self-ensemble", action="store_true", help="mean over 8 flips and rotations")
 
 

@@ -6,10 +6,9 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from poan_runtime.commands.arguments import Parser, device, measured, positive
+from poan_runtime.commands.arguments import Parser, add_engine_options, measured
 from poan_runtime.commands.guard import guarded
 from poan_runtime.commands.say import write_line
-from poan_runtime.engines import PRECISIONS
 from poan_runtime.errors import PoanError
 
 PORT = 9002
@@ -59,10 +58,7 @@ def parser() -> argparse.ArgumentParser:
         help="give exactly scale times the image's matrix, also from a smaller native one",
     )
     p.add_argument("--keep-measured", default="auto", type=measured, help="auto, on, off, 0 to 1")
-    p.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino, ...")
-    p.add_argument("--device", default="auto", type=device, help="auto, cpu, cuda or cuda:N")
-    p.add_argument("--precision", default="auto", choices=PRECISIONS)
-    p.add_argument("--threads", type=positive, help="threads of the inference engine")
+    add_engine_options(p)
     p.add_argument("--openrecon-label", action="store_true", help="print the label as JSON")
     return p
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from poan_runtime.commands.say import Voice, few
 from poan_runtime.errors import PoanError
 from poan_runtime.images.dicom.recognise import is_dicom
-from poan_runtime.images.formats import NIFTI_NAMES, SCAN_NAMES
+from poan_runtime.images.formats import FOUND, NIFTI, READ, WRITTEN
 from poan_runtime.images.nifti.read import scan_files
 from poan_runtime.models.find import exists
 from poan_runtime.report.html_page import PAGES
 
-ENDINGS = (".nii.gz", ".nii", ".hdr.gz", ".img.gz", ".hdr", ".img", ".mgz", ".mgh", ".gz")
 BIDS = re.compile(r"(sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9+]+)*?)(?:_desc-([A-Za-z0-9]+))?_(\w+)")
 REPORTS = (".json", *PAGES)
 RESULT = re.compile(r"_desc-(\w*[sS]r|\w*[cC]hanged|\w*[uU]ncertainty)(_|\.|$)")
@@ -52,7 +51,7 @@ def scans_of(words: Sequence[str]) -> list[Path]:
         if not os.path.isdir(path) or is_dicom(path):
             scans.append(path)
             continue
-        files = sorted(file for file in path.iterdir() if file.name.lower().endswith(SCAN_NAMES))
+        files = sorted(file for file in path.iterdir() if file.name.lower().endswith(FOUND))
         found = [file for file in files if not RESULT.search(file.name)]
         if not found:
             raise PoanError(f"{path}: there is neither a NIfTI file nor DICOM in this folder")
@@ -62,11 +61,11 @@ def scans_of(words: Sequence[str]) -> list[Path]:
 
 def takes_folder(args: argparse.Namespace) -> bool:
     """Whether ``--output`` is a folder even for one scan: for several arguments, and for a folder
-    of scans, unless it is a NIfTI file's name."""
+    of scans, unless it is a file's name."""
     if len(args.scans) > 1:
         return True
     path = Path(args.scans[0])
-    named_file = args.output is None or args.output.endswith(NIFTI_NAMES)
+    named_file = args.output is None or args.output.endswith(WRITTEN)
     return not named_file and os.path.isdir(path) and not is_dicom(path)
 
 
@@ -87,8 +86,8 @@ def plan_jobs(
         rest = [scan for scan in scans if scan not in among]
         return plan_jobs(rest, args, voice, several=True)
     previews = _beside(scans, args.preview, "sr", ".png", (".png",), several)
-    changes = _beside(scans, args.changed_map, "changed", ".nii.gz", NIFTI_NAMES, several)
-    spreads = _beside(scans, args.uncertainty, "uncertainty", ".nii.gz", NIFTI_NAMES, several)
+    changes = _beside(scans, args.changed_map, "changed", ".nii.gz", WRITTEN, several)
+    spreads = _beside(scans, args.uncertainty, "uncertainty", ".nii.gz", WRITTEN, several)
     nifti = _nifti(args, outputs)
     jobs = [
         Job(scan=scan, output=out, preview=png, changed=changed, uncertainty=spread, nifti=nifti)
@@ -100,7 +99,7 @@ def plan_jobs(
     check_distinct(
         scans,
         [path for job in jobs for path in job.files] + reports,
-        [path for path in outputs if not path.name.endswith(NIFTI_NAMES)],
+        [path for path in outputs if not path.name.endswith(WRITTEN)],
     )
     if reports and not reports[0].is_dir() and not args.report.endswith(REPORTS):
         raise PoanError(f"{args.report}: expected a name that ends in {' or '.join(REPORTS)}")
@@ -125,10 +124,10 @@ def _nifti(args: argparse.Namespace, outputs: list[Path]) -> Path | None:
     """The file that ``--nifti`` names, which goes with one derived series."""
     if args.nifti is None:
         return None
-    if len(outputs) > 1 or outputs[0].name.endswith(NIFTI_NAMES):
+    if len(outputs) > 1 or outputs[0].name.endswith(WRITTEN):
         raise PoanError("--nifti: goes with one derived DICOM series; else -o names the file")
-    if not args.nifti.endswith(NIFTI_NAMES):
-        raise PoanError(f"{args.nifti}: expected a name that ends in {' or '.join(NIFTI_NAMES)}")
+    if not args.nifti.endswith(NIFTI.written):
+        raise PoanError(f"{args.nifti}: expected a name that ends in {' or '.join(NIFTI.written)}")
     return Path(args.nifti)
 
 
@@ -201,7 +200,7 @@ def result_name(scan: Path, label: str) -> str:
 def stem_of(scan: Path) -> str:
     """A scan's name without what tells its format."""
     name = scan.name or Path(os.path.abspath(scan)).name or "scan"
-    for ending in ENDINGS:
+    for ending in READ:
         if name.lower().endswith(ending):
             return name[: -len(ending)]
     return name
@@ -230,11 +229,11 @@ def check_distinct(scans: list[Path], outputs: list[Path], folders: Sequence[Pat
 def _scan_outputs(scans: list[Path], wanted: str | None, several: bool) -> list[Path]:
     """As `named`; a DICOM scan goes to a folder unless a NIfTI file is named."""
     series = [is_dicom(scan) for scan in scans]
-    if not any(series) or (wanted or "").endswith(NIFTI_NAMES):
-        return named(scans, wanted, "sr", ".nii.gz", NIFTI_NAMES, several)
+    if not any(series) or (wanted or "").endswith(WRITTEN):
+        return named(scans, wanted, "sr", ".nii.gz", WRITTEN, several)
     if wanted is not None and not several:
         return [Path(wanted)]
-    files = named(scans, wanted, "sr", ".nii.gz", NIFTI_NAMES, several)
+    files = named(scans, wanted, "sr", ".nii.gz", WRITTEN, several)
     folders = [path.with_name(path.name.removesuffix(".nii.gz")) for path in files]
     return [f if d else n for n, f, d in zip(files, folders, series, strict=True)]
 

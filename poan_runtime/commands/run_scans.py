@@ -24,7 +24,7 @@ from poan_runtime.commands.server_options import access_of
 from poan_runtime.engines.backend import EngineOptions, spoken
 from poan_runtime.errors import PoanError
 from poan_runtime.images.dicom.recognise import is_dicom
-from poan_runtime.images.formats import NIFTI_NAMES, open_sink, open_source
+from poan_runtime.images.formats import WRITTEN, open_sink, open_source
 from poan_runtime.images.nifti.header import check_dtype
 from poan_runtime.images.source import Sink, Source
 from poan_runtime.images.suspects import contrast_of, looks_like_labels, other_contrast
@@ -338,8 +338,8 @@ def _below_zero_lines(outcome: Outcome) -> list[str]:
 def _target(
     args: argparse.Namespace, source: Source, job: Job, scratch: Path | None
 ) -> Path | Opens:
-    """A NIfTI file by its path; a derived series by what opens its sink."""
-    if job.output.name.endswith(NIFTI_NAMES) or not is_dicom(source.path or job.output):
+    """A file by its path; a derived series by what opens its sink."""
+    if job.output.name.endswith(WRITTEN) or not is_dicom(source.path or job.output):
         return job.output
     from poan_runtime.commands.run_dicom import derived_series
 

@@ -364,7 +364,7 @@ def device_name(device: str) -> str:
     return device.partition(" (")[2].removesuffix(")")
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def replace_manifest(folder: Path, manifest: Manifest) -> None:
     """Put a manifest in the place of the one in ``folder``, whole."""
     with WholeFile(folder / MANIFEST_NAME) as file:
         file.write(manifest.text().encode())

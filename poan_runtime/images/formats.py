@@ -1,23 +1,47 @@
 """Which format a path is in: the one table of what can be read and written.
 
-A new format adds its lines here: how its input is told, and which names of outputs are its own.
+A new format is a line of `FORMATS` and a branch of `open_source`; one that is written also a branch
+of `open_sink`. DICOM is told by its content and has no ending here.
 """
 
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from poan_runtime.errors import PoanError
 from poan_runtime.extras import needs
 from poan_runtime.images.dicom.recognise import is_dicom
-from poan_runtime.images.mgh import MGH_NAMES, MghSource
+from poan_runtime.images.mgh import MghSource
 from poan_runtime.images.nifti.header import ScanHeader, plain_header
 from poan_runtime.images.nifti.read import open_scan
 from poan_runtime.images.nifti.write import NiftiSink
 from poan_runtime.images.source import Sink, Source
 
-NIFTI_NAMES = (".nii", ".nii.gz")
-SCAN_NAMES = (*NIFTI_NAMES, *MGH_NAMES)
+
+class Format(NamedTuple):
+    """The endings of one format's file names, in lower case.
+
+    ``read`` ends the names of its scans, ``found`` those that are taken where a folder of scans
+    is named, ``written`` its outputs.
+    """
+
+    read: tuple[str, ...]
+    found: tuple[str, ...]
+    written: tuple[str, ...] = ()
+
+
+NIFTI = Format(
+    read=(".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz", ".gz"),
+    found=(".nii", ".nii.gz"),
+    written=(".nii", ".nii.gz"),
+)
+MGH = Format(read=(".mgz", ".mgh"), found=(".mgz", ".mgh"))
+FORMATS = (NIFTI, MGH)
+READ = tuple(sorted((end for format in FORMATS for end in format.read), key=len, reverse=True))
+"""Endings of scans, ``.nii.gz`` before ``.gz``."""
+FOUND = tuple(end for format in FORMATS for end in format.found)
 """Endings of files that are taken for scans where a folder is named."""
+WRITTEN = tuple(end for format in FORMATS for end in format.written)
+"""Endings of outputs that are one file; any other name is a derived DICOM series' folder."""
 
 
 @runtime_checkable
@@ -43,7 +67,7 @@ def open_source(
         with needs("pydicom", "dicom"):
             from poan_runtime.images.dicom.read import open_dicom
         return open_dicom(path, series, scratch)
-    if Path(path).name.lower().endswith(MGH_NAMES):
+    if Path(path).name.lower().endswith(MGH.read):
         return MghSource(Path(path))
     return open_scan(path, scratch, hashed=hashed)
 
@@ -64,9 +88,8 @@ def open_sink(
     does not hold the voxels. ``threads`` compress.
     """
     target = Path(target)
-    if not target.name.endswith(NIFTI_NAMES):
-        names = " or ".join(NIFTI_NAMES)
-        raise PoanError(f"{target}: expected a name that ends in {names}")
+    if not target.name.endswith(NIFTI.written):
+        raise PoanError(f"{target}: expected a name that ends in {' or '.join(WRITTEN)}")
     if isinstance(source, HasNiftiHeader):
         header = source.header
     else:

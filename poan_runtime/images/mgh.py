@@ -13,7 +13,6 @@ from poan_runtime.files import sha256_of
 from poan_runtime.images.nifti.header import ScanHeader, plain_header
 from poan_runtime.images.source import ArraySource
 
-MGH_NAMES = (".mgz", ".mgh")
 DAMAGE: tuple[type[Exception], ...] = (nibabel.filebasedimages.ImageFileError, HeaderDataError)
 DAMAGE += (zlib.error, EOFError, OSError, ValueError, TypeError, KeyError)
 """What nibabel raises on a file that is no such volume, or a damaged one."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from poan_runtime.errors import PoanError
 from poan_runtime.files import WholeFile
 from poan_runtime.geometry import Affine, spatial_shape
-from poan_runtime.images.formats import open_source
+from poan_runtime.images.formats import NIFTI, open_source
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,8 +53,8 @@ class Volume:
         Raises PoanError on another ending, OSError where the disk does not take it.
         """
         path = Path(path)
-        if not path.name.endswith((".nii", ".nii.gz")):
-            raise PoanError(f"{path}: expected a name that ends in .nii or .nii.gz")
+        if not path.name.endswith(NIFTI.written):
+            raise PoanError(f"{path}: expected a name that ends in {' or '.join(NIFTI.written)}")
         content = self.to_nibabel().to_bytes()
         with WholeFile(path) as file:
             file.write(gzip.compress(content, 6) if path.suffix == ".gz" else content)

@@ -49,7 +49,7 @@ def changed(geometry: Geometry, pair: Pair) -> Found | None:
     if pair.changed is None:
         return None
     coarse = np.linalg.inv(fine_to_coarse(geometry.scale, geometry.axis, geometry.grid))
-    return _as_it_is(geometry, geometry.to_stored @ coarse), pair.changed
+    return _as_it_is(geometry, geometry.fine_to_stored @ coarse), pair.changed
 
 
 def uncertainty(geometry: Geometry, pair: Pair) -> Found | None:
@@ -57,7 +57,7 @@ def uncertainty(geometry: Geometry, pair: Pair) -> Found | None:
     return None if pair.spread is None else (geometry, pair.spread)
 
 
-def _as_it_is(geometry: Geometry, to_stored: Affine) -> Geometry:
+def _as_it_is(geometry: Geometry, lr_to_stored: Affine) -> Geometry:
     """The geometry of a file of the network's LR voxels."""
     return Geometry.derive(
         geometry.shape,
@@ -65,5 +65,5 @@ def _as_it_is(geometry: Geometry, to_stored: Affine) -> Geometry:
         scale=1,
         grid="centre",
         axis=geometry.axis,
-        lr_to_stored=to_stored,
+        lr_to_stored=lr_to_stored,
     )

@@ -5,9 +5,6 @@ from poan_runtime.images.dicom.provenance import Provenance
 from poan_runtime.network import Network, Settings
 from poan_runtime.report.document import poan_version
 
-SPEED_ALONE = ("threads", "batch")
-"""Settings that decide no voxel."""
-
 
 def provenance_of(network: Network, settings: Settings) -> Provenance:
     """The program, the model, and all else that decides the voxels."""
@@ -16,8 +13,6 @@ def provenance_of(network: Network, settings: Settings) -> Provenance:
         "backend": opened.name,
         "precision": opened.precision or model.file.precision,
     }
-    for name in SPEED_ALONE:
-        decides.pop(name)
     return Provenance(
         version=poan_version(),
         model=model.manifest.name,

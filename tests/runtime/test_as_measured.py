@@ -316,4 +316,4 @@ def test_a_voxel_of_the_result_like_the_input_lies_where_the_stored_one_does(
     stored = geometry.Geometry.derive((*matrix, 5), AFFINE, scale=2, grid="centre", axis=2)
     assert lies.fine_shape == stored.fine_shape
     np.testing.assert_allclose(lies.fine_affine, stored.fine_affine, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(lies.to_stored, stored.to_stored, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(lies.fine_to_stored, stored.fine_to_stored, rtol=0, atol=1e-12)

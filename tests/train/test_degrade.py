@@ -93,6 +93,12 @@ def test_sizes_that_are_no_multiple_are_cropped_or_refused():
         crop_to_multiple(np.zeros((3, 9)), 4)
 
 
+def test_a_method_that_degrade_does_not_know_is_refused(monkeypatch):
+    monkeypatch.setitem(GRID, "spiral", "centre")  # a grid alone does not make LR
+    with pytest.raises(ValueError, match="spiral: no such method; there are bicubic, scanner"):
+        degrade(np.zeros((8, 8)), 2, "spiral")
+
+
 def test_fourier_resize_refuses_to_enlarge():
     with pytest.raises(ValueError, match="8 samples to 9"):
         fourier_resize(np.ones((8, 8)), (9, 8))

@@ -299,16 +299,16 @@ def _refine(struct: Any, geometry: Geometry) -> None:
 
     Refining does not turn the axes, so the qform's quaternion stays as it is.
     """
-    to_stored, in_plane = geometry.to_stored, in_plane_axes(geometry.axis)
+    finer, in_plane = geometry.fine_to_stored, in_plane_axes(geometry.axis)
     if int(struct["sform_code"]) > 0:
-        sform = np.asarray(struct.get_sform(), np.float64) @ to_stored
+        sform = np.asarray(struct.get_sform(), np.float64) @ finer
         struct.set_sform(sform, code=int(struct["sform_code"]))
     qform = _qform(struct)
     if int(struct["qform_code"]) > 0 and qform is not None:
-        origin = (qform @ to_stored)[:3, 3]
+        origin = (qform @ finer)[:3, 3]
         struct["qoffset_x"], struct["qoffset_y"], struct["qoffset_z"] = origin
     for axis in in_plane:
-        struct["pixdim"][axis + 1] *= to_stored[axis, axis]
+        struct["pixdim"][axis + 1] *= finer[axis, axis]
         if struct["pixdim"][axis + 1] == 0:  # smaller than any number of its type
             struct["pixdim"][axis + 1] = np.finfo(struct["pixdim"].dtype).tiny
     if struct.get_dim_info()[2] in in_plane:

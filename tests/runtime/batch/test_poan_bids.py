@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 
 from poan_runtime.commands.bids import main, parser
 from poan_runtime.commands.run import main as poan_run
+from poan_runtime.models.find import shipped_models
 
 RESULT = "sub-01/anat/sub-01_res-2x_desc-sr_T2w"
 TWO = ["sub-01/anat/sub-01_T2w.nii.gz", "sub-02/anat/sub-02_T1w.nii.gz"]
@@ -207,6 +209,31 @@ def test_sizes_of_memory_are_read_with_their_units() -> None:
         900 << 20,
         4096,
     ]
+
+
+def test_device_and_axis_are_told_as_poan_run_is(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["a", "b", "participant"]
+    assert parser().parse_args([*command, "--device", "gpu:1"]).device == "cuda:1"
+    assert parser().parse_args([*command, "--axis", "axial"]).axis == "axial"
+    for option, value, told in [
+        ("--device", "tpu", "expected auto, cpu, cuda or cuda:N, got tpu"),
+        ("--axis", "oblique", "expected 0, 1, 2, sagittal, coronal or axial, got oblique"),
+    ]:
+        with pytest.raises(SystemExit) as exit:
+            parser().parse_args([*command, option, value])
+        assert exit.value.code == 2
+        assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scale", sorted({model.name[-1] for model in shipped_models()}))
+def test_every_scale_that_a_model_ships_for_can_be_asked_for(
+    scale: str, make_dataset: Any, tmp_path: Path
+) -> None:
+    code, told, _ = run(
+        make_dataset(), tmp_path / "out", "participant", "--dry-run", "--scale", scale
+    )
+    assert code == 0
+    assert re.search(rf"to do with \w+_x{scale}: .*_res-{scale}x_", told)
 
 
 def test_mistakes_are_one_line_and_status_2(make_dataset: Any, tmp_path: Path) -> None:

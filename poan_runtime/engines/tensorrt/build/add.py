@@ -16,7 +16,7 @@ from poan_runtime.engines.tensorrt.build.plan import (
     targets,
 )
 from poan_runtime.engines.tensorrt.library import Flavour
-from poan_runtime.engines.verify import write_manifest
+from poan_runtime.engines.verify import replace_manifest
 from poan_runtime.errors import PoanError, Say
 from poan_runtime.models.find import find_model
 from poan_runtime.models.manifest import Manifest, ModelFile, read_manifest
@@ -70,7 +70,7 @@ def _add_to_one(request: PlanRequest, flavour: Flavour, say: Say) -> list[str]:
         name = plan_name(sms, source.precision, gpu)
         built = build_plan(order_from(request.folder, source, name, flavour, sms, batch))
         say(describe(name, built.compute_capabilities, built.report))
-        write_manifest(request.folder, listed(read_manifest(request.folder), built))
+        replace_manifest(request.folder, listed(read_manifest(request.folder), built))
         names.append(name)
     return gate_plans(request.folder, names, say)
 
