@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from poan_runtime.commands.arguments import (
     Parser,
+    add_engine_options,
     add_loudness,
     axis,
-    device,
     measured,
     natural,
     positive,
@@ -15,7 +15,6 @@ from poan_runtime.commands.arguments import (
 from poan_runtime.commands.guard import guarded
 from poan_runtime.commands.say import Voice, level_of
 from poan_runtime.commands.server_options import add_server_options
-from poan_runtime.engines import PRECISIONS
 
 EPILOG = """\
 examples:
@@ -145,15 +144,7 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run constant tiles and air like all others",
     )
-    g.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino, ...")
-    g.add_argument("--device", default="auto", type=device, help="auto, cpu, cuda (or gpu), cuda:N")
-    g.add_argument(
-        "--precision",
-        default="auto",
-        choices=PRECISIONS,
-        help="of an ONNX file on a CPU; auto takes bf16 where the manifest says that it passed",
-    )
-    g.add_argument("--threads", type=positive, help="threads of the inference engine")
+    add_engine_options(g)
     g.add_argument("--batch", type=positive, help="tiles per call")
     g.add_argument("--halo", type=natural, help="border of each tile thrown away, LR voxels")
     g.add_argument("--overlap", type=natural, help="what neighbours blend, LR voxels; exactly so")
