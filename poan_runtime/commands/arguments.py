@@ -56,8 +56,13 @@ def widen_output() -> None:
 def add_loudness(p: argparse.ArgumentParser) -> None:
     """``--quiet`` and ``--verbose``."""
     g = p.add_mutually_exclusive_group()
-    g.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors alone")
+    add_quiet(g)
     g.add_argument("-v", "--verbose", action="store_true", help="print also why this engine")
+
+
+def add_quiet(p: Any) -> None:
+    """``--quiet`` alone, of a program or a group."""
+    p.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors alone")
 
 
 def positive(text: str) -> int:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from poan_runtime.commands.arguments import Parser, positive
+from poan_runtime.commands.arguments import Parser, add_quiet, positive
 from poan_runtime.commands.guard import guarded
 from poan_runtime.commands.server_options import add_server_options
 from poan_runtime.engines import PRECISIONS
@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("bids_dir", type=Path, help="the raw dataset")
     p.add_argument("output_dir", type=Path, help="the derivative, made if it is not there")
     p.add_argument("level", choices=["participant", "group"], help="scans, or the cohort's report")
+    add_quiet(p)
     g = p.add_argument_group("which scans")
     g.add_argument("--participant-label", "--participant_label", nargs="+", default=[])
     g.add_argument("--session-label", "--session_label", nargs="+", default=[])
