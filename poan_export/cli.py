@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poan_export.triton import add_triton_options, serve
-from poan_runtime.commands.arguments import Parser, natural, positive
+from poan_runtime.commands.arguments import Parser, add_quiet, natural, positive
 from poan_runtime.commands.guard import guarded
 from poan_runtime.commands.say import Voice, write_line
 from poan_runtime.errors import PoanError
@@ -75,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="export a network that is worse than bicubic and sinc all the same",
     )
+    add_quiet(p)
     add_engine_options(p)
     add_triton_options(p)
     return p
@@ -163,23 +164,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export as the arguments say: 0, or 3 where a gate fails."""
+    """Export as the arguments say: 0, or 3 where a gate fails.
+
+    With ``--quiet`` the lines of progress are shown only where something is amiss.
+    """
     # Torch takes seconds to import: --help and a mistyped option do not wait for it.
     with needs(MODULES, "train", "export"):
         from poan_export.export import export, to_stderr
         from poan_export.gate.parity import ParityFailure
         from poan_export.gate.quality import WorseThanInterpolation
         from poan_export.plans.make import finish
+    unsaid: list[str] = []
+    say = unsaid.append if args.quiet else to_stderr
     try:
         request = request_of(args)
-        folder = export(request, to_stderr)
-        good = finish(folder, request.engine, to_stderr)
+        folder = export(request, say)
+        good = finish(folder, request.engine, say)
         if args.triton is not None:
             serve(args, folder)
     except (ParityFailure, WorseThanInterpolation) as failure:
         to_stderr(str(failure))
         return 3
-    write_line(str(folder), sys.stdout)
+    if not good:
+        for line in unsaid:
+            to_stderr(line)
+    if not args.quiet:
+        write_line(str(folder), sys.stdout)
     return 0 if good else 3
 
 

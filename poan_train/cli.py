@@ -11,11 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from poan_runtime.commands.arguments import Parser
+from poan_runtime.commands.arguments import Parser, add_quiet
 from poan_runtime.commands.guard import INTERRUPTED, guarded
 from poan_runtime.commands.say import Voice
 from poan_runtime.errors import PoanError
-from poan_runtime.files import file_sha256
+from poan_runtime.files import sha256_of
 from poan_runtime.intensity import PERCENTILE
 from poan_train import networks
 from poan_train.acquire import lr_model
@@ -61,6 +61,7 @@ RANGES: Mapping[str, Check] = {
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="poan-train", description=__doc__)
+    add_quiet(p)
     _add_what(p)
     _add_checkpoint(p)
     _add_calibration(p)
@@ -264,8 +265,9 @@ def _train(
         resume=args.resume,
         allow_changes=args.allow_changes,
         init=args.init,
+        shown=not args.quiet,
     )
-    if rank == 0:
+    if rank == 0 and not args.quiet:
         Voice("poan-train").say(written(args.out, trained))
 
 
@@ -300,7 +302,7 @@ def remarks(
 
 
 def split(args: argparse.Namespace) -> tuple[list[Source], list[Source], list[str]]:
-    """(training files, validation files, subjects set aside), which are printed once."""
+    """(training files, validation files, subjects set aside), which are printed once, if at all."""
     sources = find_sources(args.data, args.contrast, args.table)
     aside = subjects_of(args.hold_out)
     sources = set_aside(sources, aside)
@@ -313,23 +315,21 @@ def split(args: argparse.Namespace) -> tuple[list[Source], list[Source], list[st
     same = {s.subject for s in training} & {s.subject for s in held_out}
     if same:
         raise PoanError(f"subjects {sorted(same)} are both in --data and in --val")
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") == "0" and not args.quiet:
         for part, files in (("trains", training), ("validates", held_out)):
             who = sorted({s.subject for s in files})
             count = "1 volume" if len(files) == 1 else f"{len(files)} volumes"
-            print(f"{part} on {count}, subjects: {', '.join(who) or 'none'}")
+            Voice("poan-train").say(f"{part} on {count}, subjects: {', '.join(who) or 'none'}")
         if aside:
-            print(f"set aside: {', '.join(aside)}")
+            Voice("poan-train").say(f"set aside: {', '.join(aside)}")
     return training, held_out, aside
 
 
 def prepare(source: Source, *, args: argparse.Namespace, method: Degradation) -> str:
     """Decode a volume into the cache; the SHA-256 of its file."""
-    with source.path.open("rb") as stream:
-        digest = file_sha256(stream).hex()
     cache = args.cache or default_cache()
     cached_pair(source, args.scale, method, args.axis, cache, preparation_of(args))
-    return digest
+    return sha256_of(source.path)
 
 
 def hashes(sources: Sequence[Source], digests: Mapping[Source, str]) -> dict[str, str]:

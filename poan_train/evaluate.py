@@ -17,6 +17,7 @@ from torch import nn
 
 from poan_runtime.commands.arguments import Parser
 from poan_runtime.commands.guard import guarded
+from poan_runtime.commands.say import printable, write_line
 from poan_runtime.engines.backend import Backend
 from poan_runtime.errors import PoanError
 from poan_runtime.files import WholeFile
@@ -203,7 +204,7 @@ def table(
     for row in rows:
         b, s = row["bicubic"], row["sr"]
         lines.append(
-            f"{row['volume'][:44]:44} {b[p]:8.2f}/{b[q]:.4f} {s[p]:8.2f}/{s[q]:.4f} "
+            f"{printable(row['volume'])[:44]:44} {b[p]:8.2f}/{b[q]:.4f} {s[p]:8.2f}/{s[q]:.4f} "
             f"{s[p] - b[p]:+8.2f}"
         )
     return "\n".join(lines)
@@ -275,8 +276,8 @@ def parser() -> argparse.ArgumentParser:
     add_preparation(c)
     add_measures(c)
     p.add_argument("--cache", type=Path)
-    p.add_argument("--json", type=Path)
-    p.add_argument("--png", type=Path)
+    p.add_argument("--json", type=Path, help="the figures; an earlier file is replaced")
+    p.add_argument("--png", type=Path, help="the picture; an earlier file is replaced")
     return p
 
 
@@ -382,7 +383,7 @@ def pairs_of(args: argparse.Namespace, facts: Facts, method: Degradation) -> Ite
             some = True
             yield pair
         else:
-            print(f"{source.path.name}: nothing but background, left out", file=sys.stderr)
+            write_line(f"{source.path.name}: nothing but background, left out", sys.stderr)
     if not some:
         raise PoanError(f"{args.data}: no volume with anything but background")
 

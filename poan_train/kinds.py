@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import binary_fill_holes, gaussian_filter
 
+from poan_runtime.commands.say import printable
 from poan_runtime.intensity import intensity_unit
 from poan_runtime.signal.measured import difference, up
 from poan_train.acquire import KIND_SEED, KINDS, acquire, tissue_of
@@ -113,7 +114,7 @@ def kinds_table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         cells = [f"{row[m]['psnr']:7.2f}/{row[m]['ssim']:.4f}" for m in METHODS]
         lines.append(
-            f"{row['volume'][:40]:40} {row['kind']:10} {' '.join(cells)} "
+            f"{printable(row['volume'])[:40]:40} {row['kind']:10} {' '.join(cells)} "
             f"{row['gain_psnr']:+8.2f} {row['gain_ssim']:+8.4f}"
         )
     return "\n".join(lines)

@@ -22,11 +22,12 @@ class Log:
     """Records of a run, as ``out`` with the suffix .jsonl and a TensorBoard folder beside it.
 
     The bar counts per cent of the budget, be it steps or minutes. Without a terminal there is a
-    line at most every EVERY_SECONDS, and at each validation. ``quiet`` writes nothing.
+    line at most every EVERY_SECONDS, and at each validation. Not ``shown``, it is neither bar nor
+    line; ``quiet`` writes nothing at all.
     """
 
-    def __init__(self, out: Path, *, quiet: bool, start: int) -> None:
-        self.quiet, self.place = quiet, out.with_suffix(".jsonl")
+    def __init__(self, out: Path, *, quiet: bool, start: int, shown: bool = True) -> None:
+        self.quiet, self.shown, self.place = quiet, shown, out.with_suffix(".jsonl")
         if quiet:
             return
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +36,8 @@ class Log:
             self.lines = self.place.open("a" if start else "w")
             self.board = SummaryWriter(str(out.with_suffix("")) + "_tensorboard", purge_step=start)
         form = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
-        self.bar = tqdm(total=100, unit="%", dynamic_ncols=True, disable=None, bar_format=form)
+        hidden = None if shown else True  # None: where there is no terminal
+        self.bar = tqdm(total=100, unit="%", dynamic_ncols=True, disable=hidden, bar_format=form)
         self.began, self.first, self.said = time.monotonic(), 0.0, float("-inf")
 
     def __enter__(self) -> "Log":
@@ -82,6 +84,8 @@ class Log:
             self.lines.flush()
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
+        if not self.shown:
+            return
         if self.bar.disable:
             self._line(step, progress, values)
         else:

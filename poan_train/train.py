@@ -126,10 +126,12 @@ def train(
     resume: bool = False,
     allow_changes: bool = False,
     init: Path | None = None,
+    shown: bool = True,
 ) -> Facts:
     """Train the network that ``facts`` describes on ``pairs`` and write the checkpoint ``out``.
 
-    Metrics go to ``out`` with the suffix .jsonl and to a TensorBoard folder beside it. Raises
+    Metrics go to ``out`` with the suffix .jsonl and to a TensorBoard folder beside it, and where
+    ``shown`` to the terminal. Raises
     PoanError when the loss stops being finite (the checkpoint of the last validation is kept) or
     when what is resumed is another training, and Interrupted, with ``out`` written, on SIGINT or
     SIGTERM.
@@ -149,7 +151,7 @@ def train(
         check = _validation(facts, validation or pairs, device)
         with (
             Ahead(_sampler(facts, config, pairs, rank, world)) as ahead,
-            Log(out, quiet=rank > 0, start=run.step) as log,
+            Log(out, quiet=rank > 0, start=run.step, shown=shown) as log,
         ):
             try:
                 with others_there(world):

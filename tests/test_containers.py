@@ -104,7 +104,8 @@ def test_the_cpu_container_is_built_and_answers_offline(
 ) -> None:
     said = in_a_root(*steps(repository / "docker/cpu.Dockerfile"))
     assert {"mr_x2", "mr_x3", "mr_x4"} <= {line.split()[0] for line in said if line}
-    assert said[-1] == "poan-bids 0.1.0"
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    assert said[-1] == f"poan-bids {project['version']}"
 
 
 @pytest.mark.integration

@@ -130,7 +130,7 @@ def run_openvino(
     from poan_runtime.engines.openvino.library import core
     from poan_runtime.engines.openvino.pieces import Chain, compile_chains
 
-    graph = core().read_model(path)
+    graph = core().read_model(path.read_bytes(), b"")  # what Python cannot read is an OSError
     tile = batch.shape[-1]
     (chain,) = compile_chains(graph, tile=tile, precision=precision, float32_parts=parts, threads=1)
     assert isinstance(chain, Chain)

@@ -57,7 +57,7 @@ def widen_output() -> None:
 def add_loudness(p: argparse.ArgumentParser) -> None:
     """``--quiet`` and ``--verbose``."""
     g = p.add_mutually_exclusive_group()
-    g.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors alone")
+    add_quiet(g)
     g.add_argument("-v", "--verbose", action="store_true", help="print also why this engine")
 
 
@@ -74,6 +74,11 @@ def add_engine_options(
         help="of an ONNX file on a CPU; auto takes bf16 where the manifest says that it passed",
     )
     p.add_argument("--threads", type=positive, help=threads)
+
+
+def add_quiet(p: argparse._ActionsContainer) -> None:
+    """``--quiet`` alone, of a program or a group."""
+    p.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors alone")
 
 
 def positive(text: str) -> int:

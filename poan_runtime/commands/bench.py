@@ -65,8 +65,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--no-cold", action="store_true", help="leave the cold starts out")
     p.add_argument("--device", default="auto", type=device, help="auto, cpu, cuda or cuda:N")
     p.add_argument("--threads", type=positive, help="threads of the inference engine")
-    p.add_argument("--json", type=Path, help="everything, raw samples included")
-    p.add_argument("--plot", type=Path, metavar="PNG", help="distribution of the latency")
+    p.add_argument(
+        "--json", type=Path, help="everything, raw samples included; replaces an earlier file"
+    )
+    p.add_argument(
+        "--plot", type=Path, metavar="PNG", help="distribution of the latency; as --json"
+    )
     return p
 
 

@@ -5,7 +5,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from poan_runtime.commands.arguments import Parser, add_engine_options, axis, positive
+from poan_runtime.commands.arguments import (
+    Parser,
+    add_engine_options,
+    add_quiet,
+    axis,
+    positive,
+)
 from poan_runtime.commands.guard import guarded
 from poan_runtime.commands.server_options import add_server_options
 
@@ -34,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("bids_dir", type=Path, help="the raw dataset")
     p.add_argument("output_dir", type=Path, help="the derivative, made if it is not there")
     p.add_argument("level", choices=["participant", "group"], help="scans, or the cohort's report")
+    add_quiet(p)
     g = p.add_argument_group("which scans")
     g.add_argument("--participant-label", "--participant_label", nargs="+", default=[])
     g.add_argument("--session-label", "--session_label", nargs="+", default=[])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from poan_runtime.commands.arguments import Parser, positive
 from poan_runtime.commands.guard import guarded
+from poan_runtime.commands.say import Voice
 
 EPILOG = """\
 examples:
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         sm=args.sm,
         batch=args.batch,
     )
-    return 3 if add_plans(request, print) else 0
+    return 3 if add_plans(request, Voice("poan-build").say) else 0
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from poan_runtime.batch.bids import CONTRASTS, BidsScan, find_scans, read_filter
 from poan_runtime.batch.derivative import begin_derivative, is_done
 from poan_runtime.batch.one_scan import Cohort, Networks, Result, plan
 from poan_runtime.batch.workers import Workers, in_this_process
-from poan_runtime.commands.say import Voice
+from poan_runtime.commands.say import Voice, level_of
 from poan_runtime.commands.server_options import access_of
 from poan_runtime.engines.backend import EngineOptions
 from poan_runtime.engines.cores import usable_cores
@@ -25,10 +25,10 @@ def participant(args: argparse.Namespace) -> int:
     scans = _scans(args)
     cohort = _cohort(args)
     if args.dry_run:
-        return _dry_run(cohort, scans)
+        return _dry_run(cohort, scans, _voice(args))
     begin_derivative(args.bids_dir, args.output_dir)
     results: list[Result] = []
-    voice = Voice(COMMAND)
+    voice = _voice(args)
     for result in _results(args, cohort, scans):
         results.append(result)
         voice.say(f"{len(results)}/{len(scans)} {_line(result)}")
@@ -38,7 +38,7 @@ def participant(args: argparse.Namespace) -> int:
 def group(args: argparse.Namespace) -> int:
     """Write the cohort's report from what the participants' runs recorded."""
     path, failed = cohort_report.write(args.output_dir)
-    Voice(COMMAND).say(f"{path}: {failed} scans failed" if failed else str(path))
+    _voice(args).say(f"{path}: {failed} scans failed" if failed else str(path))
     return 0
 
 
@@ -62,10 +62,14 @@ def submit(args: argparse.Namespace, argv: Sequence[str]) -> int:
         extra=tuple(args.sbatch),
     )
     array, last = slurm.submit(request)
-    Voice(COMMAND).say(
+    _voice(args).say(
         f"{len(scans)} scans: array job {array} of {request.tasks} tasks, then job {last}"
     )
     return 0
+
+
+def _voice(args: argparse.Namespace) -> Voice:
+    return Voice(COMMAND, level_of(quiet=args.quiet, verbose=False))
 
 
 def _scans(args: argparse.Namespace) -> list[BidsScan]:
@@ -123,9 +127,9 @@ def _results(args: argparse.Namespace, cohort: Cohort, scans: list[BidsScan]) ->
     return Workers(cohort, min(args.n_procs, len(scans)), args.mem).results(scans)
 
 
-def _dry_run(cohort: Cohort, scans: list[BidsScan]) -> int:
+def _dry_run(cohort: Cohort, scans: list[BidsScan], voice: Voice) -> int:
     """List what each scan would become."""
-    networks, voice = Networks(cohort.options), Voice(COMMAND)
+    networks = Networks(cohort.options)
     for scan in scans:
         try:
             made, image = plan(cohort, scan, networks)

@@ -150,6 +150,8 @@ def explain(args: argparse.Namespace) -> int:
         raise PoanError(f"{args.report}: a plan is written as JSON")
     if args.report is not None:
         check_distinct(scans, [Path(args.report)])
+        if os.path.exists(args.report) and not args.overwrite:
+            raise PoanError(f"{args.report}: there already; --overwrite replaces it")
     for path in scans:
         if not exists(path):
             raise PoanError(f"{path}: no such file or folder")

@@ -20,6 +20,7 @@ from poan_runtime.models.manifest import (
     Port,
 )
 from poan_runtime.models.verdicts_here import manifest_here
+from poan_runtime.models.weights_outside import refuse_weights_outside
 
 MODELS = Path(__file__).parent / "shipped"
 FILE_SUFFIXES = (".onnx", ".plan", ".json")
@@ -200,6 +201,7 @@ def _trusted(path: Path, trust: Trust | None) -> Model:
         raise PoanError(f"{path}: --trust takes an .onnx file; a plan needs its manifest")
     if trust.scale < 1 or trust.tile < 1:
         raise PoanError("--trust: expected --scale and --tile of at least 1 with it")
+    refuse_weights_outside(path)
     file = ModelFile(
         name=path.name, kind="onnx", precision="fp32", islands=(), sha256=sha256_of(path)
     )

@@ -19,7 +19,7 @@ from typing import Any
 
 
 def run(asked: dict[str, Any], at: int) -> dict[str, Any]:
-    """Once, in a fresh folder; the calls from number ``at`` on fail."""
+    """Once, in a fresh folder; below ``under`` the calls from number ``at`` on fail."""
     shim = ctypes.CDLL(None)
     work = Path(asked["work"])
     shutil.rmtree(work, ignore_errors=True)
@@ -27,7 +27,7 @@ def run(asked: dict[str, Any], at: int) -> dict[str, Any]:
     main = importlib.import_module(asked["module"]).main
     said = io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-        shim.disk_arm(str(work).encode(), asked["op"], at, asked["errno"])
+        shim.disk_arm(asked["under"].encode(), asked["op"], at, asked["errno"])
         try:
             status = main(asked["arguments"])
         except SystemExit as end:

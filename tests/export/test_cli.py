@@ -177,6 +177,18 @@ def test_an_export_that_replaces_another_says_so_and_prints_its_name_in_one_line
     assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, "tiny.pt"]
 
 
+def test_quiet_says_nothing_of_an_export_that_is_well(
+    checkpoint: Callable[[nn.Module], Path],
+    network: nn.Module,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["--ckpt", str(checkpoint(network)), "--tile", str(TILE), "--engine", "none"]
+    assert main([*arguments, "--halo", "0", "--overlap", "2", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert (tmp_path / "tiny/manifest.json").is_file()
+
+
 def test_a_checkpoint_that_is_none_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

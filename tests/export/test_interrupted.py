@@ -72,6 +72,25 @@ def test_an_export_that_cannot_take_its_name_gives_it_back_to_the_earlier_one(
     assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
 
+def test_an_export_whose_name_another_takes_just_before_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, rename, taken = tmp_path / "net", Path.rename, []
+
+    def late(path: Path, target: Path) -> Path:
+        if path.name == "new" and not taken:
+            taken.append(out)
+            out.mkdir()
+            (out / "manifest.json").write_text("another")
+        return rename(path, target)
+
+    with whole_folder(out) as new:
+        (new / "manifest.json").write_text("own")
+        monkeypatch.setattr(Path, "rename", late)
+    assert (out / "manifest.json").read_text() == "own"
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
+
+
 def test_an_interrupted_evaluation_and_bench_are_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

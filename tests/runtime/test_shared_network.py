@@ -1,6 +1,7 @@
 """One network in many threads, after a fork, and for many scans."""
 
 import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def test_a_network_is_refused_with_one_line_after_a_fork(nearest_x2: Path) -> No
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
+            signal.alarm(30)  # an engine without its threads would wait for ever
             try:
                 poan_runtime.upscale(volume(0), network)
                 said = "ran"

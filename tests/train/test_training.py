@@ -97,6 +97,8 @@ def test_minutes_stop_a_run_and_anneal_it(scan_folder, tmp_path, monkeypatch):
     assert rates[-1] < 0.1 * max(rates)
     assert records[-1]["seconds"] == pytest.approx(0.03 * 60, abs=0.06)
     assert records[-1]["step"] == 35
+    for record in records:  # what the bar shows is the share of the minutes
+        assert record["progress"] == pytest.approx(record["seconds"] / (0.03 * 60), abs=0.04)
 
 
 @pytest.mark.slow
@@ -305,6 +307,15 @@ def test_without_a_terminal_progress_is_in_lines_by_the_budget(
     ]
     # 25 % took 60 s of this clock
     assert "3 min left" in lines[1]
+
+
+def test_quiet_says_nothing_of_a_training_that_is_well(scan_folder, tmp_path, capsys):
+    out = tmp_path / "a.pt"
+    arguments = ["--data", scan_folder, "--out", out, *QUICK, "--steps", 2, "--quiet"]
+    assert run(*arguments, "--val-share", 0.5) == 0
+    assert capsys.readouterr() == ("", "")
+    assert out.is_file()
+    assert len(out.with_suffix(".jsonl").read_text().splitlines()) >= 2
 
 
 def test_the_split_is_printed_with_who_is_set_aside(scan_folder, tmp_path, capsys):

@@ -55,6 +55,16 @@ def test_the_gain_is_measured_against_both_interpolations(offset: float, worse: 
     assert found.is_worse == worse
 
 
+@pytest.mark.parametrize(("bicubic", "sinc"), [(22.0, 21.0), (21.0, 22.0)])
+def test_the_gain_is_over_the_better_one_and_worse_is_below_both(
+    bicubic: float, sinc: float
+) -> None:
+    between = Quality(sr=21.5, bicubic=bicubic, sinc=sinc, validation=None, own_tiles=True)
+    assert between.gain == -0.5
+    assert not between.is_worse
+    assert dataclasses.replace(between, sr=20.5).is_worse
+
+
 def test_scans_of_a_dependency_do_not_overrule_the_networks_own_validation() -> None:
     foreign = Quality(sr=20.0, bicubic=22.0, sinc=21.0, validation=1.0, own_tiles=False)
     assert not foreign.is_worse

@@ -162,7 +162,7 @@ def test_a_refused_8_bit_graph_leaves_the_rest_and_gives_status_3(
 
     monkeypatch.setattr(plans, "quantise_or_refuse", loses)
     start = ["--ckpt", str(make_checkpoint(1)), "--out", str(tmp_path / "out"), *SIZE]
-    assert cli.main([*start, "--int8", "--engine", "none"]) == 3
+    assert cli.main([*start, "--int8", "--engine", "none", "--quiet"]) == 3
     assert "it loses 0.210 dB" in capsys.readouterr().err
     assert [file.name for file in read_manifest(tmp_path / "out").files] == ["model.onnx"]
 

@@ -149,3 +149,8 @@ def test_a_loss_of_psnr_beyond_the_bound_fails_the_verdict(gate: Gate) -> None:
         assert entry.parity.verdict == verdict
         assert check.metric == "psnr_loss_db"
         assert check.value == pytest.approx(loss, rel=1e-2)  # float32 images
+
+
+def test_a_file_that_the_disk_does_not_give_is_the_systems_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"model\.onnx"):
+        run_openvino(tmp_path / "model.onnx", [], np.zeros((1, 1, TILE, TILE), np.float32))

@@ -44,6 +44,17 @@ def test_a_result_holds_the_bytes_that_poan_run_writes(
     assert (out / f"{RESULT}.nii.gz").read_bytes() == alone.read_bytes()
 
 
+def test_quiet_says_what_failed_and_no_more(
+    make_dataset: Any, nearest_x2: Path, tmp_path: Path
+) -> None:
+    dataset, out = make_dataset(TWO), tmp_path / "out"
+    (dataset / TWO[1]).write_bytes(b"no scan")
+    code, told, amiss = run(dataset, out, "participant", "--quiet", "--model", nearest_x2)
+    assert (code, told) == (1, "")
+    assert amiss.splitlines()[-1].startswith("poan-bids: sub-02_T1w: ")
+    assert (out / f"{RESULT}.nii.gz").is_file()
+
+
 def test_a_name_in_a_failure_cannot_break_its_line(make_dataset: Any, tmp_path: Path) -> None:
     model = tmp_path / "a\nb\x1b[31m"
     model.mkdir()

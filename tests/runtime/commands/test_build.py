@@ -178,3 +178,15 @@ def test_a_plan_of_tensorrt_states_the_gpu_that_it_was_built_on(
     assert engine is not None
     assert engine.gpu == ties
     assert engine.compute_capabilities == ("9.0",)
+
+
+def test_a_folders_name_cannot_break_a_line_or_colour_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def add_plans(request: Any, say: Callable[[str], None]) -> list[str]:
+        say(f"engine.plan: parity pending; poan-run --verify {request.folder}/engine.plan")
+        return []
+
+    monkeypatch.setattr(add, "add_plans", add_plans)
+    assert cli.main(["a\nb\x1b[31m"]) == 0
+    assert capsys.readouterr().out.endswith("--verify a\\nb\\x1b[31m/engine.plan\n")

@@ -125,6 +125,8 @@ def test_a_failed_scan_stands_in_the_report(
         ["{scan}", "--dtype", "int12"],
         ["{scan}", "--axis", "up"],
         ["{scan}", "--halo", "-1"],
+        ["{scan}", "--device", "abacus"],
+        ["{scan}", "-o", "nowhere/out.nii"],
         ["{scan}", "--series", "3"],
         ["{scan}", "--burn-in"],
         [""],
@@ -165,6 +167,11 @@ def test_labels_are_refused_with_a_word_unless_told_otherwise(
     assert "looks like a label map (it holds only the values 0, 1)" in capsys.readouterr().err
     assert poan_run(nearest_x2, make_scan("sub-1_dseg.nii.gz")) == 2
     assert "looks like a label map (its name says so)" in capsys.readouterr().err
+    image = nib.load(make_scan("grey.nii"))
+    image.header.set_intent("label")
+    nib.save(image, tmp_path / "parts.nii")
+    assert poan_run(nearest_x2, tmp_path / "parts.nii") == 2
+    assert "looks like a label map (its header says so)" in capsys.readouterr().err
     assert poan_run(nearest_x2, scan, "--labels") == 0
     assert (tmp_path / "head_desc-sr.nii.gz").is_file()
 

@@ -105,3 +105,39 @@ def test_a_killed_process_leaves_no_output(
         assert process.returncode == (143 if number == signal.SIGTERM else 130)
         assert left == []
         assert error in (b"", b"poan-run: interrupted\n")
+
+
+@pytest.mark.slow
+def test_of_two_processes_that_write_one_output_one_wins_whole(
+    nearest_x2: Path, make_model: Any, make_scan: Any, tmp_path: Path
+) -> None:
+    data = np.random.default_rng(0).integers(0, 30000, (120, 120, 60)).astype(np.int16)
+    scan, models = make_scan("scan.nii", data=data), (nearest_x2, make_model(smooth=True))
+    alone = []
+    for model in models:
+        subprocess.run(
+            command(model, scan, "-o", tmp_path / "alone.nii", "--overwrite"),
+            env=environment(),
+            check=True,
+            capture_output=True,
+        )
+        alone.append((tmp_path / "alone.nii").read_bytes())
+    assert alone[0] != alone[1]
+    out = tmp_path / "out"
+    out.mkdir()
+    both = [
+        subprocess.Popen(
+            command(model, scan, "-o", out / "sr.nii", "--overwrite"),
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+        )
+        for model in models
+    ]
+    seen = set()
+    while any(process.poll() is None for process in both):
+        if (out / "sr.nii").exists():
+            seen.add((out / "sr.nii").read_bytes())
+        time.sleep(0.01)
+    assert [process.returncode for process in both] == [0, 0]
+    assert [path.name for path in out.iterdir()] == ["sr.nii"]
+    assert {(out / "sr.nii").read_bytes(), *seen} <= set(alone)

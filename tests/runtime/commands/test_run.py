@@ -1,5 +1,6 @@
 """`poan-run` as it is typed."""
 
+import itertools
 import json
 import re
 import shutil
@@ -312,10 +313,10 @@ def test_a_failed_verdict_is_refused_and_a_pending_one_is_told(
 def test_a_graph_that_is_no_graph_is_one_line(
     make_scan: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "junk.onnx").write_bytes(b"junk")
     scan = make_scan()
-    for backend in ("onnxruntime", "openvino"):
+    for content, backend in itertools.product((b"junk", b""), ("onnxruntime", "openvino")):
         pytest.importorskip(backend)
+        (tmp_path / "junk.onnx").write_bytes(content)
         trust = ["--trust", "--scale", "2", "--tile", "16", "--backend", backend]
         assert poan_run(tmp_path / "junk.onnx", scan, *trust) == 2
         assert "cannot load it" in one_line(capsys)

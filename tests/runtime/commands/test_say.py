@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -78,3 +79,25 @@ def test_a_reader_that_leaves_is_no_traceback(repository: Path) -> None:
             ["bash", "-c", line], env=environment, capture_output=True, text=True, check=False
         )
         assert done.stderr == ""
+
+
+def test_what_nibabel_mends_in_a_header_is_a_warning_with_the_files_name(
+    nearest_x2: Path, make_scan: Any, repository: Path
+) -> None:
+    scan = make_scan("scan.nii")
+    data = bytearray(scan.read_bytes())
+    data[252:256] = struct.pack("<hh", 77, -3)  # qform_code, sform_code
+    data[80:84] = struct.pack("<f", -0.9)  # pixdim[1]
+    scan.write_bytes(data)
+    done = subprocess.run(
+        [*COMMAND, str(nearest_x2), str(scan)],
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("poan-run: warning: scan.nii: header: ") for line in lines), lines
+    for field in ("qform_code", "sform_code", "pixdim"):
+        assert len([line for line in lines if field in line]) == 1, lines

@@ -1,6 +1,8 @@
 """Which model a name means, and what poan-run says of it."""
 
 import hashlib
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from poan_runtime.commands.run import main
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import find_model
+from poan_runtime.network import load_network
 
 
 @pytest.fixture
@@ -70,16 +73,17 @@ def test_quiet_says_nothing_and_verbose_why_this_engine(
     assert ("provider" in said.out) == (flag == "--verbose")
 
 
-@pytest.mark.parametrize("module", ["run", "bids", "bench", "build"])
-def test_every_command_tells_its_version(module: str, capsys: pytest.CaptureFixture[str]) -> None:
-    import importlib
-    from importlib import metadata
-
-    command = importlib.import_module(f"poan_runtime.commands.{module}")
-    with pytest.raises(SystemExit) as left:
-        command.main(["--version"])
-    assert left.value.code == 0
-    assert capsys.readouterr().out == f"poan-{module} {metadata.version('poan')}\n"
+def test_a_file_in_eight_bits_runs_only_where_it_is_named(nearest_x2: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(nearest_x2, tmp_path / "both"))
+    shutil.copy(folder / "model.onnx", folder / "model.int8.onnx")
+    document = json.loads((folder / "manifest.json").read_text())
+    eight = {**document["files"][0], "name": "model.int8.onnx", "precision": "int8"}
+    document["files"].insert(0, eight)
+    (folder / "manifest.json").write_text(json.dumps(document))
+    with load_network(folder) as network:
+        assert network.model.file.precision == "fp32"
+    with load_network(folder / "model.int8.onnx") as network:
+        assert network.model.file.precision == "int8"
 
 
 def test_a_gain_that_is_negative_or_not_stated_is_told(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,23 @@ def test_a_verdict_on_a_shipped_model_goes_to_the_cache_folder_and_counts(
     assert kept.stem == sha256_of(shipped / "manifest.json")
 
 
+def test_a_verdict_on_a_model_in_a_folder_that_may_only_be_read_is_kept_too(
+    shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verdicts_here, "SHIPPED", tmp_path / "elsewhere")
+    before, access = (shipped / "manifest.json").read_bytes(), os.access
+    for may in (False, True):
+        monkeypatch.setattr(
+            os,
+            "access",
+            lambda path, mode, may=may: may if path == shipped else access(path, mode),
+        )
+        assert main(["--verify", str(shipped), "--backend", "onnxruntime"]) == 0
+        assert ((shipped / "manifest.json").read_bytes() == before) is not may
+        assert len([*(tmp_path / "cache/poan/verdicts").iterdir()]) == 1
+        assert find_model(shipped).file.parity is not None
+
+
 def test_a_failed_verdict_in_the_cache_refuses_the_model(shipped: Path) -> None:
     manifest = read_manifest(shipped)
     failed = dataclasses.replace(manifest.files[0], parity=Parity(verdict="fail", checks=()))
@@ -55,7 +73,8 @@ def test_a_failed_verdict_in_the_cache_refuses_the_model(shipped: Path) -> None:
 
 def test_the_cache_vouches_for_no_other_file(shipped: Path) -> None:
     manifest = read_manifest(shipped)
-    other = dataclasses.replace(manifest.files[0], sha256="0" * 64)
+    passed = Parity(verdict="pass", checks=())
+    other = dataclasses.replace(manifest.files[0], sha256="0" * 64, parity=passed)
     keep_verdicts(shipped, dataclasses.replace(manifest.with_file(other), tile=20))
     assert manifest_here(shipped).files == manifest.files
     assert manifest_here(shipped).tile == manifest.tile

@@ -115,6 +115,10 @@ def test_it_says_axis_shape_and_voxel_size_of_the_output(
     said = capsys.readouterr().out
     assert "slices across axis 2" in said
     assert "output     40 x 36 x 5, voxels of 0.45 x 0.45 x 4 mm" in said
+    again = ["--explain", str(make_model()), str(scan), "--report", str(plan)]
+    assert cli.main(again) == 2
+    assert "plan.json: there already; --overwrite replaces it" in capsys.readouterr().err
+    assert cli.main([*again, "--overwrite"]) == 0
     (found,) = json.loads(plan.read_text())["scans"]
     assert found["slice_axis"] == 2
     assert found["output"]["shape"] == [40, 36, 5]
