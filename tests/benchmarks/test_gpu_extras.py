@@ -117,3 +117,18 @@ def test_needed_entries_are_read_from_a_real_library() -> None:
 @pytest.mark.parametrize("group", GPU)
 def test_a_gpu_extra_resolves_today(group: tuple[str, ...]) -> None:
     assert "error" not in resolved(group), sys.version
+
+
+def test_what_pip_does_not_resolve_is_recorded_as_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuses(*arguments: str) -> list[Any]:
+        raise ValueError("ERROR: No matching distribution found")
+
+    monkeypatch.setattr(gpu_extras, "pip", refuses)
+    assert resolved(("gpu",)) == {"error": "ERROR: No matching distribution found"}
+
+
+def test_the_gpu_page_names_the_index_of_what_pypi_has_in_part() -> None:
+    page = (ROOT / "docs/gpu.md").read_text("utf-8")
+    assert "pip install --extra-index-url https://pypi.nvidia.com '.[tensorrt-cu13]'" in page

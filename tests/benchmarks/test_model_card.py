@@ -102,3 +102,9 @@ def test_a_subject_that_should_be_set_aside_must_be_there(tmp_path):
     linked.mkdir()
     with pytest.raises(model_card.PoanError, match="no volume of sub-ucsfbr08"):
         model_card.set_aside(tmp_path, linked)
+
+
+def test_the_card_tells_other_tools_to_leave_tf32_off():
+    card = model_card.CARD.read_text()
+    assert "TF32 makes it NaN" in card
+    assert "`--noTF32` to trtexec, `use_tf32=0` to ONNX Runtime" in card

@@ -253,3 +253,13 @@ def test_tiles_that_make_no_export_are_refused_before_anything_is_written(
     assert status == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
     assert [p.name for p in path.parent.iterdir()] == ["tiny.pt"]
+
+
+def test_each_stored_tile_has_its_z_and_its_attention_beside_it(exported: Path) -> None:
+    with np.load(exported / "vectors.npz") as arrays:
+        keys = set(arrays.files)
+    cases = [key.removeprefix("input_") for key in keys if key.startswith("input_")]
+    assert any(not case.startswith("real") for case in cases)
+    for case in cases:
+        stages = {key.split(".")[-1] for key in keys if key.startswith(f"stage_{case}:")}
+        assert {"z", "attention"} <= stages

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from poan_runtime import files
-from poan_runtime.files import WholeFile
+from poan_runtime.files import WholeFile, cache_folder
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
@@ -66,3 +66,15 @@ def test_a_working_folder_that_is_removed_before_it_is_held_is_made_anew(
         assert work.is_dir()
         assert removed != [work]
     assert [*tmp_path.iterdir()] == []
+
+
+def test_where_there_is_no_home_the_cache_folder_goes_with_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nobodys() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nobodys)
+    assert cache_folder().is_dir()
+    assert cache_folder() == cache_folder()

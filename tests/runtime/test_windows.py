@@ -115,3 +115,18 @@ def test_the_drivers_library_has_its_windows_name(monkeypatch: pytest.MonkeyPatc
     assert importlib.reload(nvidia).LIBRARY == "nvcuda.dll"
     monkeypatch.undo()
     assert importlib.reload(nvidia).LIBRARY == "libcuda.so.1"
+
+
+def test_a_machine_that_tells_no_affinity_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(machine, "sys", SimpleNamespace(platform="win32"))
+    assert machine.describe_machine()["cpus_allowed"] is None
+
+
+def test_room_on_the_disk_is_taken_where_none_can_be_reserved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "posix_fallocate")
+    monkeypatch.setattr(files, "sys", SimpleNamespace(platform="win32"))
+    with files.temporary_file(tmp_path, 64) as file:
+        assert file.seek(0, os.SEEK_END) == 64

@@ -1,5 +1,6 @@
 """Real plans of tiny graphs by the real tensorrt-rtx, with no GPU; and builders that die."""
 
+import dataclasses
 import re
 import signal
 import sys
@@ -10,7 +11,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from poan_runtime.engines.tensorrt.build.log import read_build_log
-from poan_runtime.engines.tensorrt.build.plan import BuiltPlan, build_plan, run_builder
+from poan_runtime.engines.tensorrt.build.plan import (
+    BuiltPlan,
+    build_plan,
+    full_batches,
+    run_builder,
+)
 from poan_runtime.engines.tensorrt.library import load_library
 from poan_runtime.errors import PoanError
 from poan_runtime.files import sha256_of
@@ -150,3 +156,16 @@ def test_a_builder_that_fails_in_python_says_its_status_and_last_line(tmp_path: 
     fails = [sys.executable, "-c", "raise ValueError('odd')"]
     with pytest.raises(PoanError, match=re.escape("ended with status 1; its last words: Value")):
         run_builder(fails, tmp_path / "engine.plan", tmp_path / "error.txt", tmp_path / "log")
+
+
+def test_the_report_says_what_the_kernels_move_and_how_many_they_are(built: BuiltPlan) -> None:
+    """Half-precision features go in and out of the four convolutions of the blocks at least."""
+    least = 4 * 2 * 2 * CHANNELS * TILE**2
+    source, found = built.order.onnx, {}
+    for count in (2, 4):
+        plan = source.with_name(f"{count}.plan")
+        order = dataclasses.replace(built.order, plan=plan, batch=full_batches(count))
+        found[count] = build_plan(order).report
+        assert found[count]["bytes_moved"] >= count * least
+        assert found[count]["layers"] >= 6
+    assert found[4]["bytes_moved"] == 2 * found[2]["bytes_moved"]

@@ -14,6 +14,7 @@ from poan_export.plans import make as plans
 from poan_export.plans.make import EngineRequest, check_request
 from poan_export.precision.quantise import Loss, QuantisationRefusedError
 from poan_runtime.commands import run as run_cli
+from poan_runtime.engines.tensorrt.build import add
 from poan_runtime.engines.tensorrt.build.plan import full_batches
 from poan_runtime.errors import PoanError
 from poan_runtime.files import sha256_of
@@ -189,3 +190,20 @@ def test_a_builder_that_dies_leaves_no_export_and_its_log_beside(
     assert "the builder died of SIGSEGV" in capsys.readouterr().err
     assert not out.exists()
     assert (tmp_path / "out.engine.plan.log").read_text() == "choosing\n"
+
+
+def test_an_export_is_good_only_where_the_gate_that_poan_build_has_too_fails_no_plan(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def gate(where: Path, names: list[str], say: object) -> list[str]:
+        asked.append(names)
+        return names if len(asked) == 2 else []
+
+    assert plans.gate_plans is add.gate_plans
+    assert plans.build_plan is add.build_plan
+    monkeypatch.setattr(plans, "gate_plans", gate)
+    assert plans.finish(folder, EngineRequest(), print)
+    assert not plans.finish(folder, EngineRequest(), print)
+    assert asked == [["engine.plan"]] * 2

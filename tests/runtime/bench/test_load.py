@@ -16,7 +16,7 @@ from poan_runtime.bench.doubts import doubts, variation
 from poan_runtime.bench.measure import Request, bench
 from poan_runtime.bench.sampler import sampled
 from poan_runtime.bench.statistics import summarise
-from poan_runtime.bench.table import table
+from poan_runtime.bench.table import lines_of
 from poan_runtime.bench.timeline import Span, spans_of, trace
 from poan_runtime.commands import bench as cli
 from poan_runtime.engines.backend import EngineOptions
@@ -37,6 +37,11 @@ ENGINE = Engine(
     profile=BatchRange(min=8, opt=8, max=8),
     report={"bytes_moved": 6_000_000_000},
 )
+
+
+def table(document: dict[str, Any]) -> str:
+    """What the command prints."""
+    return "\n".join(lines_of(document))
 
 
 def run(model: Path, **changes: Any) -> dict[str, Any]:
@@ -273,3 +278,36 @@ def test_without_nvidia_smi_nothing_is_sampled(monkeypatch: pytest.MonkeyPatch) 
     with sampled(found):
         pass
     assert found == {}
+
+
+def test_the_command_hands_on_all_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Request] = []
+
+    def measured(request: Request) -> dict[str, Any]:
+        asked.append(request)
+        return {"models": [], "ratios_to_first": {}}
+
+    monkeypatch.setattr(measure, "bench", measured)
+    timeline = tmp_path / "timeline.json"
+    options = "--duration 2 --warmup-ms 3 --percentile 75 --percentile 99.9 --bandwidth 3000"
+    more = "--iterations 7 --warmup 1 --device cuda:1 --layers --no-cold --scan-iterations 0"
+    command = ["a", "b", *options.split(), *more.split(), "--timeline", str(timeline)]
+    assert cli.main(command) == 0
+    assert asked == [
+        Request(
+            models=("a", "b"),
+            iterations=7,
+            duration_s=2.0,
+            warmup=1,
+            warmup_ms=3.0,
+            percentiles=(75.0, 99.9),
+            bandwidth_gb_s=3000.0,
+            layers=True,
+            timeline=timeline,
+            scan_iterations=0,
+            cold=False,
+            device="cuda:1",
+        )
+    ]

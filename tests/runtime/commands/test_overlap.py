@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from poan_runtime.commands import run as cli
 from poan_runtime.commands import run_scans
 from poan_runtime.commands.overlap import Turns, overlapped
 from poan_runtime.engines.backend import Backend, Tiles
+from poan_runtime.errors import PoanError
 
 
 class Gpu(Backend):
@@ -97,3 +99,62 @@ def test_the_next_scan_is_read_while_one_has_the_engine() -> None:
             return {}
 
     assert [done() for done in overlapped([first, second])] == [{"beside": True}, {}]
+
+
+def test_poan_run_overlaps_scans_on_a_gpu(
+    nearest_x2: Path, make_scan: Any, on_gpu: Gpu, monkeypatch: Any
+) -> None:
+    ran: list[str] = []
+    real = run_scans.run_one
+
+    def watched(*arguments: Any) -> dict[str, Any]:
+        ran.append(threading.current_thread().name)
+        return real(*arguments)
+
+    monkeypatch.setattr(run_scans, "run_one", watched)
+    scans = [make_scan(f"scan{i}.nii") for i in range(3)]
+    assert cli.main([str(nearest_x2), *map(str, scans)]) == 0
+    assert len(ran) == 3
+    assert all(name.startswith("poan-scan") for name in ran)
+
+
+def test_a_scan_under_way_ends_at_its_next_slab_once_the_command_is_told_to_stop() -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def runs(turns: Turns) -> dict[str, Any]:
+        begun.set()
+        try:
+            for _ in range(1000):
+                turns.check()
+                time.sleep(0.01)
+        except PoanError:
+            ended.set()
+        return {}
+
+    work = overlapped([lambda turns: {}, runs])
+    assert next(work)() == {}
+    assert begun.wait(30)
+    work.close()
+    assert ended.is_set()
+
+
+def test_one_scan_at_a_time_has_the_engine_and_each_can_be_told_to_stop(
+    nearest_x2: Path, make_scan: Any, on_gpu: Gpu, monkeypatch: Any
+) -> None:
+    """Each run is given the lock that they share, and looks whether it is to go on."""
+    given: list[Any] = []
+    stops: list[Any] = []
+    real = run_scans.upscale_file
+
+    def watched(*arguments: Any, **more: Any) -> Any:
+        given.append(more["turn"])
+        stops.extend(one for one in more["consumers"] if getattr(one, "__func__", 0) is Turns.check)
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(run_scans, "upscale_file", watched)
+    scans = [make_scan(f"scan{i}.nii") for i in range(3)]
+    assert cli.main([str(nearest_x2), *map(str, scans)]) == 0
+    assert len(given) == 3
+    assert len({id(lock) for lock in given}) == 1
+    assert len(stops) == 3
+    assert isinstance(given[0], type(threading.Lock()))

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from poan_runtime.engines import backend
-from poan_runtime.engines.backend import EngineOptions, open_backend
+from poan_runtime.engines import backend, nvidia
+from poan_runtime.engines.backend import BACKENDS, EngineOptions, extra_for, open_backend
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import find_model
 from tests.runtime.engines.conformance import check_backend
@@ -105,3 +105,13 @@ def test_a_tile_that_is_not_the_graphs_is_one_line(make_model: Any) -> None:
         pytest.importorskip(name)
         with pytest.raises(PoanError, match=r"expected input shape \(N, 1, 24, 24\)"):
             open_backend(wrong, EngineOptions(backend=name))
+
+
+@pytest.mark.parametrize(("cuda", "extra"), [(12080, "cu12"), (13000, "cu13")])
+def test_a_missing_library_is_told_of_by_the_extra_that_fits_the_driver(
+    cuda: int, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = nvidia.Driver(cuda=cuda, gpus=("a card",))
+    monkeypatch.setattr(nvidia, "find_driver", lambda: driver)
+    for flavour in ("tensorrt", "tensorrt-rtx"):
+        assert extra_for(BACKENDS[flavour], "cuda") == f"{flavour}-{extra}"

@@ -203,3 +203,23 @@ def test_what_failed_on_this_gpu_does_not_run_on_it(make_model: Any, gpu_build: 
     with pytest.raises(PoanError, match=r"on a card is fail; take --device cpu"):
         open_backend(model, options)
     assert open_backend(model, options, judged=False).device == "cuda:0 (a card)"
+
+
+def test_of_two_gpus_each_has_the_verdict_of_its_own_name(
+    make_model: Any, gpu_build: list[str]
+) -> None:
+    model = judged(make_model, "pass", device="another")
+    for device, notices in (("cuda:1", 0), ("cuda:0", 1)):
+        options = EngineOptions(backend="onnxruntime", device=device)
+        assert len(open_backend(model, options).notices) == notices
+
+
+def test_auto_weighs_no_gpu_that_the_driver_does_not_show(
+    nearest_x2: Path, gpu_build: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    model = find_model(nearest_x2)
+    reason = "onnxruntime reaches the GPU"
+    assert open_backend(model, EngineOptions()).reason.startswith(reason)
+    monkeypatch.setattr(nvidia, "find_driver", lambda: None)
+    assert reason not in open_backend(model, EngineOptions()).reason

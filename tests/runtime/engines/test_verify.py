@@ -16,7 +16,7 @@ from poan_runtime.engines.backend import Backend, OpenedBackend
 from poan_runtime.engines.verify import Case, read_vectors, run_case, worst_error, write_gpu_verdict
 from poan_runtime.engines.verify import verify as judge
 from poan_runtime.errors import PoanError
-from poan_runtime.models.find import find_model
+from poan_runtime.models.find import find_model, shipped_models
 from poan_runtime.models.manifest import read_manifest
 from tests.tiny.graphs import SCALE, TILE, residual_graph, sha256
 
@@ -251,3 +251,11 @@ def test_vectors_without_stages_are_judged_by_the_output_alone(folder: Path) -> 
         raise AssertionError("there is nothing to look at")
 
     judge(find_model(folder / "engine.plan"), Rows(0.0), inside=inside)
+
+
+@pytest.mark.parametrize("shipped", shipped_models(), ids=lambda folder: folder.name)
+def test_a_shipped_model_has_z_and_the_attention_of_real_and_of_hard_tiles(shipped: Path) -> None:
+    cases = read_vectors(read_manifest(shipped), shipped)
+    assert {case.name for case in cases} == {"real_0", "constant", "one_bright_voxel"}
+    for case in cases:
+        assert {stage.split(".")[-1] for stage in case.stages} == {"z", "attention"}

@@ -176,11 +176,14 @@ def test_a_plan_of_tensorrt_is_tied_to_the_gpus_model(
     assert refusal in str(refused.value)
 
 
-def test_another_driver_than_the_builders_is_a_notice(folder: Path, edit_manifest: Edit) -> None:
+@pytest.mark.parametrize(("what", "before"), [("driver", "13.0"), ("runtime", "13.4")])
+def test_another_driver_or_cuda_than_the_builders_is_a_notice(
+    what: str, before: str, folder: Path, edit_manifest: Edit
+) -> None:
     ties = {key: getattr(card(), key) for key in TIES}
     edit_manifest(lambda m: m["files"][PLAN]["engine"].update(gpu=ties, flavour="tensorrt"))
-    (notice,) = check_gpu(find_model(folder / "engine.plan"), card(driver="13.1"))
-    assert "built with CUDA 13.0 (driver), this is 13.1; poan-run --verify" in notice
+    (notice,) = check_gpu(find_model(folder / "engine.plan"), card(**{what: "13.1"}))
+    assert f"built with CUDA {before} ({what}), this is 13.1; poan-run --verify" in notice
 
 
 def test_auto_never_takes_a_plan_in_eight_bits(
@@ -192,6 +195,8 @@ def test_auto_never_takes_a_plan_in_eight_bits(
     assert find_runnable(folder, EngineOptions()).path.name == "engine.plan"
     edit_manifest(lambda m: m["files"][PLAN].update(precision="int8"))
     assert find_runnable(folder, EngineOptions()).path.name == "model.onnx"
+    edit_manifest(lambda m: m["files"][1].update(precision="int8"))  # and no fp16 file
+    assert find_runnable(folder, EngineOptions(device="cuda")).path.name == "model.onnx"
 
 
 def test_the_bytes_that_were_hashed_are_those_that_are_loaded(folder: Path) -> None:
@@ -381,3 +386,14 @@ def test_tiles_come_in_the_batch_that_a_plan_was_built_for(folder: Path) -> None
 class Nothing(Backend):
     def run(self, batch: Tiles) -> Tiles:
         raise AssertionError("nothing runs")
+
+
+def test_of_two_gpus_the_one_that_is_named_decides_which_file_runs(
+    folder: Path, edit_manifest: Edit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = pytest.importorskip("poan_runtime.engines.tensorrt.cuda", reason="needs cuda-python")
+    cards = [card(compute_capability="12.0"), card(compute_capability="8.6")]
+    monkeypatch.setattr(cuda, "find_gpu", lambda index=None: cards[index or 0])
+    edit_manifest(lambda m: m["files"][PLAN]["parity"].update(verdict="pass"))
+    named = {n: find_runnable(folder, EngineOptions(device=f"cuda:{n}")) for n in (0, 1)}
+    assert [named[n].path.name for n in (0, 1)] == ["model.fp16.onnx", "engine.plan"]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poan_runtime.engines.backend import Backend
+from poan_runtime.engines.backend import LANES, Backend
 from poan_runtime.errors import PoanError
 from poan_runtime.tiles.layout import Layout, lay_out
 from poan_runtime.tiles.run import MOST_CONSTANTS, SliceRunner, Timings
@@ -335,3 +335,49 @@ def test_an_error_of_the_reader_ends_the_run() -> None:
 
     with pytest.raises(PoanError, match="read failed"):
         list(run_volume(runner, slices=1, unit=1.0, read=fail))
+
+
+def test_a_slab_is_cut_into_tiles_in_the_readers_thread() -> None:
+    """Beside the engine, and not between two batches of it."""
+    cut: list[str] = []
+
+    class Watched(SliceRunner):
+        def tiles(self, slab: Array, unit: float) -> Any:
+            cut.append(threading.current_thread().name)
+            return super().tiles(slab, unit)
+
+    volume = np.random.default_rng(0).normal(size=(3, 4, 4)).astype(np.float32)
+    layout = Layout(**{**vars(plan(volume.shape, tile=4, batch=1)), "slab": 1})
+    runner = Watched(backend=Repeat(2), layout=layout, skip=True, timings=Timings())
+    read = lambda start, stop: volume[start:stop]  # noqa: E731
+    assert len(list(run_volume(runner, slices=3, unit=1.0, read=read))) == 3
+    assert cut == ["poan-read_0"] * 3
+
+
+class UnderWay(Repeat):
+    """Counts the batches that were begun and not yet asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.count = [0]
+
+    def start(self, batch: Array) -> Any:
+        self.count.append(self.count[-1] + 1)
+
+        def wait() -> Array:
+            self.count.append(self.count[-1] - 1)
+            return self.run(batch)
+
+        return wait
+
+
+def test_as_many_batches_are_under_way_as_the_engine_has_lanes() -> None:
+    """So that the copies of one overlap with the computation of another."""
+    volume = np.random.default_rng(0).normal(size=(6, 4, 4)).astype(np.float32)
+    layout = plan(volume.shape, tile=4, batch=1)
+    for lanes in (LANES, 3):
+        engine = UnderWay()
+        engine.in_flight = lanes
+        out = run(engine, volume, layout)
+        assert np.array_equal(out, volume.repeat(2, 1).repeat(2, 2))
+        assert (max(engine.count), engine.count[-1]) == (lanes, 0)

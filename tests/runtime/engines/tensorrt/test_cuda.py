@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import inspect
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -170,3 +171,93 @@ def test_constants_that_are_passed_exist() -> None:
     assert int(mode.cudaStreamCaptureModeThreadLocal) == 1
     assert int(cudart.cudaHostAllocDefault) == 0
     assert inspect.isclass(cudart.cudaMemcpyKind)
+
+
+@pytest.fixture
+def two_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPU 0 of compute capability 8.6, and GPU 1 of 12.0, which is the current one."""
+
+    def properties(index: int) -> Any:
+        card = SimpleNamespace(
+            name=f"card {index}".encode(),
+            major=(8, 12)[index],
+            minor=(6, 0)[index],
+            totalGlobalMem=(index + 1) << 33,
+            multiProcessorCount=(84, 170)[index],
+        )
+        return (*ENOUGH, card)
+
+    for name, stand_in in (
+        ("cudaGetDeviceCount", lambda: (*ENOUGH, 2)),
+        ("cudaGetDevice", lambda: (*ENOUGH, 1)),
+        ("cudaGetDeviceProperties", properties),
+        ("cudaDriverGetVersion", lambda: (*ENOUGH, 13010)),
+        ("cudaRuntimeGetVersion", lambda: (*ENOUGH, 13040)),
+    ):
+        monkeypatch.setattr(cudart, name, stand_in)
+
+
+def test_the_gpu_of_a_number_is_described_with_all_that_a_plan_is_tied_to(
+    two_cards: None,
+) -> None:
+    assert cuda.find_gpu(0) == cuda.Gpu(
+        index=0,
+        name="card 0",
+        compute_capability="8.6",
+        memory_bytes=1 << 33,
+        sms=84,
+        driver="13.1",
+        runtime="13.4",
+    )
+    assert cuda.find_gpu().index == 1  # the current one
+    with pytest.raises(cuda.NoGpuError, match="no GPU cuda:2: CUDA finds 2, numbered from 0"):
+        cuda.find_gpu(2)
+
+
+def test_device_memory_and_streams_go_with_their_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    freed: list[tuple[str, int]] = []
+    for name, made in (("cudaMalloc", 77), ("cudaStreamCreateWithFlags", 88)):
+        monkeypatch.setattr(cudart, name, lambda size, made=made: (*ENOUGH, made))
+    for name in ("cudaFree", "cudaStreamDestroy"):
+        ends = lambda at, name=name: (freed.append((name, at)), ENOUGH)[1]  # noqa: E731
+        monkeypatch.setattr(cudart, name, ends)
+    with ExitStack() as owner:
+        assert cuda.Memory(16, "tiles", owner).address == 77
+        assert cuda.Memory(0, "nothing", owner).address == 0
+        assert cuda.Stream(owner).handle == 88
+        assert freed == []
+    assert freed == [("cudaStreamDestroy", 88), ("cudaFree", 77)]
+
+
+def test_what_went_wrong_in_a_capture_is_the_error_and_the_capture_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stream that goes on capturing would refuse every later batch."""
+    done: list[str] = []
+    for name, answer in (
+        ("cudaStreamBeginCapture", ENOUGH),
+        ("cudaStreamEndCapture", (*ENOUGH, 5)),
+        ("cudaGraphDestroy", ENOUGH),
+        ("cudaGetLastError", ENOUGH),
+    ):
+        call = lambda *_, name=name, answer=answer: (done.append(name), answer)[1]  # noqa: E731
+        monkeypatch.setattr(cudart, name, call)
+
+    def refuses() -> None:
+        raise PoanError("the engine refused to run a batch")
+
+    stream: Any = SimpleNamespace(handle=7)
+    with pytest.raises(PoanError, match="the engine refused to run a batch"):
+        cuda.Graph(stream, refuses)
+    ended = ["cudaStreamEndCapture", "cudaGraphDestroy", "cudaGetLastError"]
+    assert done == ["cudaStreamBeginCapture", *ended]
+
+
+def test_an_error_that_was_told_is_not_handed_to_the_next_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(cudart, "cudaMemGetInfo", lambda: FREE)
+    monkeypatch.setattr(cudart, "cudaGetLastError", lambda: (asked.append("asked"), ENOUGH)[1])
+    assert isinstance(cuda.out_of_memory("a batch"), PoanError)
+    assert asked == ["asked"]

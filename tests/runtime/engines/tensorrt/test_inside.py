@@ -11,8 +11,10 @@ pytest.importorskip("cuda.bindings", reason="needs cuda-python")
 pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")
 
 from poan_runtime.engines.tensorrt import cuda, inside
+from poan_runtime.engines.tensorrt.build import builder
 from poan_runtime.engines.tensorrt.build.plan import BuiltPlan, build_plan
 from poan_runtime.engines.tensorrt.inside import Inside, look_inside, twin_order
+from poan_runtime.engines.tensorrt.library import load_library
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import find_model
 from tests.runtime.engines.tensorrt.test_lanes import (
@@ -115,5 +117,22 @@ def test_stages_come_for_each_tile_and_all_memory_goes(host: None) -> None:
     assert found["sum"].shape == (2, 1)
     # sums of 16 values below one in whatever order: a few roundings of 16
     np.testing.assert_allclose(found["sum"][:, 0], tiles.sum(axis=(1, 2, 3)), rtol=1e-6)
+    assert LOG.count("scratch 8") == 1  # what the context asked for
     assert LOG.count("buffer released") == 3
     assert LOG.count("stream released") == LOG.count("memory released") == 1
+
+
+def test_inner_tensors_come_out_as_float32_from_a_graph_in_half_precision(folder: Path) -> None:
+    """What they are copied to is of that type."""
+    library = load_library("tensorrt-rtx")
+    trt = library.api
+    made = trt.Builder(library.logger)
+    network = made.create_network(builder._strongly_typed(trt))
+    parser = trt.OnnxParser(network, library.logger)
+    assert parser.parse_from_file(str(folder / "model.fp16.onnx"))
+    before = network.num_outputs
+    builder._mark_outputs(trt, network, ["body.0", "tail"])
+    added = [network.get_output(index) for index in range(before, network.num_outputs)]
+    assert {port.name: port.dtype for port in added} == dict.fromkeys(
+        ["body.0", "tail"], trt.float32
+    )

@@ -1,5 +1,6 @@
 """The gate of plans on stand-ins for the GPU: one engine at a time, and each is closed."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -135,3 +136,38 @@ def test_timings_of_earlier_builds_are_used_where_there_are_any(
     assert builder._timing_cache(config, str(path)) == (known or b"")
     assert used == [known or b""]
     assert builder._timing_cache(config, None) is None
+
+
+def test_verify_looks_into_the_engine_on_the_gpu_that_was_named(
+    folder: Path, edit_manifest: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    z = with_stages(folder, edit_manifest)
+    (case,) = read_vectors(read_manifest(folder), folder)
+    asked: list[int | None] = []
+
+    def opens(model: Model, options: object, judged: bool) -> OpenedBackend:
+        device = "cuda:1 (a card)"
+        return OpenedBackend(
+            backend=Right(case), name="rtx", device=device, version="1.7", reason=""
+        )
+
+    def inside(model: Model, tiles: Any, stages: Any, index: int | None = None) -> Any:
+        asked.append(index)
+        return {"real_0": {"body.8.z": z}}
+
+    monkeypatch.setattr(verify_model, "open_backend", opens)
+    monkeypatch.setattr(look, "look_inside", inside)
+    assert cli.main(["--verify", str(folder / "engine.plan"), "--device", "cuda:1"]) == 0
+    assert asked == [1]
+
+
+def test_a_plan_for_another_gpu_is_not_opened_and_stays_pending(
+    folder: Path, card: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = dataclasses.replace(CARD, compute_capability="12.0")
+    monkeypatch.setattr(judge, "find_gpu_here", lambda: (other, other.name))
+    said: list[str] = []
+    assert judge.gate_plans(folder, ["engine.plan"], said.append) == []
+    assert Counted.most == 0
+    (line,) = said
+    assert line.startswith("engine.plan: parity pending (a card); on the target: poan-run --verify")

@@ -350,3 +350,19 @@ def test_a_shape_that_the_engine_does_not_take_is_named(host: None) -> None:
     with pytest.raises(PoanError, match=r"the engine takes no batch of shape \(3, 1, 4, 4\)"):
         Lane(Repeats(takes=False), PORTS, graphs=False)
     assert LOG.count("stream released") == 1
+
+
+def test_a_capture_that_failed_is_not_tried_again(
+    host: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[object] = []
+
+    def fails(*arguments: object) -> None:
+        tries.append(arguments)
+        raise cuda.CudaError("cudaStreamEndCapture: cudaErrorStreamCaptureInvalidated")
+
+    monkeypatch.setattr(cuda, "Graph", fails)
+    lane = Lane(Repeats(), PORTS, graphs=True)
+    for _ in range(3):
+        lane.enqueue(tiles(BATCH))
+    assert len(tries) == 1

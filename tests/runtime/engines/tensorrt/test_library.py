@@ -234,3 +234,58 @@ def test_the_cache_folder_is_its_owners_alone(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "poan").mkdir(mode=0o755)
     assert cache_folder().stat().st_mode & 0o777 == 0o700
+
+
+class Kernels:
+    """What tensorrt-rtx compiled: more with each run."""
+
+    def __init__(self) -> None:
+        self.held = b""
+
+    def deserialize(self, held: bytes) -> bool:
+        self.held = held
+        return True
+
+    def serialize(self) -> bytes:
+        return self.held + b"k"
+
+
+class KeepsKernels(Settings):
+    def create_runtime_cache(self) -> Any:
+        return Kernels()
+
+
+def compiling() -> Engine:
+    engine = Engine()
+    engine.settings = KeepsKernels()
+    return engine
+
+
+def started(engine: Engine) -> KernelCache:
+    cache = KernelCache(load_library("tensorrt-rtx"), gpu(), "0" * 64)
+    cache.context(engine)
+    return cache
+
+
+def test_kernels_that_one_start_compiled_are_there_at_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache = started(compiling())
+    cache.save()
+    assert cache.path.read_bytes() == b"k"
+    engine = compiling()
+    started(engine).save()
+    kernels: Any = engine.settings.told["cache"]
+    assert kernels.held == b"k"
+    assert cache.path.read_bytes() == b"kk"
+
+
+def test_kernels_that_cannot_be_kept_cost_time_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache = started(compiling())
+    cache.path.mkdir()  # a folder where the file should be
+    cache.save()
+    assert cache.path.is_dir()

@@ -8,14 +8,17 @@ import importlib
 import sys
 import types
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from poan_runtime.engines.backend import EngineOptions
 from poan_runtime.engines.tensorrt.ports import Ports
+from poan_runtime.engines.which_file import find_runnable
 from poan_runtime.errors import PoanError
+from poan_runtime.models.find import find_model
 from tests.runtime.engines.conformance import check_backend
 
 TILE, BATCH, SCRATCH = 4, 3, 64
@@ -165,3 +168,117 @@ def test_it_needs_no_cuda_python(module: Any) -> None:
     source = importlib.import_module("inspect").getsource(module)
     assert "tensorrt.cuda" not in source
     assert "tensorrt import cuda" not in source
+
+
+class Device:
+    """Two cards of compute capability 8.6; the second one is current where there is a context."""
+
+    current: ClassVar[bool] = True
+    pushed: ClassVar[list[int]] = []
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def retain_primary_context(self) -> "Device":
+        return self
+
+    def push(self) -> None:
+        Device.pushed.append(self.index)
+
+    @staticmethod
+    def count() -> int:
+        return 2
+
+    @staticmethod
+    def get_current() -> object | None:
+        return "a context" if Device.current else None
+
+    @staticmethod
+    def get_device() -> "Device":
+        return Device(1) if Device.current else Device(Device.pushed[-1])
+
+    def pci_bus_id(self) -> str:
+        return f"0000:0{self.index}:00.0"
+
+    def compute_capability(self) -> tuple[int, int]:
+        return (8, 6)
+
+    def name(self) -> str:
+        return f"card {self.index}"
+
+    def total_memory(self) -> int:
+        return 1 << 33
+
+    def get_attribute(self, which: object) -> int:
+        return 84
+
+
+@pytest.fixture
+def loaded(module: Any, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """A card that runs the plan of the folder; gives the bytes that were loaded."""
+    pytest.importorskip("tensorrt_rtx", reason="the folder under test holds a real plan")
+    kept: list[bytes] = []
+    Device.pushed.clear()
+    monkeypatch.setattr(Device, "current", True)
+    module.pycuda.__dict__.update(
+        init=lambda: None,
+        Device=Device,
+        Context=Device,
+        device_attribute=types.SimpleNamespace(MULTIPROCESSOR_COUNT=16),
+        get_driver_version=lambda: 13010,
+        get_version=lambda: (13, 4, 0),
+    )
+    real = module.check_header
+
+    def header(model: Any, plan: bytes, library: Any, *, gpu: bool) -> tuple[str, ...]:
+        return ("runs, but was not built for it",) if gpu else real(model, plan, library, gpu=gpu)
+
+    monkeypatch.setattr(module, "check_header", header)
+    monkeypatch.setattr(module, "deserialised", lambda model, plan, library: kept.append(plan))
+    monkeypatch.setattr(module, "find_ports", lambda model, library, engine: PORTS)
+    cache = types.SimpleNamespace(context=lambda engine: Context(), save=lambda: None)
+    monkeypatch.setattr(module, "KernelCache", lambda library, gpu, sha256: cache)
+    return kept
+
+
+def test_a_plan_is_opened_in_the_callers_context_with_the_bytes_that_were_checked(
+    folder: Path, module: Any, loaded: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, reads = find_model(folder / "engine.plan"), module.read_plan
+    good = model.path.read_bytes()
+
+    def swapped(model: Any) -> bytes:
+        plan: bytes = reads(model)
+        model.path.write_bytes(b"another")
+        return plan
+
+    monkeypatch.setattr(module, "read_plan", swapped)
+    opened = module.open_backend(model, EngineOptions(backend="tensorrt-pycuda"))
+    assert opened.device == "cuda:1 (card 1)"
+    assert opened.notices == ("runs, but was not built for it",)
+    assert Device.pushed == []
+    assert loaded == [good]
+
+
+def test_without_a_context_the_primary_one_of_the_gpu_that_was_named_is_made_current(
+    folder: Path, module: Any, loaded: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Device, "current", False)
+    options = EngineOptions(backend="tensorrt-pycuda", device="cuda:1")
+    opened = module.open_backend(find_model(folder / "engine.plan"), options)
+    assert (opened.device, Device.pushed) == ("cuda:1 (card 1)", [1])
+
+
+def test_a_plan_for_another_gpu_is_not_loaded(
+    folder: Path, module: Any, loaded: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Device, "compute_capability", lambda self: (9, 0))
+    with pytest.raises(PoanError, match=r"built for compute capability 8\.6, 8\.9"):
+        module.open_backend(find_model(folder / "engine.plan"), EngineOptions())
+    assert loaded == []
+
+
+def test_the_plan_that_is_named_is_taken_without_asking_cuda_python(folder: Path) -> None:
+    """There need not be any beside pycuda."""
+    options = EngineOptions(backend="tensorrt-pycuda")
+    assert find_runnable(folder / "engine.plan", options).path.name == "engine.plan"
