@@ -7,7 +7,6 @@ Where LR is a scanner's, the cached LR is its noise-free part, and each patch is
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from poan_runtime.errors import PoanError
-from poan_runtime.files import reading, working_folder
+from poan_runtime.files import cache_place, reading, working_folder
 from poan_runtime.geometry import slice_axis
 from poan_runtime.images.volume import read_volume
 from poan_runtime.intensity import PERCENTILE, intensity_unit
@@ -124,9 +123,8 @@ def is_foreground(lr: Array) -> Array:
 
 
 def default_cache() -> Path:
-    """$POAN_CACHE, else poan/ in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
-    return Path(os.environ.get("POAN_CACHE", str(Path(base) / "poan")))
+    """Where decoded volumes are kept: poan/ in the user's cache folder."""
+    return cache_place()
 
 
 def cached_pair(

@@ -33,7 +33,7 @@ SHARED = ROOT.parent / "shared/data"
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """poan's cache folder is empty at the start of each test."""
-    monkeypatch.setenv("POAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="session")

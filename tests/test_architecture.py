@@ -1,7 +1,6 @@
 """The page of the architecture is true, and the code keeps the sizes that it promises."""
 
 import ast
-import functools
 import re
 import statistics
 from collections.abc import Iterator
@@ -162,45 +161,3 @@ def test_each_public_name_says_what_it_takes_gives_and_raises(name: str) -> None
     for member, value in vars(thing).items():
         if not member.startswith("_") and (callable(value) or isinstance(value, property)):
             assert value.__doc__, f"{name}.{member}"
-
-
-@functools.cache
-def defined_in(path: Path) -> set[str]:
-    """Names that a module defines or imports, however deep its conditions."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {alias.asname or alias.name for alias in node.names}
-    return names
-
-
-def imported_by(path: Path) -> Iterator[tuple[str, str]]:
-    """Our own modules and the names that a file wants of them."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
-        if module.split(".")[0] in (*PACKAGES, "benchmarks", "tests"):
-            yield from ((module, alias.name) for alias in node.names)
-
-
-def absent(module: str, name: str) -> bool:
-    """Whether a module lacks a name, which may be a module in it."""
-    place = ROOT / module.replace(".", "/")
-    if (place / f"{name}.py").is_file() or (place / name).is_dir():
-        return False
-    source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
-    return not source.is_file() or name not in defined_in(source)
-
-
-def test_every_name_that_a_test_imports_is_there() -> None:
-    """pytest with --doctest-ignore-import-errors counts a file that does not import as skipped."""
-    found = [
-        f"{path.relative_to(ROOT)}: {name} of {module}"
-        for path in sorted(ROOT.glob("tests/**/*.py"))
-        for module, name in imported_by(path)
-        if absent(module, name)
-    ]
-    assert found == []

@@ -142,7 +142,7 @@ class Workers:
 
 def _how(process: BaseProcess) -> str:
     code = process.exitcode or 0
-    if code == -signal.SIGKILL:
+    if code == -getattr(signal, "SIGKILL", 9):  # Windows names none
         return "killed: out of memory?"
     return f"signal {-code}" if code < 0 else f"exit status {code}"
 

@@ -24,14 +24,14 @@ def verify(args: argparse.Namespace, voice: Voice) -> int:
     options = EngineOptions(
         backend=args.backend, device=device, threads=args.threads, precision=args.precision
     )
+    looked = parity.look(model, inside_of(model, device_index(device)))
     opened = open_backend(model, options, judged=False)
     precision = opened.precision or model.file.precision
     voice.say(f"{spoken(f'{opened.name} {opened.version}', opened.device)}, {precision}")
     voice.detail(f"{opened.name} {opened.version} on {opened.device}: {opened.reason}")
     if args.precision == "bf16" and opened.precision != "bf16":
         raise PoanError(f"--precision bf16: {'; '.join(opened.notices)}")
-    inside = inside_of(model, device_index(device))
-    found = parity.verify(model, opened.backend, opened.precision, inside)
+    found = parity.verify(model, opened.backend, opened.precision, looked)
     for line in parity.check_lines(found):
         voice.say(line)
     if opened.device.startswith("cuda"):

@@ -157,10 +157,21 @@ Inside = Callable[[Mapping[str, NDArray[np.float32]], Sequence[str]], Mapping[st
 """(tiles by case, stages) to answers by case and stage."""
 
 
+def look(model: Model, inside: Inside | None) -> list[Check]:
+    """What `verify` takes of a look into an engine of its own; nothing where none looks.
+
+    Done before the engine under judgement is opened: a card of 8 GB has no room for both.
+    """
+    if inside is None:
+        return []
+    cases = read_vectors(model.manifest, model.path.parent)
+    return stage_checks(model, model.file.precision, cases, inside)
+
+
 def verify(
-    model: Model, backend: Backend, precision: str | None = None, inside: Inside | None = None
+    model: Model, backend: Backend, precision: str | None = None, looked: Sequence[Check] = ()
 ) -> Parity:
-    """The verdict on a model file, from its stored vectors; ``inside`` looks into the engine.
+    """The verdict on a model file, from its stored vectors and what `look` found inside.
 
     ``precision`` is what the backend computes in where that is not the file's own; beside
     convolutions in eight bits it changes nothing.
@@ -168,12 +179,9 @@ def verify(
     judged = model.file
     if precision is not None and judged.precision == "fp32":
         judged = dataclasses.replace(judged, precision=cast(Precision, precision))
-    checks: list[Check] = []
+    checks = [*looked]
     batch = production_batch(model) if backend.fills_batches else 1
-    cases = read_vectors(model.manifest, model.path.parent)
-    if inside is not None:
-        checks += stage_checks(model, judged.precision, cases, inside)
-    for case in cases:
+    for case in read_vectors(model.manifest, model.path.parent):
         answer, spread = run_case(backend, case.tiles, batch)
         if batch > 1:
             checks.append(row_check(model.file.name, case.name, spread))

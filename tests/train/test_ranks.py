@@ -58,7 +58,7 @@ def test_each_process_decodes_its_own_volumes(scan_folder, tmp_path):
     patch = (
         "make = data.make_pair\n"
         "def noted(source, *rest):\n"
-        "    with open(os.environ['POAN_CACHE'] + '-' + os.environ['RANK'], 'a') as file:\n"
+        "    with open(os.environ['XDG_CACHE_HOME'] + '-' + os.environ['RANK'], 'a') as file:\n"
         "        print(source.path.name, file=file)\n"
         "    return make(source, *rest)\n"
         "data.make_pair = noted\n"

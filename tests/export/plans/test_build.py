@@ -169,3 +169,12 @@ def test_the_report_says_what_the_kernels_move_and_how_many_they_are(built: Buil
         assert found[count]["bytes_moved"] >= count * least
         assert found[count]["layers"] >= 6
     assert found[4]["bytes_moved"] == 2 * found[2]["bytes_moved"]
+
+
+def test_a_log_of_a_plan_for_several_batches_tells_no_bytes() -> None:
+    layer = (
+        "Name: conv, LayerType: gemm, Inputs: [ { Name: a, Dimensions: [{batch},1,4,4], "
+        "Datatype: Half }], Outputs: [ { Name: b, Dimensions: [8,1,4,4], Datatype: Half }], x: 0\n"
+    )
+    assert read_build_log(layer.replace("{batch}", "8"))["bytes_moved"] == 2 * 8 * 16 * 2
+    assert read_build_log(layer.replace("{batch}", "-1"))["bytes_moved"] is None

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -142,3 +143,11 @@ def test_a_process_at_work_ends_with_its_parent(repository: Path, tmp_path: Path
         time.sleep(0.05)
     os.kill(child, signal.SIGKILL)
     raise AssertionError("it outlived its parent")
+
+
+def test_how_a_process_ended_is_told_where_there_is_no_sigkill(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on Windows."""
+    monkeypatch.delattr(module.signal, "SIGKILL")
+    assert module._how(SimpleNamespace(exitcode=1)) == "exit status 1"

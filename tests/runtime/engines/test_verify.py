@@ -13,7 +13,14 @@ from onnx import numpy_helper
 
 from poan_runtime.commands import run as cli
 from poan_runtime.engines.backend import Backend, OpenedBackend
-from poan_runtime.engines.verify import Case, read_vectors, run_case, worst_error, write_gpu_verdict
+from poan_runtime.engines.verify import (
+    Case,
+    look,
+    read_vectors,
+    run_case,
+    worst_error,
+    write_gpu_verdict,
+)
 from poan_runtime.engines.verify import verify as judge
 from poan_runtime.errors import PoanError
 from poan_runtime.models.find import find_model, shipped_models
@@ -234,7 +241,7 @@ def test_a_wrong_root_fails_the_verdict_though_the_output_hides_it(
         asked.append([*tiles, *stages])
         return {"real_0": {"body.8.z": np.float32((1 + wrong) * z)}}
 
-    found = judge(model, Right(case), inside=inside)
+    found = judge(model, Right(case), looked=look(model, inside))
     assert asked == [["real_0", "body.8.z"]]
     assert found.verdict == verdict
     output = next(c for c in found.checks if c.stage == "output" and c.metric == "unit_error")
@@ -250,7 +257,7 @@ def test_vectors_without_stages_are_judged_by_the_output_alone(folder: Path) -> 
     def inside(tiles: object, stages: object) -> dict[str, dict[str, Array]]:
         raise AssertionError("there is nothing to look at")
 
-    judge(find_model(folder / "engine.plan"), Rows(0.0), inside=inside)
+    assert look(find_model(folder / "engine.plan"), inside) == []
 
 
 @pytest.mark.parametrize("shipped", shipped_models(), ids=lambda folder: folder.name)

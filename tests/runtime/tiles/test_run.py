@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from poan_runtime.engines.backend import LANES, Backend
 from poan_runtime.errors import PoanError
+from poan_runtime.tiles.air import NO_AIR, Air
 from poan_runtime.tiles.layout import Layout, lay_out
 from poan_runtime.tiles.run import MOST_CONSTANTS, SliceRunner, Timings
 from poan_runtime.tiles.volume import run_volume
@@ -342,9 +343,9 @@ def test_a_slab_is_cut_into_tiles_in_the_readers_thread() -> None:
     cut: list[str] = []
 
     class Watched(SliceRunner):
-        def tiles(self, slab: Array, unit: float) -> Any:
+        def tiles(self, slab: Array, unit: float, air: Air = NO_AIR) -> Any:
             cut.append(threading.current_thread().name)
-            return super().tiles(slab, unit)
+            return super().tiles(slab, unit, air)
 
     volume = np.random.default_rng(0).normal(size=(3, 4, 4)).astype(np.float32)
     layout = Layout(**{**vars(plan(volume.shape, tile=4, batch=1)), "slab": 1})

@@ -8,7 +8,7 @@ from typing import Any
 from poan_runtime.engines.backend import EngineOptions, open_backend
 from poan_runtime.engines.tensorrt.build.plan import find_gpu_here
 from poan_runtime.engines.tensorrt.check import check_gpu
-from poan_runtime.engines.verify import Inside, verify, write_gpu_verdict
+from poan_runtime.engines.verify import Inside, look, verify, write_gpu_verdict
 from poan_runtime.errors import PoanError, Say
 from poan_runtime.models.find import Model, find_model
 
@@ -29,9 +29,10 @@ def gate_plans(folder: Path, names: Sequence[str], say: Say) -> list[str]:
                 f"poan-run --verify {folder / name}"
             )
             continue
+        looked = look(model, inside_of(model))
         opened: Any = open_backend(model, EngineOptions(device="cuda"), judged=False)
         try:
-            judged = verify(model, opened.backend, inside=inside_of(model))
+            judged = verify(model, opened.backend, looked=looked)
         finally:
             opened.backend.close()
         parity = write_gpu_verdict(model, opened, judged)

@@ -2,13 +2,14 @@
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 LAYER = re.compile(r"^Name: (?P<name>[^,]+), LayerType: (?P<kind>[^,]+),", re.MULTILINE)
 ONNX_NAMES = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 CANDIDATE = re.compile(r"Found (\S+) to be part of self-attention pattern")
 PORTS = re.compile(r"(?:Inputs|Outputs): \[ (.*?) \}\]")
-TENSOR = re.compile(r"Name: (\S+), Dimensions: \[([\d,]*)\].*?Datatype: (\w+)")
+TENSOR = re.compile(r"Name: (\S+), Dimensions: \[([-\d,]*)\].*?Datatype: (\w+)")
 WIDTHS = {"Float": 4, "Half": 2, "BFloat16": 2, "FP8": 1, "Int8": 1}
 WIDTHS |= {"Int32": 4, "Int64": 8, "Bool": 1}
 """Bytes of a value."""
@@ -21,9 +22,9 @@ def read_build_log(log: str) -> dict[str, Any]:
 
     ``attention`` has an entry for each node that the builder saw in a matmul-softmax-matmul
     pattern, and whether it became part of a fused kernel; ``fused_attention`` lists those
-    kernels. Bytes are for the largest batch of the profile. ``bytes_moved`` is what all layers
-    read and write, weights apart: on a GPU it is what the time goes by. A figure that the log does
-    not have is None.
+    kernels. ``bytes_moved`` is what all layers read and write, weights apart: on a GPU it is what
+    the time goes by. A figure that the log does not have is None; of a plan for several batches
+    it has no bytes moved.
     """
     layers = [
         (match["name"], match["kind"], log[match.start() : log.find("\n", match.start())])
@@ -38,7 +39,7 @@ def read_build_log(log: str) -> dict[str, Any]:
     return {
         "layers": sum(count for kind, count in kinds.items() if kind not in NOT_WORK),
         "layer_kinds": dict(sorted(kinds.items())),
-        "bytes_moved": sum(bytes_of(line) for _, kind, line in layers if kind not in NOT_WORK),
+        "bytes_moved": _sum(bytes_of(line) for _, kind, line in layers if kind not in NOT_WORK),
         "fused_attention": [name for name, _ in fused],
         "attention": {name: name in inside for name in candidates},
         "activation_bytes": _figure(log, r"Total Activation Memory: (\d+) bytes"),
@@ -48,10 +49,16 @@ def read_build_log(log: str) -> dict[str, Any]:
     }
 
 
-def bytes_of(layer: str) -> int:
+def _sum(parts: Iterable[int | None]) -> int | None:
+    """None where any part is."""
+    known = list(parts)
+    return None if None in known else sum(filter(None, known))
+
+
+def bytes_of(layer: str) -> int | None:
     """What one layer reads and writes, by its line in the log; constants are not counted.
 
-    A tensor that a kernel reads in two patterns counts once.
+    A tensor that a kernel reads in two patterns counts once. None where an extent varies (-1).
 
     >>> bytes_of(
     ...     "Inputs: [ { Name: a, Dimensions: [8,2,3], Datatype: Half }], Constants: [ { Name: w, "
@@ -61,8 +68,8 @@ def bytes_of(layer: str) -> int:
     112
     """
     tensors = {found for ports in PORTS.findall(layer) for found in TENSOR.findall(ports + " ")}
-    return sum(
-        WIDTHS[kind] * math.prod(int(extent) for extent in shape.split(",") if extent)
+    return _sum(
+        None if "-" in shape else WIDTHS[kind] * math.prod(map(int, filter(None, shape.split(","))))
         for _, shape, kind in tensors
     )
 
