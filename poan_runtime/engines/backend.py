@@ -225,7 +225,9 @@ def _choose(model: Model, options: EngineOptions) -> tuple[str, str]:
     if not installed:
         wanted = [extra_for(kind, options.device) for kind in fitting.values()]
         commands = " or ".join(extras.command(extra) for extra in wanted)
-        raise PoanError(f"no inference engine is installed; run: {commands}")
+        absent = device_kind(options.device) == "cuda" and not has_gpu()
+        first = "the NVIDIA driver shows no GPU here, and " if absent else ""
+        raise PoanError(f"{first}no inference engine is installed; run: {commands}")
     if len(installed) == 1:
         return installed[0], f"{installed[0]} is the only engine installed for it"
     if "onnxruntime" in installed and options.device != "cpu" and _cuda_in_onnxruntime():

@@ -64,11 +64,15 @@ def plans_of_other_tiles(
     return tuple(plans), tuple(notices)
 
 
+SHARED = ("name", "scale", "grid", "network", "intensity", "degradation", "keep_measured", "air_k")
+"""Fields of a manifest that every tile of an export has alike."""
+
+
 def _check_same_network(first: Manifest, other: Manifest, listed: OtherTile, folder: Path) -> None:
     """All that the run reads of the first manifest must hold for the other, but for the tile."""
     if other.tile != listed.tile:
         raise PoanError(f"{folder}: expected an export for tile {listed.tile}, got {other.tile}")
-    for what in ("name", "scale", "grid", "network", "intensity", "degradation", "keep_measured"):
+    for what in SHARED:
         if getattr(first, what) != getattr(other, what):
             raise PoanError(f"{folder}: expected the network of {first.name}, its {what} differs")
 

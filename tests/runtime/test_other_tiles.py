@@ -227,6 +227,7 @@ def test_another_tiles_plan_that_is_not_proven_is_not_taken_and_a_notice_says_so
         ({"name": "another"}, "expected the network of tiny_x2, its name differs"),
         ({"network": {"arch": "tiny", "parameters": 2, "config": {}}}, "its network differs"),
         ({"grid": "kspace"}, "its grid differs"),
+        ({"air_k": 3.0}, "its air_k differs"),
     ],
 )
 def test_a_folder_that_is_not_the_other_tile_of_this_network_is_refused(

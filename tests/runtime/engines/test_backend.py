@@ -63,8 +63,14 @@ def test_auto_takes_what_is_installed(make_model: Any, monkeypatch: pytest.Monke
     hide(monkeypatch, "openvino", "onnxruntime")
     with pytest.raises(PoanError, match=r"no inference engine .*pip install .*\[cpu\]'"):
         open_backend(model, EngineOptions())
-    with pytest.raises(PoanError, match=r"run: pip install .*\[gpu\]'$"):
-        open_backend(model, EngineOptions(device="cuda:1"))
+    for gpus, said in [
+        ((), "^the NVIDIA driver shows no GPU here, and no inf"),
+        (("a",), "^no inf"),
+    ]:
+        driver = nvidia.Driver(cuda=13000, gpus=gpus)
+        monkeypatch.setattr(nvidia, "find_driver", lambda driver=driver: driver)
+        with pytest.raises(PoanError, match=said + r".*run: pip install .*\[gpu\]'$"):
+            open_backend(model, EngineOptions(device="cuda:1"))
 
 
 def test_a_device_that_is_not_there_is_one_line(nearest_x2: Path) -> None:
