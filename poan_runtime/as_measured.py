@@ -55,8 +55,7 @@ class NativeSource:
 
     def __init__(self, source: Source, axis: int, native: Native) -> None:
         self.stored, self._axis, self.native = source, axis, native
-        self.not_finite = 0
-        """Voxels that were not finite, of all slices read so far."""
+        self._not_finite: dict[tuple[int, int], int] = {}
         before, after = native.matrix, native.native
         self.affine: Affine = resampled_affine(source.affine, before, after, axis)
         self.native_to_stored: Affine = resampled_affine(np.eye(4), before, after, axis)
@@ -85,8 +84,13 @@ class NativeSource:
             ordered = np.moveaxis(whole, 0, self._axis)  # (x, y, z)
             return np.array(np.moveaxis(ordered, axis, 0)[start:stop], order="C")
         stored = self.stored.read_slices(axis, start, stop, volume)
-        self.not_finite += int(np.count_nonzero(~np.isfinite(stored)))
+        for index, image in enumerate(stored, start):
+            self._not_finite[volume, index] = int(np.count_nonzero(~np.isfinite(image)))
         return self.to_native(stored)
+
+    def not_finite(self, volume: int) -> int:
+        """Voxels of a volume that are not finite, in the slices that were read."""
+        return sum(count for (of, _), count in self._not_finite.items() if of == volume)
 
     def to_native(self, stored: Slab) -> Slab:
         """Stored slices (n, H, W) on the native matrix: (n, h, w)."""
@@ -302,8 +306,11 @@ def share_kept(manifest: Manifest, settings: Settings) -> float:
 
 
 def decided(manifest: Manifest, settings: Settings) -> dict[str, Any]:
-    """The settings that decide voxels, with the share that ``auto`` means for this model."""
-    named = dataclasses.asdict(settings) | {"keep_measured": share_kept(manifest, settings)}
+    """The settings that decide voxels, with what the manifest says of the band and of air."""
+    named = dataclasses.asdict(settings) | {
+        "keep_measured": share_kept(manifest, settings),
+        "air_k": manifest.air_k if settings.skip else None,
+    }
     return {name: value for name, value in named.items() if name not in SPEED_ALONE}
 
 

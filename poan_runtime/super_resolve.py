@@ -213,9 +213,8 @@ class SuperResolution:
         """What a volume's intensities are divided by, from one pass over it."""
         if not isinstance(self.source, NativeSource):
             return intensity_of(self.source, volume, self._manifest.percentile)
-        before = self.source.not_finite
         found = intensity_of(self.source, volume, self._manifest.percentile, self.geometry.axis)
-        return dataclasses.replace(found, not_finite=self.source.not_finite - before)
+        return dataclasses.replace(found, not_finite=self.source.not_finite(volume))
 
     def air(self, volume: int, unit: float) -> Air:
         """Up to where a volume's tiles count as air; none does where the spread is asked for."""

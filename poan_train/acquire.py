@@ -230,7 +230,8 @@ def window(scan: Scan, u: Array) -> Array:
         along = np.clip((u - a) / max(1 - a, EPS), 0, 1)
         return np.asarray(b + (1 - b) * 0.5 * (1 + np.cos(np.pi * along)))
     if scan.filter == "fermi":
-        return np.asarray(1 / (1 + np.exp((u - a) / b)))
+        with np.errstate(over="ignore"):  # far beyond a narrow one the response is 0
+            return np.asarray(1 / (1 + np.exp((u - a) / b)))
     return np.ones_like(u)
 
 

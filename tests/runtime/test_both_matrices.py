@@ -134,10 +134,11 @@ def test_a_spread_is_not_below_zero(model: Path, filled: np.ndarray) -> None:
         made = SuperResolution(ArraySource(filled, AFFINE), network, wanted)
         assert isinstance(made.runner, BothMatrices)
         fine = np.ones((2, 1, 128, 160), np.float32)
-        wide = -np.ones((2, 1, 192, 160), np.float32)
+        wide = np.full((2, 1, 192, 160), -3, np.float32)
         fine[1] = 0
         mean = made.runner._mean(fine, wide)
-    assert mean[0].mean() == pytest.approx(2 * made.runner.share - 1)  # a mean of images may be
+    assert mean[0].mean() == pytest.approx(4 * made.runner.share - 3)  # a mean of images may be
+    assert mean[0].max() < 0
     assert mean[1].min() == 0
 
 
@@ -148,6 +149,7 @@ def test_a_run_says_so_and_the_plan_counts_the_tiles_of_both(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    filled = filled * (np.arange(80) < 40)[:, None]  # and tiles of air, which run once
     scan = str(make_scan("scan.nii", dtype="<f4", affine=AFFINE, data=filled))
     named, plan, report = (
         [str(model), scan, "--axis", "2"],
@@ -160,6 +162,8 @@ def test_a_run_says_so_and_the_plan_counts_the_tiles_of_both(
     (ran,) = json.loads(report.read_text())["scans"]
     assert foreseen["tiles"]["to_run"] == ran["tiles"]["run"]
     assert foreseen["tiles"]["all"] == ran["tiles"]["run"] + ran["tiles"]["skipped"]
+    assert ran["tiles"]["skipped"] > 0
+    assert {"read", "tile", "inference", "blend", "measured"} <= set(ran["seconds"])
     assert foreseen["tiles"]["all"] > SLICES * foreseen["plan"]["tiles_per_slice"]
     share = ran["native"]["share"]
     said = f"super-resolved from there and as it comes, {share:.0%} and {1 - share:.0%} of it"
@@ -171,7 +175,8 @@ def test_voxels_that_are_not_finite_are_counted_on_either_matrix(
     model: Path, filled: np.ndarray, native: str
 ) -> None:
     spoilt = filled.copy()
-    spoilt[40:43, 30:34, 2] = np.nan
+    spoilt[40:43, 30:34, 4] = np.nan  # a slice that the search for the native matrix passes by
     found, outcome = run(spoilt, model, native=native)
+    assert outcome.native_used is (native != "off")
     assert "12 voxels are not finite; taken as 0" in outcome.warnings
     assert np.isfinite(found).all()

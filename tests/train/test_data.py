@@ -1,3 +1,5 @@
+import threading
+
 import nibabel
 import numpy as np
 import pytest
@@ -123,6 +125,7 @@ def test_slices_are_taken_across_the_thick_axis_and_a_pair_is_aligned(scan_folde
     pair = cached_pair(source, 4, "bicubic", None, data.default_cache())
     assert pair.lr.shape[1:] == (10, 11)
     assert intensity_unit(pair.lr) == pytest.approx(1.0, rel=1e-6)
+    assert pair.tissue == pytest.approx(np.median(pair.lr[pair.lr > 0.05]), rel=1e-6)
     block_means = pair.hr.reshape(-1, 10, 4, 11, 4).mean((2, 4))
     assert np.corrcoef(block_means.ravel(), pair.lr.ravel())[0, 1] > 0.95
 
@@ -205,6 +208,24 @@ def test_batches_made_ahead_are_those_of_the_sampler_in_any_order(scan_folder):
         for step in (0, 1, 2, 7, 3):
             for made, asked in zip(ahead.batch(step), sampler.batch(step), strict=True):
                 assert np.array_equal(made, asked)
+
+
+def test_the_next_batch_is_made_beside_the_step():
+    begun, stepped, beside = threading.Event(), threading.Event(), []
+
+    class Watched:
+        def batch(self, step):
+            if step == 1:
+                begun.set()
+                beside.append(stepped.wait(10))
+            return step, step
+
+    with Ahead(Watched()) as ahead:
+        assert ahead.batch(0) == (0, 0)
+        assert begun.wait(10)  # nobody asked for it yet
+        stepped.set()
+        assert ahead.batch(1) == (1, 1)
+    assert beside == [True]
 
 
 def test_patches_show_tissue_and_not_noisy_air(scan_folder):

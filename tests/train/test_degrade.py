@@ -45,14 +45,18 @@ def band_limited(shape, points, highest=3):
     return image
 
 
-@pytest.mark.parametrize("method", ["kspace", "truncated", "scanner"])
+@pytest.mark.parametrize(
+    ("method", "share"), [("kspace", 0.0), ("truncated", 0.5), ("scanner", 0.5)]
+)
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("lr_shape", [(8, 10), (9, 7)])
-def test_k_space_truncation_samples_a_band_limited_phantom_on_its_grid(scale, lr_shape, method):
+def test_k_space_truncation_samples_a_band_limited_phantom_on_its_grid(
+    scale, lr_shape, method, share
+):
     shape = tuple(scale * n for n in lr_shape)
     y, x = np.mgrid[: shape[0], : shape[1]].astype(float)
     hr = band_limited(shape, (y, x))
-    first = (scale - 1) / 2 if GRID[method] == "centre" else 0.0  # HR index of LR sample 0
+    first = share * (scale - 1)  # HR index of LR sample 0
     points = (y[::scale, ::scale] + first, x[::scale, ::scale] + first)
     expected = band_limited(shape, points)  # no amplitude, no shift
     # float32 of values up to 10

@@ -10,11 +10,11 @@ from PIL import Image
 from poan_runtime.intensity import intensity_unit
 from poan_runtime.signal.measured import difference, put_back
 from poan_train import evaluate, networks
-from poan_train.acquire import KINDS
+from poan_train.acquire import KINDS, Scan, acquire
 from poan_train.checkpoint import Facts, save_checkpoint
 from poan_train.data import cached_pair, default_cache
 from poan_train.degrade import degrade, sinc
-from poan_train.kinds import case_of, gains_kept, head, score, summaries
+from poan_train.kinds import case_of, gains_kept, head, kinds_table, score, summaries
 from poan_train.metrics import psnr_within, ssim, ssim_within
 from poan_train.subjects import find_sources
 
@@ -103,6 +103,15 @@ def test_a_network_on_the_k_space_grid_has_no_kinds(tmp_path, scan_folder, capsy
     assert "the kinds lie on the centre grid" in capsys.readouterr().err
 
 
+FIXED = {
+    "truncated": Scan(),
+    "filtered": Scan(filter="tukey", shape=(0.5, 0.25)),
+    "snr30": Scan(snr=30.0),
+    "snr15": Scan(snr=15.0),
+}
+"""What every published figure was measured on, with noise of the seed 2026."""
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_is_the_same_every_time_and_in_units_of_its_own_intensity_unit(pair, kind):
     first, again = case_of(pair, 2, kind), case_of(pair, 2, kind)
@@ -113,8 +122,9 @@ def test_a_kind_is_the_same_every_time_and_in_units_of_its_own_intensity_unit(pa
     assert np.abs(first.hr * unit - pair.hr).max() < 1e-5
     if kind == "bicubic":
         assert np.abs(first.lr * unit - degrade(np.asarray(pair.hr), 2, "bicubic")).max() < 1e-5
-    if kind == "truncated":
-        assert np.abs(first.lr * unit - np.abs(pair.lr)).max() < 1e-5
+    else:
+        lr = acquire(pair.lr, FIXED[kind], pair.tissue, np.random.default_rng(2026))
+        assert np.abs(first.lr * unit - lr).max() < 1e-5
 
 
 def test_every_nth_slice_is_taken(pair):
@@ -140,6 +150,11 @@ def test_the_head_holds_tissue_and_what_it_encloses_and_no_air(noise):
     mask = head(hr)[0]
     assert mask[radius < 35].all()
     assert not mask[radius > 41].any()  # the smoothing's two sigma and a voxel
+
+
+def test_the_head_is_found_by_a_share_of_its_own_tissue():
+    hr, _ = disc(0.0)
+    assert np.array_equal(head(2 * hr), head(hr))
 
 
 def test_an_error_outside_of_the_mask_counts_for_nothing():
@@ -170,9 +185,27 @@ def test_ssim_within_a_full_mask_is_ssim():
 
 def test_the_gain_is_over_the_better_and_a_summary_names_the_lowest(pair):
     case = case_of(pair, 2, "truncated")
-    off = {"bicubic": case.hr + 0.2, "sinc": case.hr + 0.1, "sr": case.hr + 0.05}
+    assert np.array_equal(case.mask, head(np.asarray(pair.hr)))
+    assert not case.mask.all()
+    by = {"bicubic": 0.2, "sinc": 0.1, "sr": 0.05}
+    off = {name: case.hr + np.where(case.mask, error, 9) for name, error in by.items()}
     row = {"volume": "a", **score(case, off)}
     assert row["gain_psnr"] == pytest.approx(20 * np.log10(2), abs=1e-4)
-    (mean,) = summaries([row, {**row, "gain_psnr": -1.0}])
+    assert row["sr"]["ssim"] == ssim_within(case.hr, off["sr"], case.mask)
+    worse = {**row, "gain_psnr": -1.0, "sr": {"psnr": 20.0, "ssim": 0.5}}
+    mean, other = summaries([row, worse, {**worse, "kind": "snr15"}])
     assert mean["lowest_gain_psnr"] == -1.0
     assert mean["gain_psnr"] == pytest.approx((row["gain_psnr"] - 1) / 2)
+    assert mean["sr"]["psnr"] == pytest.approx((row["sr"]["psnr"] + 20) / 2)
+    assert (other["kind"], other["gain_psnr"]) == ("snr15", -1.0)
+
+
+def test_the_table_has_a_column_for_each_method_in_the_order_of_its_head():
+    figures = {
+        m: {"psnr": 30.0 + i, "ssim": 0.5 + i / 10} for i, m in enumerate(("bicubic", "sinc", "sr"))
+    }
+    row = {"volume": "a", "kind": "snr30", "gain_psnr": 1.0, "gain_ssim": -0.1, **figures}
+    head_line, line = kinds_table([row]).splitlines()
+    assert head_line.split() == ["volume", "kind", "bicubic", "sinc", "SR", "gain", "dB", "SSIM"]
+    assert line.split()[2:5] == ["30.00/0.5000", "31.00/0.6000", "32.00/0.7000"]
+    assert line.split()[5:] == ["+1.00", "-0.1000"]

@@ -1,5 +1,7 @@
 """Spectra cropped and filled: against a direct sum, there and back, and where it lies in mm."""
 
+import re
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -36,6 +38,13 @@ def test_cropping_is_the_truncated_spectrum_with_a_phase_ramp(n: int, m: int) ->
     for slices, matrix in ((line[None], (1, m)), (line[:, None], (m, 1))):
         found = resample(slices, matrix).ravel()
         np.testing.assert_allclose(found, direct(line, m), atol=ROUNDING)
+
+
+def test_an_axis_that_keeps_its_samples_is_left_as_it_is() -> None:
+    slices = np.random.default_rng(2).random((8, 12))
+    expected = np.stack([direct(column, 6) for column in slices.T], axis=1)
+    np.testing.assert_allclose(resample(slices, (6, 12)), expected, atol=ROUNDING)
+    np.testing.assert_allclose(resample(slices.T, (12, 6)), expected.T, atol=ROUNDING)
 
 
 @pytest.mark.parametrize(("n", "m"), SIZES)
@@ -105,10 +114,11 @@ def test_slices_come_one_by_one_whatever_their_number() -> None:
 
 
 def test_each_direction_refuses_the_other() -> None:
-    with pytest.raises(ValueError, match=r"cannot crop .*\(8, 8\) to \(9, 8\)"):
-        to_native(np.ones((1, 8, 8)), (9, 8))
-    with pytest.raises(ValueError, match=r"cannot fill .*\(8, 8\) up to \(8, 7\)"):
-        zero_fill(np.ones((1, 8, 8)), (8, 7))
+    for more, fewer in (((9, 8), (8, 7)), ((8, 9), (7, 8))):
+        with pytest.raises(ValueError, match=rf"cannot crop .*\(8, 8\) to {re.escape(str(more))}"):
+            to_native(np.ones((1, 8, 8)), more)
+        with pytest.raises(ValueError, match=rf"cannot fill .*8\) up to {re.escape(str(fewer))}"):
+            zero_fill(np.ones((1, 8, 8)), fewer)
 
 
 def test_ringing_below_zero_is_kept_and_cut_only_where_the_scan_had_none() -> None:
@@ -118,3 +128,4 @@ def test_ringing_below_zero_is_kept_and_cut_only_where_the_scan_had_none() -> No
     assert cropped.min() < -0.01
     assert not_below_zero(cropped, like=edge).min() == 0
     assert np.array_equal(not_below_zero(cropped, like=edge - 1), cropped)
+    assert not_below_zero(cropped[:0], like=edge[:0]).shape == (0, 10, 10)

@@ -55,7 +55,10 @@ def test_a_full_spectrum_is_no_alarm(shape: tuple[int, int, int], sigma: float) 
 def test_a_one_sided_band_ends_where_its_longer_side_does(share: float, sigma: float) -> None:
     images = anatomy((6, 96, 120))
     keep = (np.fft.fftshift(np.fft.fftfreq(120)) * 2 > 1 - 2 * share).astype(float)
-    assert find_native(acquire(images, (96, 120), sigma=sigma, keep=keep)).cutoffs == (None, None)
+    found = find_native(acquire(images, (96, 120), sigma=sigma, keep=keep))
+    assert found.cutoffs == (None, None)
+    said = "full, one-sided in part" if share > 5 / 8 else "full"  # 0.25 is below LOWEST
+    assert found.reasons == ("full", said)
     filled = find_native(acquire(images, (96, 160), sigma=sigma, keep=keep))
     assert filled.cutoffs == (None, pytest.approx(0.75, abs=CLOSE))
 
@@ -138,8 +141,19 @@ def test_a_slice_without_such_a_mask_is_looked_at_as_it_is() -> None:
     whole = anatomy((1, 96, 120))[0].astype(np.float32)
     noisy = whole + np.float32(0.5)
     dim = np.where(whole > 0, whole, np.random.default_rng(0).integers(0, 3, whole.shape))
-    for image in (noisy, dim.astype(np.float32), np.zeros_like(whole)):
+    y, x = np.linspace(-1, 1, 96)[:, None], np.linspace(-1, 1, 120)
+    fading = whole * np.maximum(0, 1 - (y / 0.75) ** 2 - (x / 0.7) ** 2).astype(np.float32)
+    holed = noisy.copy()
+    holed[40:50, 50:60] = 0
+    for image in (noisy, dim.astype(np.float32), np.zeros_like(whole), fading, holed):
         assert native.without_mask_edge(image) is image
+
+
+def test_inside_a_mask_a_slice_fades_out_to_its_median() -> None:
+    flat = stripped(np.full((1, 144, 160), 70.0))[0].astype(np.float32)
+    faded = native.without_mask_edge(flat)
+    assert faded is not flat
+    assert np.median(np.abs(faded[60:84, 66:94])) == 0
 
 
 def test_a_dip_of_a_spectrum_that_goes_on_is_no_end_of_it() -> None:
@@ -148,6 +162,16 @@ def test_a_dip_of_a_spectrum_that_goes_on_is_no_end_of_it() -> None:
     dip = 0.9 * np.clip((f - 0.5) / 0.08, 0, 1) * (f < 0.75)
     assert find_foot(6 - f - dip, 200) == (None, "full")
     assert find_foot(6 - f - 1.3 * np.clip((f - 0.5) / 0.08, 0, 1), 200)[0] is not None
+
+
+def test_the_receivers_filter_at_nyquist_and_one_loud_line_move_no_foot() -> None:
+    f = np.linspace(0, 1, 101)
+    line = 6 - f - 2.5 * (f > 0.85)
+    line[-2:] -= 4
+    assert find_foot(line, 200)[0] == pytest.approx(0.85, abs=0.005)
+    soft = 6 - f - 3 * np.clip((f - 0.5) / 0.15, 0, 1)
+    loud = soft + 1.0 * (np.arange(101) == 72)
+    assert find_foot(loud, 200)[0] == pytest.approx(find_foot(soft, 200)[0], abs=CLOSE)
 
 
 def test_the_two_halves_of_the_rows_spectrum_both_count() -> None:
