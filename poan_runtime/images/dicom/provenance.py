@@ -37,7 +37,8 @@ class Provenance:
         item.PurposeOfReferenceCodeSequence = code("109102", "Processing Equipment")
         item.Manufacturer = MANUFACTURER
         item.ManufacturerModelName = self.model[:64]
-        item.SoftwareVersions = [self.version[:64], self.model_sha256[:64]]
+        # the hash, of 64 characters, not last: a space that makes the length even would be its 65th
+        item.SoftwareVersions = [self.model_sha256[:64], self.version[:63]]
         item.ContributionDateTime = made.strftime("%Y%m%d%H%M%S")
         item.ContributionDescription = self.sentence()
         return item

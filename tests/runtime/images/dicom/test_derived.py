@@ -1,6 +1,9 @@
 """DICOM out: the derived series, judged by dciodvfy, by dcm2niix and by what it must say."""
 
 import contextlib
+import dataclasses
+import datetime
+import io
 import itertools
 import subprocess
 from pathlib import Path
@@ -304,3 +307,18 @@ def test_the_derived_series_does_what_every_sink_must(
 
     with open_dicom(make_series(slices=5, volumes=2, shape=(6, 4))) as source:
         check_sink(make, read)
+
+
+@pytest.mark.parametrize("version", ["0.1.0", "0.2.0.dev0"])
+def test_a_version_of_any_length_leaves_the_hash_as_long_as_dicom_lets_it_be(version: str) -> None:
+    """An odd length is filled with a space, which pydicom counts to the last value."""
+    made = dataclasses.replace(MADE_BY, version=version)
+    file = io.BytesIO()
+    pydicom.dcmwrite(
+        file,
+        made.equipment(datetime.datetime(2026, 1, 2)),
+        implicit_vr=False,
+        little_endian=True,
+    )
+    read = pydicom.dcmread(io.BytesIO(file.getvalue()), force=True)
+    assert [*read.SoftwareVersions] == ["ab" * 32, version]
