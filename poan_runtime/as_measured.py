@@ -28,6 +28,8 @@ SMALLEST, LARGEST = 1e-12, 1e12
 """Magnitudes between which nothing overflows or vanishes in float32."""
 FAINT = 0.02
 """Share of the intensity unit below which a voxel is as good as air, where air holds no noise."""
+HIDDEN = 0.25
+"""Share of the intensity unit above which noise hides tissue: no tile counts as air then."""
 FAINT_MEAN = 1.25
 """How much more than its median the mean of air may be; of Rayleigh noise it is 1.06, and 1.25
 where there is tissue of 0.7 sigma."""
@@ -122,8 +124,9 @@ def air_in(
 ) -> Air:
     """Up to where a tile of a volume counts as air; ``source`` is what the network sees.
 
-    That is the median of the air's noise and ``air_k`` sigma above it. Where air holds no noise of
-    its own, since it was masked or cut off, FAINT of the intensity unit.
+    That is the median of the air's noise and ``air_k`` sigma above it; nothing is air where
+    that is above HIDDEN of the intensity unit, as at an SNR of about 15. Where air holds no noise
+    of its own, since it was masked or cut off, FAINT of the unit.
     """
     if manifest.air_k is None:
         return NO_AIR
@@ -133,9 +136,10 @@ def air_in(
         some = [source.read_slices(axis, k, k + 1, volume) for k in sampled(count)]
         finite, scaled = in_range(np.concatenate(some))
         noise = noise_level(finite).times(scaled)
-    if (floor := air_floor(noise, manifest.air_k)) > FAINT * unit:
-        return Air(floor, FAINT_MEAN * noise.background_median)
-    return Air(FAINT * unit)
+    floor = air_floor(noise, manifest.air_k)
+    if floor <= FAINT * unit:
+        return Air(FAINT * unit)
+    return Air(floor, FAINT_MEAN * noise.background_median) if floor < HIDDEN * unit else NO_AIR
 
 
 def in_range(slices: Slab) -> tuple[Slab, float]:
@@ -190,7 +194,7 @@ def network_sees(
     """
     if manifest.grid != "centre":
         return source, None, None
-    axis = slice_axis(source.affine, source.shape, settings.axis)
+    axis = slices_across(source, settings.axis)
     found = measured_of(source, axis)
     if not (found.native.is_zero_filled and wants_native(manifest, settings)):
         return source, None, found
@@ -278,13 +282,24 @@ class SaysFrames(Protocol):
     """The voxel axis across which a 2D acquisition's slices lie; None for a 3D acquisition."""
 
 
+def slices_across(source: Source, asked: str | int | None) -> int:
+    """The axis across which slices lie: what was asked for, the scanner's own, the thick one.
+
+    A scanner's own are known where the header says that they were acquired in 2D. Raises PoanError
+    for an axis that there is not.
+    """
+    if asked is None and isinstance(source, SaysFrames) and source.frame_axis is not None:
+        return source.frame_axis
+    return slice_axis(source.affine, source.shape, asked)
+
+
 def cut_across_frames(source: Source, axis: int) -> tuple[str, ...]:
     """One line where slices are cut across another axis than the scanner's own lie."""
     if not isinstance(source, SaysFrames) or source.frame_axis in (None, axis):
         return ()
     return (
-        f"slices are cut across axis {axis}, of the larger spacing; the scanner's own, acquired in "
-        f"2D, lie across axis {source.frame_axis}: --axis {source.frame_axis} takes those",
+        f"slices are cut across axis {axis}, as was asked for; the scanner's own, acquired in 2D, "
+        f"lie across axis {source.frame_axis}",
     )
 
 

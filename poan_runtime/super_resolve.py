@@ -19,10 +19,11 @@ from poan_runtime.as_measured import (
     header_disagrees,
     network_sees,
     share_kept,
+    slices_across,
 )
 from poan_runtime.below_zero import BelowZero
 from poan_runtime.both_matrices import BothMatrices, native_share, shares_in_words
-from poan_runtime.geometry import Geometry, slice_axis
+from poan_runtime.geometry import Geometry
 from poan_runtime.images.formats import open_sink, open_source
 from poan_runtime.images.source import ArraySink, ArraySource, Sink, Slab, Source, intensity_of
 from poan_runtime.images.volume import Volume
@@ -144,7 +145,7 @@ class SuperResolution:
             source.affine,
             scale=manifest.scale,
             grid=manifest.grid,
-            axis=slice_axis(scan.affine, scan.shape, settings.axis),
+            axis=slices_across(scan, settings.axis),
             lr_to_stored=lr_to_stored,
             fine_plane=self._like_input(manifest.scale, settings),
         )

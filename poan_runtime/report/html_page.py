@@ -16,9 +16,10 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from poan_runtime.as_measured import slices_across
 from poan_runtime.errors import PoanError
 from poan_runtime.files import WholeFile
-from poan_runtime.geometry import Affine, Geometry, slice_axis, spacing, spatial_shape
+from poan_runtime.geometry import Affine, Geometry, spacing, spatial_shape
 from poan_runtime.images.source import Source
 from poan_runtime.network import Network
 from poan_runtime.report.document import poan_version
@@ -179,7 +180,7 @@ OVERLAY = (
 
 def window_of(source: Source, axis: str | int | None) -> tuple[float, float]:
     """Grey levels: 1st to 99.5th percentile of some slices of the first volume."""
-    across = slice_axis(source.affine, source.shape, axis)
+    across = slices_across(source, axis)
     count = spatial_shape(source.shape)[across]
     picks = sorted({int(k) for k in np.linspace(0, count - 1, SAMPLED)})
     values = np.concatenate([source.read_slices(across, k, k + 1).ravel() for k in picks])

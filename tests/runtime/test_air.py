@@ -63,6 +63,20 @@ def test_where_air_holds_no_noise_a_share_of_the_unit_is_the_floor(
     assert air_in(source, 2, found, told(make_manifest, K), 0, 150.0) == Air(FAINT * 150.0)
 
 
+def test_nothing_is_air_where_noise_hides_tissue(
+    make_manifest: Callable[..., dict[str, Any]], model: Path
+) -> None:
+    """At an SNR of 10, and in a volume of noise alone."""
+    noise_alone = np.hypot(*np.random.default_rng(3).normal(0, 5, (2, 96, 96, 6)))
+    for scan in (scan_of(sigma=10.0), noise_alone.astype(np.float32)):
+        source = ArraySource(scan, np.eye(4))
+        found = measured_of(source, 2)
+        assert found.noise.source == "background"
+        unit = float(np.percentile(scan, 99.9))
+        assert air_in(source, 2, found, told(make_manifest, K), 0, unit) == NO_AIR
+        assert upscaled(scan, model)[1].timings.tiles_of_air == 0
+
+
 def test_each_volume_has_the_floor_of_its_own_noise(
     noisy: np.ndarray, make_manifest: Callable[..., dict[str, Any]]
 ) -> None:

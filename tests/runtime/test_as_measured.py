@@ -19,6 +19,7 @@ from poan_runtime.as_measured import (
     decided,
     header_disagrees,
     measured_of,
+    slices_across,
 )
 from poan_runtime.commands.run import main
 from poan_runtime.errors import PoanError
@@ -232,6 +233,22 @@ def test_slices_across_another_axis_than_a_2d_acquisitions_are_one_remark() -> N
     for across, said in ((None, 0), (1, 0), (2, 1)):
         source.frame_axis = across  # type: ignore[attr-defined]
         assert len(cut_across_frames(source, 1)) == said
+
+
+def test_slices_are_the_scanners_own_where_it_acquired_in_2d_and_else_the_thick_ones(
+    nearest_x2: Path,
+) -> None:
+    """Voxels of 3.4 x 3.4 x 2.4 mm: the slices of this 2D acquisition are thinner than wide."""
+    source = ArraySource(np.zeros((8, 8, 6), np.float32), np.diag([3.4, 3.4, 2.4, 1.0]))
+    assert (slices_across(source, None), slices_across(source, 1)) == (0, 1)
+    source.frame_axis = 2  # type: ignore[attr-defined]
+    assert (slices_across(source, None), slices_across(source, 1)) == (2, 1)
+    outcome = poan_runtime.upscale_file(source, ArraySink(), nearest_x2)
+    assert (outcome.geometry.axis, outcome.geometry.fine_shape) == (2, (16, 16, 6))
+    assert outcome.warnings == ()
+    asked = poan_runtime.Settings(axis=0)
+    outcome = poan_runtime.upscale_file(source, ArraySink(), nearest_x2, asked)
+    assert "across axis 0, as was asked for" in outcome.warnings[0]
 
 
 def test_of_real_series_header_and_spectrum_give_the_acquired_matrix(shared_data: Path) -> None:
