@@ -19,8 +19,9 @@ REAL = [
     ("philips_pcasl_enhanced", "1901", 0),
     ("siemens_xa10_enhanced", "6", 0),
 ]
-"""Folder, series and which of dcm2niix's files it is. Run with --native off: a DICOM header tells
-of the matrix what NIfTI does not, so that the two paths may take different ones."""
+"""Folder, series and which of dcm2niix's files it is."""
+ALIKE = ["--native", "off", "--axis", "2"]
+"""A DICOM header tells of matrix and slices what NIfTI does not: what it tells is left aside."""
 
 
 @pytest.mark.slow
@@ -30,10 +31,10 @@ def test_integers_and_affine_are_those_of_the_converted_series(
 ) -> None:
     folder, model = shared_data / "dicom" / name, str(make_model(smooth=True))
     out, ours, theirs = (str(tmp_path / name) for name in ("out", "ours.nii", "theirs.nii"))
-    how = ["--series", series, "--native", "off"]
+    how = ["--series", series, *ALIKE]
     assert main([model, str(folder), *how, "-o", out, "--nifti", ours]) == 0
     reference = converted(folder, tmp_path / "nii", "-p", "n")[which]
-    assert main([model, str(reference), "--native", "off", "-o", theirs]) == 0
+    assert main([model, str(reference), *ALIKE, "-o", theirs]) == 0
     derived = converted(Path(out), tmp_path / "back", "-p", "n")[0]
     made, expected, back = (nib.load(path) for path in (ours, theirs, derived))
     integers = np.asarray(expected.dataobj.get_unscaled())
@@ -53,9 +54,9 @@ def test_real_values_are_those_of_dcm2niix_with_its_own_scaling(
 ) -> None:
     folder, model = shared_data / "dicom" / name, str(make_model(smooth=True))
     ours, theirs = str(tmp_path / "ours.nii"), str(tmp_path / "theirs.nii")
-    assert main([model, str(folder), "--series", series, "--native", "off", "-o", ours]) == 0
+    assert main([model, str(folder), "--series", series, *ALIKE, "-o", ours]) == 0
     reference = converted(folder, tmp_path / "nii")[which]
-    assert main([model, str(reference), "--native", "off", "-o", theirs]) == 0
+    assert main([model, str(reference), *ALIKE, "-o", theirs]) == 0
     made, expected = nib.load(ours), nib.load(theirs)
     # dcm2niix takes Philips' floating-point units, poan those that the scanner shows: a factor
     # between slopes, one offset of the intercepts in units of them
