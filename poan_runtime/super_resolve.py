@@ -21,7 +21,7 @@ from poan_runtime.as_measured import (
     share_kept,
 )
 from poan_runtime.below_zero import BelowZero
-from poan_runtime.both_matrices import BothMatrices, native_share, shares_in_words
+from poan_runtime.both_matrices import BothMatrices, from_which_matrix, native_share
 from poan_runtime.geometry import Geometry, slice_axis
 from poan_runtime.images.formats import open_sink, open_source
 from poan_runtime.images.source import ArraySink, ArraySource, Sink, Slab, Source, intensity_of
@@ -98,9 +98,14 @@ class Outcome:
     """Standard deviation over eight flips and rotations, where the settings ask for it."""
 
     @property
-    def from_which_matrix(self) -> str:
-        """For people, of a scan that was zero-filled: what it was super-resolved from."""
-        return shares_in_words(self.native_share) if self.native_used else "taken as it comes"
+    def from_which_matrix(self) -> str | None:
+        """One sentence for people: what a scan that was zero-filled was super-resolved from."""
+        if self.measured is None or not (native := self.measured.native).is_zero_filled:
+            return None
+        used = "taken as it comes"
+        if self.native_used:
+            used = from_which_matrix(native, self.native_share, self.geometry)
+        return f"zero-filled by its scanner, {native}; {used}"
 
     @property
     def faithfulness(self) -> str | None:
@@ -111,8 +116,9 @@ class Outcome:
         back = f", {share}which was put back" if self.measured_kept else ""
         said = f"the network changed {self.change.relative:.2%} of what was measured{back}"
         lr = (self.change.squared_lr / max(self.change.count, 1)) ** 0.5
-        noise = self.measured.noise.sigma
-        return f"{said}; noise is {noise / lr:.2%}" if noise and lr else said
+        if not (lr and (noise := self.measured.noise.sigma)):
+            return said
+        return f"{said}; the scan's noise is {noise / lr:.2%} of its signal"
 
 
 class SuperResolution:

@@ -130,7 +130,7 @@ def test_names_of_one_contrast_and_auto_lead_to_a_model_that_is_shipped(tmp_path
     nibabel.save(nibabel.Nifti1Image(image, np.diag([1, 1, 4, 1.0])), scan)
     assert run_cli.main(["auto_x3", str(scan), "-o", str(out)]) == 0
     assert nibabel.load(out).shape == (72, 78, 2)
-    assert "sub-1_T2w.nii.gz: T2, taken to mr_x3" in capsys.readouterr().out
+    assert "sub-1_T2w.nii.gz: contrast T2: model mr_x3" in capsys.readouterr().out
 
 
 def test_a_run_leaves_nothing_in_the_home_folder(tmp_path):

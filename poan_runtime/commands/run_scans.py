@@ -20,6 +20,7 @@ from poan_runtime.commands.outputs import (
 from poan_runtime.commands.overlap import Turns, Work, overlapped
 from poan_runtime.commands.progress import Progress
 from poan_runtime.commands.say import QUIET, Voice, level_of
+from poan_runtime.commands.say_outcome import half_step, say_outcome
 from poan_runtime.commands.server_options import access_of
 from poan_runtime.engines.backend import EngineOptions, spoken
 from poan_runtime.errors import PoanError
@@ -92,7 +93,8 @@ def models_of(args: argparse.Namespace, scans: list[Path], voice: Voice) -> dict
     for scan in scans:
         contrast = contrast_told(scan, args.series)
         name = auto_model(args.model, contrast)
-        voice.say(f"{scan.name}: {contrast or 'contrast not told'}, taken to {name}")
+        told = f"contrast {contrast}" if contrast else "contrast not told"
+        voice.say(f"{scan.name}: {told}: model {name}")
         found.setdefault(name, []).append(scan)
     return found
 
@@ -221,7 +223,7 @@ def run_one(
         network = outcome.network
         contrast = other_contrast(source, network.model.manifest.contrast)
         warnings = [*network.notices, *outcome.warnings, *([contrast] if contrast else [])]
-        say_outcome(job, outcome, warnings, total_s, voice)
+        say_outcome(job, outcome, warnings, total_s, half_step(source, args.dtype), voice)
         if page is not None:
             page.write(Path(args.report), network, outcome, source, warnings, total_s)
         if args.report is None:
@@ -294,47 +296,6 @@ def _maps(job: Job, source: Source, scratch: Path | None) -> dict[str, MapFile]:
         sink = to(job.uncertainty, "poan: std over 8 flips, rotations")
         maps["--uncertainty"] = MapFile(sink, uncertainty)
     return maps
-
-
-def say_outcome(
-    job: Job, outcome: Outcome, warnings: list[str], total_s: float, voice: Voice
-) -> None:
-    """One line on what was written, and some on what was found; one for each warning."""
-    shape = "x".join(map(str, outcome.geometry.fine_shape))
-    voice.say(f"{job.output}: {shape}, {outcome.timings.tiles_in_words}, {total_s:.1f} s")
-    taken = [outcome.network.taken] if outcome.network.taken else []
-    lines = [*taken, *_measured_lines(outcome), *_below_zero_lines(outcome)]
-    if outcome.spread is not None:
-        lines.append(str(outcome.spread))
-    for line in lines:
-        voice.say(f"{job.scan.name}: {line}")
-    for warning in warnings:
-        voice.warn(f"{job.scan.name}: {warning}")
-
-
-def _measured_lines(outcome: Outcome) -> list[str]:
-    """What the scanner measured of this scan, and what of that the network changed."""
-    found = outcome.measured
-    if found is None or outcome.faithfulness is None:
-        return []
-    lines = [outcome.faithfulness]
-    if found.native.is_zero_filled:
-        used = outcome.from_which_matrix
-        if outcome.geometry.is_filled_up:
-            used += ", then filled up to the input's matrix"
-        lines.insert(0, f"zero-filled by its scanner, {found.native}; {used}")
-    return lines
-
-
-def _below_zero_lines(outcome: Outcome) -> list[str]:
-    """Ringing in air that was cut off: nothing to worry about."""
-    found = outcome.below_zero
-    if not found.count:
-        return []
-    return [
-        f"{found.count} voxels were below zero, the lowest {found.lowest:.4g} (ringing beside "
-        "edges and in air), and became 0: the scan has none"
-    ]
 
 
 def _target(

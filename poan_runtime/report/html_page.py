@@ -285,11 +285,9 @@ def _measured(outcome: Outcome) -> list[tuple[str, str]]:
     found, change = outcome.measured, outcome.change
     if found is None or change is None:
         return []
-    used = outcome.from_which_matrix
-    native = f"{found.native}; {used}" if found.native.is_zero_filled else str(found.native)
     noise = f"{found.noise.sigma:.4g}, from the {found.noise.source}" if found.noise.sigma else ""
     return [
-        ("what the scanner measured", native),
+        ("what the scanner measured", outcome.from_which_matrix or str(found.native)),
         *([("noise (standard deviation)", noise)] if noise else []),
         ("changed of what was measured", f"{change.relative:.2%}, {change.rms:.4g} rms"),
         ("measured band put back", f"{outcome.measured_kept:.0%}"),

@@ -192,5 +192,5 @@ def test_auto_is_explained_as_it_would_run(
     scan = make_scan("sub-1_T2w.nii")
     assert poan_run("--explain", "auto", scan, "--threads", 1) == 0
     said = capsys.readouterr().out
-    assert said.startswith(f"sub-1_T2w.nii: T2, taken to {nearest_x2}\n")
+    assert said.startswith(f"sub-1_T2w.nii: contrast T2: model {nearest_x2}\n")
     assert "tiles" in said
