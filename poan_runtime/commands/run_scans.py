@@ -28,8 +28,20 @@ from poan_runtime.images.dicom.recognise import is_dicom
 from poan_runtime.images.formats import WRITTEN, open_sink, open_source
 from poan_runtime.images.nifti.header import check_dtype
 from poan_runtime.images.source import Sink, Source
-from poan_runtime.images.suspects import contrast_of, looks_like_labels, other_contrast
-from poan_runtime.models.find import AUTO, Trust, auto_model, exists
+from poan_runtime.images.suspects import (
+    contrast_of,
+    contrast_told,
+    looks_like_labels,
+    other_contrast,
+)
+from poan_runtime.models.find import (
+    AUTO,
+    Trust,
+    auto_model,
+    exists,
+    is_shipped,
+    other_names,
+)
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.report.document import scan_report, write_report
 from poan_runtime.report.html_page import HtmlPage, is_page
@@ -44,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dtype is not None:
         check_dtype(args.dtype)
     trust = trust_of(args)
+    check_order(args)
     scans = scans_of(args.scans)
     jobs = plan_jobs(scans, args, voice, several=takes_folder(args))
     if is_page(args.report) and len(jobs) > 1:
@@ -55,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
         reports.append(failure(scan, f"{scan}: no such file or folder", voice))
     todo = jobs_to_do([job for job in jobs if job.scan not in missing], args, voice)
     if not todo:
+        if args.report is not None:
+            voice.say(f"{args.report}: nothing ran, so no report is written")
         return 2 if missing else 0
     failed = bool(missing)
     by_model = models_of(args, [job.scan for job in todo], voice)
@@ -63,11 +78,18 @@ def run(args: argparse.Namespace) -> int:
     for name, own in by_model.items():
         jobs = [job for job in todo if job.scan in own]
         with load_network(name, options_of(args), trust) as network:
-            introduce(network, voice)
+            introduce(name, network, voice)
             failed |= run_jobs(args, network, jobs, reports, voice)
             if args.report is not None and not is_page(args.report):
                 write_report(Path(args.report), network, reports)
     return 2 if failed else 0
+
+
+def check_order(args: argparse.Namespace) -> None:
+    """Refuse a scan in the place of the model."""
+    models = [word for word in args.scans if is_shipped(word) and not exists(Path(word))]
+    if models and not is_shipped(args.model):
+        raise PoanError(f"{args.model}, {models[0]}: the model comes first, the scans after it")
 
 
 def check_for_dicom(args: argparse.Namespace, scans: list[Path]) -> None:
@@ -91,7 +113,7 @@ def models_of(args: argparse.Namespace, scans: list[Path], voice: Voice) -> dict
         return {args.model: scans}
     found: dict[str, list[Path]] = {}
     for scan in scans:
-        contrast = contrast_told(scan, args.series)
+        contrast = contrast_of_scan(scan, args.series)
         name = auto_model(args.model, contrast)
         told = f"contrast {contrast}" if contrast else "contrast not told"
         voice.say(f"{scan.name}: {told}: model {name}")
@@ -99,12 +121,12 @@ def models_of(args: argparse.Namespace, scans: list[Path], voice: Voice) -> dict
     return found
 
 
-def contrast_told(scan: Path, series: str | None) -> str | None:
+def contrast_of_scan(scan: Path, series: str | None) -> str | None:
     """T1, T2, PD or FLAIR as the scan's name tells, or its DICOM series description."""
     if not is_dicom(scan):
         return contrast_of(scan.name)
     with contextlib.closing(open_source(scan, series=series)) as source:
-        return contrast_of(str(getattr(source, "description", ""))) or contrast_of(scan.name)
+        return contrast_told(source)
 
 
 def run_jobs(
@@ -147,6 +169,7 @@ def explain(args: argparse.Namespace) -> int:
     from poan_runtime.report.explain import as_json, as_text, explain_scan, write_json
 
     voice = Voice("poan-run", level_of(quiet=False, verbose=args.verbose))
+    check_order(args)
     scans = scans_of(args.scans)
     if is_page(args.report):
         raise PoanError(f"{args.report}: a plan is written as JSON")
@@ -174,10 +197,12 @@ def explain(args: argparse.Namespace) -> int:
     return 0
 
 
-def introduce(network: Network, voice: Voice) -> None:
-    """Say which file runs, and in what."""
+def introduce(name: str, network: Network, voice: Voice) -> None:
+    """Say which file runs, and in what; ``name`` is what the user calls the model."""
     model, opened = network.model, network.opened
     precision = opened.precision or model.file.precision
+    if (meant := other_names().get(name)) is not None:
+        voice.say(f"{name}: another name of {meant}")
     voice.say(
         f"{model.manifest.name}: {model.path}, sha256 {model.file.sha256[:12]}, "
         f"in {spoken(opened.name, opened.device)}, {precision}"

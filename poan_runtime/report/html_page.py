@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poan_runtime.errors import PoanError
+from poan_runtime.extras import poan_version
 from poan_runtime.files import WholeFile
 from poan_runtime.geometry import Affine, Geometry, slice_axis, spacing, spatial_shape
 from poan_runtime.images.source import Source
 from poan_runtime.network import Network
-from poan_runtime.report.document import poan_version
 from poan_runtime.report.html_pictures import crop_png, histogram, spectrum, versions
 from poan_runtime.report.html_template import TEMPLATE
 from poan_runtime.report.preview import upright

@@ -40,6 +40,10 @@ def test_skip_existing_goes_on_with_the_scans_that_have_no_output(
     assert "a_desc-sr.nii.gz: there already, skipped" in capsys.readouterr().out
     assert (tmp_path / "out/a_desc-sr.nii.gz").stat().st_mtime_ns == first
     assert (tmp_path / "out/b_desc-sr.nii.gz").is_file()
+    again, report = ["-o", tmp_path / "out", "--skip-existing"], tmp_path / "report.json"
+    assert poan_run(nearest_x2, *scans, *again, "--report", report) == 0
+    assert f"{report}: nothing ran, so no report is written\n" in capsys.readouterr().out
+    assert not report.exists()
 
 
 def test_a_glob_that_matches_earlier_results_runs_the_scans_alone(
