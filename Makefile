@@ -30,14 +30,19 @@ lint: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The built wheel, in an empty environment outside of the repository.
+# A wheel in dist/, proven in an empty environment outside of the repository.
 wheel:
 	PYTHON=$(PYTHON) .ci/wheel
 
 # The pages as a site in build/site; a dead link fails.
-docs: .venv/ready
-	$(BIN)/pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.5,<10' 'mkdocs<2'
-	$(BIN)/mkdocs build --strict --quiet
+docs: .venv-docs/ready
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	@echo build/site/index.html
+
+.venv-docs/ready:
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.5,<10' 'mkdocs<2'
+	touch $@
 
 # 100,000 spoilt headers, streams, manifests, vectors, graphs, checkpoints and DICOM files.
 fuzz: .venv/ready
@@ -51,4 +56,4 @@ fuzz: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-demo demo build *.egg-info
+	rm -rf .venv .venv-demo .venv-docs demo build dist *.egg-info

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from poan_runtime.super_resolve import upscale as upscale
     from poan_runtime.super_resolve import upscale_file as upscale_file
 
+    __version__: str
+
 _HOMES = {
     "EngineOptions": "engines.backend",
     "Network": "network",
@@ -53,6 +55,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return importlib.import_module(f"{__name__}.extras").poan_version()
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = importlib.import_module(f"{__name__}.{_HOMES[name]}")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from poan_runtime.as_measured import resampled
+from poan_runtime.geometry import Geometry
 from poan_runtime.images.source import Slab
 from poan_runtime.signal.native import Native
 from poan_runtime.tiles.air import Air
@@ -39,15 +40,19 @@ def native_share(native: Native) -> float:
     return 0.5 + max(0.0, EVEN_AT - cutoff)
 
 
-def shares_in_words(share: float) -> str:
-    """For people, of a scan that was zero-filled: what it was super-resolved from.
-
-    >>> shares_in_words(1.0), shares_in_words(0.6)[-19:]
-    ('super-resolved from there', ', 60% and 40% of it')
-    """
-    if share == 1:
-        return "super-resolved from there"
-    return f"super-resolved from there and as it comes, {share:.0%} and {1 - share:.0%} of it"
+def from_which_matrix(native: Native, share: float, geometry: Geometry) -> str:
+    """For people, of a scan that was zero-filled: what the result was made from, and its size."""
+    said = "super-resolved from there"
+    if share < 1:
+        lines = "x".join(map(str, native.native))
+        said = (
+            f"the result is the mean of two runs: {share:.0%} from {lines}, "
+            f"{1 - share:.0%} from the stored matrix"
+        )
+    if geometry.is_filled_up:
+        return f"{said}, then filled up to the input's matrix"
+    rows, columns = (geometry.scale * extent for extent in native.matrix)
+    return f"{said}; --like-input gives {rows}x{columns}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

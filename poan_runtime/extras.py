@@ -10,6 +10,14 @@ from urllib.parse import unquote, urlparse
 from poan_runtime.errors import PoanError
 
 
+def poan_version() -> str:
+    """The installed version, or ``source``."""
+    try:
+        return metadata.version("poan")
+    except metadata.PackageNotFoundError:
+        return "source"
+
+
 def command(*extras: str) -> str:
     """The pip command that adds extras, fit for how poan was installed.
 

@@ -22,11 +22,12 @@ from poan_runtime.as_measured import (
     slices_across,
 )
 from poan_runtime.below_zero import BelowZero
-from poan_runtime.both_matrices import BothMatrices, native_share, shares_in_words
+from poan_runtime.both_matrices import BothMatrices, from_which_matrix, native_share
 from poan_runtime.geometry import Geometry
 from poan_runtime.images.formats import open_sink, open_source
-from poan_runtime.images.source import ArraySink, ArraySource, Sink, Slab, Source, intensity_of
-from poan_runtime.images.volume import Volume
+from poan_runtime.images.source import ArraySink, Sink, Slab, Source, intensity_of
+from poan_runtime.images.suspects import fitting_model
+from poan_runtime.images.volume import Volume, source_of
 from poan_runtime.intensity import StreamedUnit
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.signal.measured import Change
@@ -77,8 +78,8 @@ class Outcome:
     """
 
     geometry: Geometry
-    layout: Layout
-    network: Network
+    layout: Layout = dataclasses.field(repr=False)
+    network: Network = dataclasses.field(repr=False)
     """What ran: of a model with plans for several tiles that of one tile."""
     units: tuple[float, ...]
     timings: Timings
@@ -99,9 +100,14 @@ class Outcome:
     """Standard deviation over eight flips and rotations, where the settings ask for it."""
 
     @property
-    def from_which_matrix(self) -> str:
-        """For people, of a scan that was zero-filled: what it was super-resolved from."""
-        return shares_in_words(self.native_share) if self.native_used else "taken as it comes"
+    def from_which_matrix(self) -> str | None:
+        """One sentence for people: what a scan that was zero-filled was super-resolved from."""
+        if self.measured is None or not (native := self.measured.native).is_zero_filled:
+            return None
+        used = "taken as it comes"
+        if self.native_used:
+            used = from_which_matrix(native, self.native_share, self.geometry)
+        return f"zero-filled by its scanner, {native}; {used}"
 
     @property
     def faithfulness(self) -> str | None:
@@ -112,8 +118,9 @@ class Outcome:
         back = f", {share}which was put back" if self.measured_kept else ""
         said = f"the network changed {self.change.relative:.2%} of what was measured{back}"
         lr = (self.change.squared_lr / max(self.change.count, 1)) ** 0.5
-        noise = self.measured.noise.sigma
-        return f"{said}; noise is {noise / lr:.2%}" if noise and lr else said
+        if not (lr and (noise := self.measured.noise.sigma)):
+            return said
+        return f"{said}; the scan's noise is {noise / lr:.2%} of its signal"
 
 
 class SuperResolution:
@@ -322,8 +329,8 @@ def upscale_file(
     """Super-resolve in bounded memory; the output appears whole or not at all.
 
     ``source`` is a path or an open `Source` (which the caller closes), ``target`` a path, a fresh
-    `Sink` or a function that opens one for the network that runs, ``model`` as for `load_network`
-    or a `Network` (which the caller closes).
+    `Sink` or a function that opens one for the network that runs, ``model`` as for `load_network`,
+    ``auto`` (by the scan's contrast) or a `Network` (which the caller closes).
     Voxels keep their type unless ``dtype`` (``int16``, ``float32``, ...) names another for a
     path, which is refused if over 1 % of the voxels do not fit into it, unless ``saturate`` cuts
     them to its ends. ``scratch`` is the folder for temporary files. Each consumer is called with
@@ -338,10 +345,10 @@ def upscale_file(
     """
     settings = settings or Settings()
     with contextlib.ExitStack() as stack:
-        if not isinstance(model, Network):
-            model = stack.enter_context(load_network(model))
         if isinstance(source, str | Path):
             source = stack.enter_context(contextlib.closing(open_source(source, scratch)))
+        if not isinstance(model, Network):
+            model = stack.enter_context(load_network(fitting_model(model, source)))
         if isinstance(target, str | Path):
             target = open_sink(
                 target,
@@ -372,7 +379,7 @@ def upscale(
     """Super-resolve in memory: the volume made finer in-plane, float32 real values.
 
     ``scan`` is a `Volume`, a nibabel image or a scan file, of 2 to 7 dimensions; ``model`` is the
-    name of a shipped model, a folder with a manifest, a model file, or a `Network` that
+    name of a shipped model, ``auto``, a folder with a manifest, a model file, or a `Network` that
     `load_network` gave (which saves loading it for each of many volumes). The result has the
     input's axes, those in the slice plane ``scale`` times as long; its affine is in mm. Raises
     PoanError on what the caller can mend. For scans that do not fit in memory use `upscale_file`.
@@ -385,9 +392,5 @@ def upscale(
         image = fine.to_nibabel()  # or: fine.save("fine.nii.gz")
     """
     sink = ArraySink()
-    source: Source | str | Path
-    if isinstance(scan, SpatialImage):
-        scan = Volume.of(scan)
-    source = ArraySource(scan.data, scan.affine) if isinstance(scan, Volume) else scan
-    outcome = upscale_file(source, sink, model, settings)
+    outcome = upscale_file(source_of(scan), sink, model, settings)
     return Volume(data=sink.data, affine=outcome.geometry.fine_affine)

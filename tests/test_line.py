@@ -11,8 +11,10 @@ import nibabel
 import numpy as np
 import pytest
 
+import poan_runtime
 from poan_export import cli as export_cli
 from poan_runtime.commands import run as run_cli
+from poan_runtime.errors import PoanError
 from poan_runtime.geometry import upscaled_affine
 from poan_runtime.images.volume import read_volume
 from poan_runtime.models.find import find_model, shipped_models
@@ -130,7 +132,15 @@ def test_names_of_one_contrast_and_auto_lead_to_a_model_that_is_shipped(tmp_path
     nibabel.save(nibabel.Nifti1Image(image, np.diag([1, 1, 4, 1.0])), scan)
     assert run_cli.main(["auto_x3", str(scan), "-o", str(out)]) == 0
     assert nibabel.load(out).shape == (72, 78, 2)
-    assert "sub-1_T2w.nii.gz: T2, taken to mr_x3" in capsys.readouterr().out
+    assert "sub-1_T2w.nii.gz: contrast T2: model mr_x3" in capsys.readouterr().out
+    assert run_cli.main(["t2_x3", str(scan), "-o", str(out), "--overwrite"]) == 0
+    assert capsys.readouterr().out.startswith("t2_x3: another name of mr_x3\n")
+    for same in (scan, nibabel.load(scan)):
+        assert poan_runtime.upscale(same, "auto_x3").data.shape == (72, 78, 2)
+    outcome = poan_runtime.upscale_file(scan, out, "auto")
+    assert outcome.network.model.manifest.name == "t2_x2"
+    with pytest.raises(PoanError, match="auto: goes by a scan's contrast, and here is none"):
+        find_model("auto")
 
 
 def test_a_run_leaves_nothing_in_the_home_folder(tmp_path):

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from poan_runtime.batch.bids import read_object
-from poan_runtime.batch.derivative import WORK, version
+from poan_runtime.batch.derivative import WORK
 from poan_runtime.errors import PoanError
+from poan_runtime.extras import poan_version
 from poan_runtime.files import WholeFile
 
 NAME = "poan-report.html"
@@ -46,7 +47,7 @@ def write(out: Path) -> tuple[Path, int]:
         figures=_figures(done),
         failures=_failures(failed),
         rows="".join(_row(out, record) for record in done),
-        version=html.escape(version()),
+        version=html.escape(poan_version()),
     )
     with WholeFile(out / NAME) as file:
         file.write(page.encode())

@@ -6,13 +6,13 @@ The sidecar is written after the image: an image without one was not finished.
 import dataclasses
 import json
 import os
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from poan_runtime.batch.bids import DESCRIPTION, BidsScan, inherited
 from poan_runtime.errors import PoanError
+from poan_runtime.extras import poan_version
 from poan_runtime.files import WholeFile, sha256_of
 
 BIDS_VERSION = "1.10.0"
@@ -78,17 +78,9 @@ def _description(dataset: Path, out: Path) -> dict[str, Any]:
         "Name": "Super-resolved scans",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "poan", "Version": version()}],
+        "GeneratedBy": [{"Name": "poan", "Version": poan_version()}],
         "DatasetLinks": {SOURCE: quote(os.path.relpath(dataset.resolve(), out.resolve()))},
     }
-
-
-def version() -> str:
-    """poan's version, or ``source`` where it is not installed."""
-    try:
-        return metadata.version("poan")
-    except metadata.PackageNotFoundError:
-        return "source"
 
 
 def sidecar(

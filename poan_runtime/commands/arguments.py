@@ -5,11 +5,11 @@ import contextlib
 import io
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Any, NoReturn
 
 from poan_runtime.commands.say import printable
 from poan_runtime.engines import PRECISIONS
+from poan_runtime.extras import poan_version
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,14 +37,6 @@ class _Version(argparse.Action):
         """Print it, and exit with status 0."""
         sys.stdout.write(f"{parser.prog} {poan_version()}\n")
         parser.exit()
-
-
-def poan_version() -> str:
-    """The installed version, or ``source``."""
-    try:
-        return metadata.version("poan")
-    except metadata.PackageNotFoundError:
-        return "source"
 
 
 def widen_output() -> None:

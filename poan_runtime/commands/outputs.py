@@ -20,6 +20,8 @@ BIDS = re.compile(r"(sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9+]+)*?)(?:_desc-([A-Za
 REPORTS = (".json", *PAGES)
 RESULT = re.compile(r"_desc-(\w*[sS]r|\w*[cC]hanged|\w*[uU]ncertainty)(_|\.|$)")
 
+TWICE = "{}: two results would be written to it; name them apart"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
@@ -173,6 +175,9 @@ def named(
     if wanted.endswith(suffixes) and not os.path.isdir(folder):
         raise PoanError(f"{wanted}: one file for several scans; name a folder, as {wanted}/")
     paths = [folder / name for name in _apart(scans, names)]
+    for path, times in Counter(paths).items():
+        if times > 1:  # before the folder is made
+            raise PoanError(TWICE.format(path))
     try:
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -222,7 +227,7 @@ def check_distinct(scans: list[Path], outputs: list[Path], folders: Sequence[Pat
         if resolved in inputs:
             raise PoanError(f"{output}: would replace an input; name another file")
         if resolved in seen:
-            raise PoanError(f"{output}: two results would be written to it; name them apart")
+            raise PoanError(TWICE.format(output))
         seen.add(resolved)
 
 

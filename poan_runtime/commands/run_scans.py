@@ -20,6 +20,7 @@ from poan_runtime.commands.outputs import (
 from poan_runtime.commands.overlap import Turns, Work, overlapped
 from poan_runtime.commands.progress import Progress
 from poan_runtime.commands.say import QUIET, Voice, level_of
+from poan_runtime.commands.say_outcome import half_step, say_outcome
 from poan_runtime.commands.server_options import access_of
 from poan_runtime.engines.backend import EngineOptions, spoken
 from poan_runtime.errors import PoanError
@@ -27,8 +28,20 @@ from poan_runtime.images.dicom.recognise import is_dicom
 from poan_runtime.images.formats import WRITTEN, open_sink, open_source
 from poan_runtime.images.nifti.header import check_dtype
 from poan_runtime.images.source import Sink, Source
-from poan_runtime.images.suspects import contrast_of, looks_like_labels, other_contrast
-from poan_runtime.models.find import AUTO, Trust, auto_model, exists
+from poan_runtime.images.suspects import (
+    contrast_of,
+    contrast_told,
+    looks_like_labels,
+    other_contrast,
+)
+from poan_runtime.models.find import (
+    AUTO,
+    Trust,
+    auto_model,
+    exists,
+    is_shipped,
+    other_names,
+)
 from poan_runtime.network import Network, Settings, load_network
 from poan_runtime.report.document import scan_report, write_report
 from poan_runtime.report.html_page import HtmlPage, is_page
@@ -43,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dtype is not None:
         check_dtype(args.dtype)
     trust = trust_of(args)
+    check_order(args)
     scans = scans_of(args.scans)
     jobs = plan_jobs(scans, args, voice, several=takes_folder(args))
     if is_page(args.report) and len(jobs) > 1:
@@ -54,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
         reports.append(failure(scan, f"{scan}: no such file or folder", voice))
     todo = jobs_to_do([job for job in jobs if job.scan not in missing], args, voice)
     if not todo:
+        if args.report is not None:
+            voice.say(f"{args.report}: nothing ran, so no report is written")
         return 2 if missing else 0
     failed = bool(missing)
     by_model = models_of(args, [job.scan for job in todo], voice)
@@ -62,11 +78,18 @@ def run(args: argparse.Namespace) -> int:
     for name, own in by_model.items():
         jobs = [job for job in todo if job.scan in own]
         with load_network(name, options_of(args), trust) as network:
-            introduce(network, voice)
+            introduce(name, network, voice)
             failed |= run_jobs(args, network, jobs, reports, voice)
             if args.report is not None and not is_page(args.report):
                 write_report(Path(args.report), network, reports)
     return 2 if failed else 0
+
+
+def check_order(args: argparse.Namespace) -> None:
+    """Refuse a scan in the place of the model."""
+    models = [word for word in args.scans if is_shipped(word) and not exists(Path(word))]
+    if models and not is_shipped(args.model):
+        raise PoanError(f"{args.model}, {models[0]}: the model comes first, the scans after it")
 
 
 def check_for_dicom(args: argparse.Namespace, scans: list[Path]) -> None:
@@ -90,19 +113,20 @@ def models_of(args: argparse.Namespace, scans: list[Path], voice: Voice) -> dict
         return {args.model: scans}
     found: dict[str, list[Path]] = {}
     for scan in scans:
-        contrast = contrast_told(scan, args.series)
+        contrast = contrast_of_scan(scan, args.series)
         name = auto_model(args.model, contrast)
-        voice.say(f"{scan.name}: {contrast or 'contrast not told'}, taken to {name}")
+        told = f"contrast {contrast}" if contrast else "contrast not told"
+        voice.say(f"{scan.name}: {told}: model {name}")
         found.setdefault(name, []).append(scan)
     return found
 
 
-def contrast_told(scan: Path, series: str | None) -> str | None:
+def contrast_of_scan(scan: Path, series: str | None) -> str | None:
     """T1, T2, PD or FLAIR as the scan's name tells, or its DICOM series description."""
     if not is_dicom(scan):
         return contrast_of(scan.name)
     with contextlib.closing(open_source(scan, series=series)) as source:
-        return contrast_of(str(getattr(source, "description", ""))) or contrast_of(scan.name)
+        return contrast_told(source)
 
 
 def run_jobs(
@@ -145,6 +169,7 @@ def explain(args: argparse.Namespace) -> int:
     from poan_runtime.report.explain import as_json, as_text, explain_scan, write_json
 
     voice = Voice("poan-run", level_of(quiet=False, verbose=args.verbose))
+    check_order(args)
     scans = scans_of(args.scans)
     if is_page(args.report):
         raise PoanError(f"{args.report}: a plan is written as JSON")
@@ -172,10 +197,12 @@ def explain(args: argparse.Namespace) -> int:
     return 0
 
 
-def introduce(network: Network, voice: Voice) -> None:
-    """Say which file runs, and in what."""
+def introduce(name: str, network: Network, voice: Voice) -> None:
+    """Say which file runs, and in what; ``name`` is what the user calls the model."""
     model, opened = network.model, network.opened
     precision = opened.precision or model.file.precision
+    if (meant := other_names().get(name)) is not None:
+        voice.say(f"{name}: another name of {meant}")
     voice.say(
         f"{model.manifest.name}: {model.path}, sha256 {model.file.sha256[:12]}, "
         f"in {spoken(opened.name, opened.device)}, {precision}"
@@ -221,7 +248,7 @@ def run_one(
         network = outcome.network
         contrast = other_contrast(source, network.model.manifest.contrast)
         warnings = [*network.notices, *outcome.warnings, *([contrast] if contrast else [])]
-        say_outcome(job, outcome, warnings, total_s, voice)
+        say_outcome(job, outcome, warnings, total_s, half_step(source, args.dtype), voice)
         if page is not None:
             page.write(Path(args.report), network, outcome, source, warnings, total_s)
         if args.report is None:
@@ -294,47 +321,6 @@ def _maps(job: Job, source: Source, scratch: Path | None) -> dict[str, MapFile]:
         sink = to(job.uncertainty, "poan: std over 8 flips, rotations")
         maps["--uncertainty"] = MapFile(sink, uncertainty)
     return maps
-
-
-def say_outcome(
-    job: Job, outcome: Outcome, warnings: list[str], total_s: float, voice: Voice
-) -> None:
-    """One line on what was written, and some on what was found; one for each warning."""
-    shape = "x".join(map(str, outcome.geometry.fine_shape))
-    voice.say(f"{job.output}: {shape}, {outcome.timings.tiles_in_words}, {total_s:.1f} s")
-    taken = [outcome.network.taken] if outcome.network.taken else []
-    lines = [*taken, *_measured_lines(outcome), *_below_zero_lines(outcome)]
-    if outcome.spread is not None:
-        lines.append(str(outcome.spread))
-    for line in lines:
-        voice.say(f"{job.scan.name}: {line}")
-    for warning in warnings:
-        voice.warn(f"{job.scan.name}: {warning}")
-
-
-def _measured_lines(outcome: Outcome) -> list[str]:
-    """What the scanner measured of this scan, and what of that the network changed."""
-    found = outcome.measured
-    if found is None or outcome.faithfulness is None:
-        return []
-    lines = [outcome.faithfulness]
-    if found.native.is_zero_filled:
-        used = outcome.from_which_matrix
-        if outcome.geometry.is_filled_up:
-            used += ", then filled up to the input's matrix"
-        lines.insert(0, f"zero-filled by its scanner, {found.native}; {used}")
-    return lines
-
-
-def _below_zero_lines(outcome: Outcome) -> list[str]:
-    """Ringing in air that was cut off: nothing to worry about."""
-    found = outcome.below_zero
-    if not found.count:
-        return []
-    return [
-        f"{found.count} voxels were below zero, the lowest {found.lowest:.4g} (ringing beside "
-        "edges and in air), and became 0: the scan has none"
-    ]
 
 
 def _target(

@@ -20,6 +20,15 @@ class Stored:
     inter: float
     scaled: bool
 
+    @property
+    def half_step(self) -> float:
+        """Real values that are closer to one that is stored than this are written as that one.
+
+        >>> stored_as(np.dtype("int16"), 0.5, 3.0).half_step
+        0.25
+        """
+        return abs(self.slope) / 2 if self.dtype.kind in "iu" else 0.0
+
 
 def stored_as(
     source: np.dtype[Any], slope: float, inter: float, dtype: np.dtype[Any] | None = None

@@ -15,6 +15,7 @@ from poan_runtime.errors import PoanError
 from poan_runtime.files import WholeFile
 from poan_runtime.geometry import Affine, spatial_shape
 from poan_runtime.images.formats import NIFTI, open_source
+from poan_runtime.images.source import ArraySource, Source
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,8 +33,15 @@ class Volume:
 
     @classmethod
     def of(cls, image: SpatialImage) -> "Volume":
-        """The real values and the affine of a nibabel image; nibabel raises what it cannot read."""
-        return cls(data=np.asarray(image.dataobj, np.float32), affine=np.asarray(image.affine))
+        """The real values and the affine of a nibabel image; nibabel raises what it cannot read.
+
+        Raises PoanError where voxels are complex or RGB.
+        """
+        voxels = np.asarray(image.dataobj)
+        if voxels.dtype.kind not in "biuf":
+            name = "RGB" if voxels.dtype.fields else voxels.dtype.name
+            raise PoanError(f"expected real or integer voxels, got {name}")
+        return cls(data=np.asarray(voxels, np.float32), affine=np.asarray(image.affine))
 
     def to_nibabel(self) -> Nifti1Image:
         """A nibabel image of the same values, in scanner coordinates and mm.
@@ -58,6 +66,23 @@ class Volume:
         content = self.to_nibabel().to_bytes()
         with WholeFile(path) as file:
             file.write(gzip.compress(content, 6) if path.suffix == ".gz" else content)
+
+
+def source_of(scan: Volume | SpatialImage | str | Path) -> Source | str | Path:
+    """What `upscale` takes as a source: a path as it is, voxels in memory as an `ArraySource`.
+
+    A nibabel image's file name is kept, which may tell the contrast. Raises PoanError on others.
+    """
+    if isinstance(scan, str | Path):
+        return scan
+    name = scan.get_filename() if isinstance(scan, SpatialImage) else None
+    volume = Volume.of(scan) if isinstance(scan, SpatialImage) else scan
+    if not isinstance(volume, Volume):
+        kind = type(scan).__name__
+        raise PoanError(f"expected a path, a nibabel image or a Volume(data, affine), got {kind}")
+    source = ArraySource(volume.data, volume.affine)
+    source.path = Path(name) if name else None
+    return source
 
 
 def read_volume(path: str | Path, volume: int = 0) -> Volume:

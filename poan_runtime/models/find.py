@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 from poan_runtime.errors import PoanError
@@ -23,7 +24,7 @@ from poan_runtime.models.verdicts_here import manifest_here
 from poan_runtime.models.weights_outside import refuse_weights_outside
 
 MODELS = Path(__file__).parent / "shipped"
-FILE_SUFFIXES = (".onnx", ".plan", ".json")
+FILE_SUFFIXES = (".onnx", ".plan", ".json", ".pt")
 """A name that ends so is a file's, never a shipped model's."""
 ALIASES = {f"{word}_x{scale}": f"mr_x{scale}" for word in ("t1", "t2") for scale in (2, 3, 4)}
 """Names of models of one contrast that the model of every contrast stands in for, if none of
@@ -38,7 +39,7 @@ ONLY_PORT = ""
 class Model:
     """A model file that its manifest vouches for (or the user, with ``--trust``)."""
 
-    manifest: Manifest
+    manifest: Manifest = dataclasses.field(repr=False)
     file: ModelFile
     path: Path
     notices: tuple[str, ...] = ()
@@ -78,6 +79,8 @@ def find_model(
     """
     path, notices = located(name)
     if path.is_dir():
+        if not exists(path / MANIFEST_NAME):
+            raise PoanError(f"{path}: no {MANIFEST_NAME}: not a folder that poan-export wrote")
         manifest = manifest_here(path)
         found = _verified(manifest, _preferred(manifest, precision, path), path, judged)
         return dataclasses.replace(found, notices=(*notices, *found.notices))
@@ -107,10 +110,40 @@ def located(name: str | Path) -> tuple[Path, tuple[str, ...]]:
         if not exists(path / MANIFEST_NAME):
             return shipped, ()
         return shipped, (f"{name} is the shipped model; for the folder of that name write {here}",)
-    known = ", ".join(model.name for model in shipped_models()) or "none"
+    known = ", ".join([*(model.name for model in shipped_models()), *other_names()])
+    if name in AUTO:
+        raise PoanError(f"{name}: goes by a scan's contrast, and here is none; name one of {known}")
+    known = ", ".join([*AUTO, *([known] if known else [])])
     if exists(path):
         raise PoanError(f"{name}: no shipped model ({known}); for what lies here write {here}")
-    raise PoanError(f"{name}: no such file or folder, nor a shipped model ({known})")
+    hint = _nearest(str(name))
+    raise PoanError(f"{name}: no such file or folder, nor a shipped model ({known}){hint}")
+
+
+def _nearest(name: str) -> str:
+    """What to say of a name that is formed like a shipped model's."""
+    formed = re.fullmatch(r"\w+_x(\d+)", name)
+    if formed is None:
+        return ""
+    if is_shipped(f"mr_x{formed[1]}"):
+        return f"; mr_x{formed[1]} is for every contrast"
+    return f"; there is none for x{formed[1]}"
+
+
+def is_shipped(name: str) -> bool:
+    """Whether a name is a shipped model's, another name of one, or one of `AUTO`.
+
+    >>> is_shipped("auto_x3"), is_shipped("scan.nii.gz")
+    (True, False)
+    """
+    known = name in AUTO or os.path.isfile(MODELS / shipped_name(name) / MANIFEST_NAME)
+    return is_bare(name) and known
+
+
+def other_names() -> dict[str, str]:
+    """Each name of `ALIASES` that is in use, and the shipped model that it means."""
+    meant = {name: shipped_name(name) for name in ALIASES}
+    return {name: model for name, model in meant.items() if name != model and is_shipped(model)}
 
 
 def shipped_name(name: str) -> str:
@@ -192,6 +225,8 @@ def _trusted_plan(manifest: Manifest, file: ModelFile | None, path: Path) -> Mod
 
 
 def _trusted(path: Path, trust: Trust | None) -> Model:
+    if path.suffix == ".pt":
+        raise PoanError(f"{path}: a checkpoint; poan-export --ckpt {path} makes a model of it")
     if trust is None:
         raise PoanError(
             f"{path}: expected {MANIFEST_NAME} beside it, got none; "

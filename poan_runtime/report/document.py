@@ -2,13 +2,13 @@
 
 import json
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from poan_runtime import geometry
+from poan_runtime.extras import poan_version
 from poan_runtime.files import WholeFile
 from poan_runtime.images.source import Source
 from poan_runtime.network import Network, Settings
@@ -151,11 +151,3 @@ def _geometry(shape: tuple[int, ...], affine: geometry.Affine) -> dict[str, Any]
         "spacing": geometry.spacing(affine).tolist(),
         "affine": np.asarray(affine).tolist(),
     }
-
-
-def poan_version() -> str:
-    """The installed version, or ``source``."""
-    try:
-        return metadata.version("poan")
-    except metadata.PackageNotFoundError:
-        return "source"

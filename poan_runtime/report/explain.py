@@ -56,6 +56,8 @@ class Explanation:
     network: Network
     counts: Counts
     volumes: int
+    from_which_matrix: str | None
+    """Why the output is not scale times the scan, of one that was zero-filled."""
     read_s: float
     tile_s: float
     slice_s: float
@@ -110,6 +112,7 @@ def explain_scan(source: Source, network: Network, settings: Settings) -> Explan
         network=network,
         counts=counts,
         volumes=geometry.volumes,
+        from_which_matrix=run.outcome().from_which_matrix,
         read_s=read_s,
         tile_s=tile_s,
         slice_s=slice_s,
@@ -197,6 +200,7 @@ def as_json(source: Source, found: Explanation) -> dict[str, Any]:
         | {"device": opened.device, "reason": opened.reason},
         "scan": {"path": str(source.path), "shape": list(source.shape)},
         "slice_axis": found.geometry.axis,
+        "from_which_matrix": found.from_which_matrix,
         "output": {
             "shape": list(found.geometry.fine_shape),
             "spacing": spacing(found.geometry.fine_affine).tolist(),
@@ -248,6 +252,7 @@ def as_text(document: dict[str, Any]) -> str:
         f"engine     {spoken(engine, backend['device'])}",
         f"scan       {shape}, slices across axis {document['slice_axis']}",
         f"output     {fine}, voxels of {voxel} mm",
+        *([f"matrix     {matrix}"] if (matrix := document["from_which_matrix"]) else []),
         f"tiles      {plan['tiles_per_slice']} per slice, {plan['tile']} x {plan['tile']}, halo "
         f"{plan['halo']}, overlap {rows} x {columns}: {plan['work_on_overlap']:.1%} of the work "
         "is on overlap and padding",

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from poan_runtime.as_measured import slices_across
 from poan_runtime.errors import PoanError
+from poan_runtime.extras import poan_version
 from poan_runtime.files import WholeFile
 from poan_runtime.geometry import Affine, Geometry, spacing, spatial_shape
 from poan_runtime.images.source import Source
 from poan_runtime.network import Network
-from poan_runtime.report.document import poan_version
 from poan_runtime.report.html_pictures import crop_png, histogram, spectrum, versions
 from poan_runtime.report.html_template import TEMPLATE
 from poan_runtime.report.preview import upright
@@ -286,11 +286,9 @@ def _measured(outcome: Outcome) -> list[tuple[str, str]]:
     found, change = outcome.measured, outcome.change
     if found is None or change is None:
         return []
-    used = outcome.from_which_matrix
-    native = f"{found.native}; {used}" if found.native.is_zero_filled else str(found.native)
     noise = f"{found.noise.sigma:.4g}, from the {found.noise.source}" if found.noise.sigma else ""
     return [
-        ("what the scanner measured", native),
+        ("what the scanner measured", outcome.from_which_matrix or str(found.native)),
         *([("noise (standard deviation)", noise)] if noise else []),
         ("changed of what was measured", f"{change.relative:.2%}, {change.rms:.4g} rms"),
         ("measured band put back", f"{outcome.measured_kept:.0%}"),

@@ -1,9 +1,9 @@
 """What a derived image says of the model and settings that made it."""
 
 from poan_runtime.as_measured import decided
+from poan_runtime.extras import poan_version
 from poan_runtime.images.dicom.provenance import Provenance
 from poan_runtime.network import Network, Settings
-from poan_runtime.report.document import poan_version
 
 
 def provenance_of(network: Network, settings: Settings) -> Provenance:

@@ -49,6 +49,8 @@ class Timings:
     def tiles_in_words(self) -> str:
         """For people: how many tiles ran, and how many did not need to."""
         air = f" ({self.tiles_of_air} of them air)" if self.tiles_of_air else ""
+        if self.tiles_of_air and self.tiles_of_air == self.tiles_skipped:
+            air = ", all air"
         return f"{self.tiles_run} tiles run, {self.tiles_skipped} skipped{air}"
 
     @contextlib.contextmanager

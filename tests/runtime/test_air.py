@@ -125,7 +125,7 @@ def test_poan_run_says_how_many_tiles_are_air_and_runs_them_where_told(
         out = str(tmp_path / f"{name}.nii")
         assert main([str(model), str(scan), "-o", out, "--report", str(report), *more]) == 0
         counted[name] = json.loads(report.read_text())["scans"][0]
-        assert ("of them air" in capsys.readouterr().out) == (name == "air")
+        assert ("skipped, all air" in capsys.readouterr().out) == (name == "air")
     air, every = counted["air"], counted["all"]
     assert air["tiles"]["of_air"] == air["tiles"]["skipped"] > 0 == every["tiles"]["skipped"]
     assert air["tiles"]["run"] + air["tiles"]["of_air"] == every["tiles"]["run"]

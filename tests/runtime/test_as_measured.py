@@ -369,7 +369,8 @@ def test_the_figure_of_faithfulness_is_that_of_the_voxels(
     np.testing.assert_allclose(where, expected, rtol=0, atol=1e-3)
     said = capsys.readouterr().out
     noise = found["noise_sigma"] / np.sqrt((lr**2).mean())
-    line = f"the network changed {relative:.2%} of what was measured; noise is {noise:.2%}"
+    line = f"the network changed {relative:.2%} of what was measured; "
+    line += f"the scan's noise is {noise:.2%} of its signal"
     assert line in said
     again = ["-o", str(tmp_path / "kept.nii"), "--report", str(report), "--keep-measured", "on"]
     assert main([str(scanner_model), str(scan), *again, "--axis", "2", "--overwrite"]) == 0

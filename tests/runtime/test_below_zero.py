@@ -53,6 +53,17 @@ def test_a_scan_without_negative_voxels_gets_none(
     assert part["below_zero_made_zero"]["lowest"] == pytest.approx(sharp.min(), rel=1e-6)
 
 
+def test_what_the_voxel_type_rounds_to_zero_is_not_told(
+    ringing: Path, make_scan: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = np.random.default_rng(4).integers(1, 3, (20, 18, 3))  # 5 - 4 * 2 is the lowest: -0.15
+    scan = make_scan("steps.nii", data=(0.05 * steps).astype("<f4"), dtype="<f4")
+    assert main([str(ringing), str(scan), "--axis", "2"]) == 0
+    assert "were below zero" in capsys.readouterr().out
+    assert main([str(ringing), str(scan), "--axis", "2", "--dtype", "int16", "--overwrite"]) == 0
+    assert "were below zero" not in capsys.readouterr().out
+
+
 def test_they_stay_where_the_user_or_the_scan_says_so(
     ringing: Path, make_scan: Any, tmp_path: Path
 ) -> None:

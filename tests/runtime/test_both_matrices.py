@@ -166,8 +166,15 @@ def test_a_run_says_so_and_the_plan_counts_the_tiles_of_both(
     assert {"read", "tile", "inference", "blend", "measured"} <= set(ran["seconds"])
     assert foreseen["tiles"]["all"] > SLICES * foreseen["plan"]["tiles_per_slice"]
     share = ran["native"]["share"]
-    said = f"super-resolved from there and as it comes, {share:.0%} and {1 - share:.0%} of it"
-    assert said in capsys.readouterr().out
+    native = ran["native"]["reasons"]
+    said = (
+        f"zero-filled by its scanner, native 64x80 (rows: {native[0]}; columns: {native[1]}); "
+        f"the result is the mean of two runs: {share:.0%} from 64x80, {1 - share:.0%} from the "
+        "stored matrix; --like-input gives 192x160\n"
+    )
+    out = capsys.readouterr().out
+    assert f"matrix     {said}" in out
+    assert f"scan.nii: {said}" in out
 
 
 @pytest.mark.parametrize("native", ["auto", "on", "off"])

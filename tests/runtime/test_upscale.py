@@ -3,6 +3,7 @@
 import inspect
 import re
 import textwrap
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,26 @@ def test_the_self_ensemble_averages_the_views(make_model: Any) -> None:
     eight = poan_runtime.upscale(volume, model, poan_runtime.Settings(self_ensemble=True)).data
     # The kernel is symmetric: all views answer alike, up to the order of float32 sums below 4.
     np.testing.assert_allclose(eight, once, rtol=0, atol=4e-6)
+
+
+def test_what_is_no_scan_of_real_voxels_is_refused(nearest_x2: Path) -> None:
+    data = np.ones((4, 5, 2))
+    with pytest.raises(poan_runtime.PoanError, match=r"a nibabel image or a Volume.*got ndarray"):
+        poan_runtime.upscale(data, nearest_x2)  # type: ignore[arg-type]
+    phase = nib.Nifti1Image(data.astype(np.complex64), np.eye(4))
+    with pytest.raises(poan_runtime.PoanError, match="real or integer voxels, got complex64"):
+        poan_runtime.upscale(phase, nearest_x2)
+
+
+def test_an_outcome_is_shown_without_the_model(nearest_x2: Path, make_scan: Any) -> None:
+    with poan_runtime.load_network(nearest_x2) as network:
+        outcome = poan_runtime.upscale_file(make_scan(), ArraySink(), network)
+    assert len(repr(outcome)) < 2000
+    assert "Manifest(" not in repr(network)
+
+
+def test_the_package_tells_its_version() -> None:
+    assert poan_runtime.__version__ == metadata.version("poan")
 
 
 def test_an_empty_array_is_refused(nearest_x2: Path) -> None:

@@ -90,7 +90,10 @@ def choose(series: Sequence[Series], wanted: str | None, path: Path) -> Series:
         return candidates[0]
     if len(series) == 1:
         return series[0]
-    raise PoanError(f"{path}: holds {len(series)} series; name one with --series: {_keys(series)}")
+    scanned = [s for s in series if not s.first.by_poan] or series
+    own = len(series) - len(scanned)
+    held = f"{len(series)} series" + (f", {own} of them by poan" if own else "")
+    raise PoanError(f"{path}: holds {held}; name one with --series: {_keys(scanned)}")
 
 
 def table(series: Sequence[Series]) -> list[str]:

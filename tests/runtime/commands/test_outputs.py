@@ -40,6 +40,10 @@ def test_skip_existing_goes_on_with_the_scans_that_have_no_output(
     assert "a_desc-sr.nii.gz: there already, skipped" in capsys.readouterr().out
     assert (tmp_path / "out/a_desc-sr.nii.gz").stat().st_mtime_ns == first
     assert (tmp_path / "out/b_desc-sr.nii.gz").is_file()
+    again, report = ["-o", tmp_path / "out", "--skip-existing"], tmp_path / "report.json"
+    assert poan_run(nearest_x2, *scans, *again, "--report", report) == 0
+    assert f"{report}: nothing ran, so no report is written\n" in capsys.readouterr().out
+    assert not report.exists()
 
 
 def test_a_glob_that_matches_earlier_results_runs_the_scans_alone(
@@ -192,5 +196,5 @@ def test_auto_is_explained_as_it_would_run(
     scan = make_scan("sub-1_T2w.nii")
     assert poan_run("--explain", "auto", scan, "--threads", 1) == 0
     said = capsys.readouterr().out
-    assert said.startswith(f"sub-1_T2w.nii: T2, taken to {nearest_x2}\n")
+    assert said.startswith(f"sub-1_T2w.nii: contrast T2: model {nearest_x2}\n")
     assert "tiles" in said

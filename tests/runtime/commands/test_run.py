@@ -245,7 +245,13 @@ def test_report_and_preview_tell_what_was_done(
         (["{model}", "{scan}", "--backend", "abacus"], "--backend: expected auto or one of"),
         (["{model}", "{scan}", "--backend", "openvino", "--device", "cuda"], "--device: openvino"),
         (["{tmp}/nothing", "{scan}"], "no such file or folder"),
-        (["nothing", "{scan}"], "nor a shipped model"),
+        (["nothing", "{scan}"], "nor a shipped model (auto, auto_x2, auto_x3, auto_x4, mr_x2"),
+        (["flair_x2", "{scan}"], "t2_x4); mr_x2 is for every contrast"),
+        (["auto_x5", "{scan}"], "t2_x4); there is none for x5"),
+        (["{scan}", "mr_x2"], "mr_x2: the model comes first, the scans after it"),
+        (["{scan}", "auto", "--explain"], "auto: the model comes first, the scans after it"),
+        (["net.pt", "{scan}"], "net.pt: no such file or folder"),
+        (["{tmp}/empty", "{scan}"], "empty: no manifest.json: not a folder that poan-export wrote"),
         (["{model}/manifest.txt", "{scan}"], "no such file or folder"),
         (["{model}", "{scan}", "{scan}", "-o", "{tmp}/o.nii"], "one file for several scans"),
         (["{model}", "{tmp}/empty"], "neither a NIfTI file nor DICOM"),
@@ -266,7 +272,7 @@ def test_what_cannot_be_done_is_one_line_and_writes_nothing(
     places = {"model": nearest_x2, "scan": scan, "tmp": tmp_path}
     assert poan_run(*[argument.format(**places) for argument in arguments]) == 2
     assert message in one_line(capsys)
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [scan]
+    assert set(tmp_path.iterdir()) == {scan, tmp_path / "empty"}
     assert scan.read_bytes() == before
 
 
@@ -291,6 +297,9 @@ def test_a_model_that_its_manifest_does_not_vouch_for_is_refused(
     (model / "other.onnx").write_bytes(b"")
     assert poan_run(model / "other.onnx", scan) == 2
     assert "a file that the manifest lists (model.onnx)" in one_line(capsys)
+    (bare / "own.pt").write_bytes(b"")
+    assert poan_run(bare / "own.pt", scan) == 2
+    assert "a checkpoint; poan-export --ckpt" in one_line(capsys)
     (model / "model.onnx").write_bytes(graph.read_bytes() + b"\0")
     for name in (model, model / "model.onnx", model / "manifest.json"):
         assert poan_run(name, scan) == 2
@@ -336,10 +345,22 @@ def test_list_tells_what_each_shipped_model_is_for_and_worth(
     folder = shutil.copytree(made, tmp_path / "models" / made.name)
     monkeypatch.setattr("poan_runtime.models.find.MODELS", folder.parent)
     assert poan_run("--list") == 0
-    rows = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
+    lines = capsys.readouterr().out.splitlines()
+    rows = [re.split("  +", line) for line in lines]
     (row,) = [row for row in rows if row[0] == folder.name]
     size = f"{(folder / 'model.onnx').stat().st_size / 2**20:.1f} MiB"
-    assert row[1:] == ["T2", "x2", "scanner LR", "+0.50 to +1.25 dB", size, "CC0"]
+    assert row[1:] == ["T2", "x2", "scanner LR", "+0.50 to +1.25 dB", size]
+    assert lines[-1] == f"licence of the data of {folder.name}: CC0"
+
+
+def test_the_list_is_no_wider_than_a_page_and_says_the_other_names(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert poan_run("--list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "t2_x4: another name of mr_x4" in lines
+    assert "auto, auto_x2, auto_x3, auto_x4: the model for the scan's contrast" in lines
 
 
 def test_a_shipped_model_is_found_by_name(

@@ -150,6 +150,21 @@ def test_the_sequences_say_what_was_done_and_from_what(
     )
 
 
+def test_where_one_of_several_must_be_named_poans_own_is_not_among_them(
+    make_series: MakeSeries, tmp_path: Path
+) -> None:
+    def mixed(ds: Dataset, k: int, volume: int) -> Dataset:
+        if volume:
+            ds.ImageOrientationPatient = ["0", "1", "0", "0", "0", "-1"]
+        return ds
+
+    (tmp_path / "both").mkdir()
+    derive(make_series(), tmp_path / "both/out")
+    make_series(volumes=2, change=mixed).rename(tmp_path / "both/in")
+    with pytest.raises(PoanError, match=r"3 series, 1 of them by poan; .* --series: 7a, 7b$"):
+        open_dicom(tmp_path / "both")
+
+
 def test_a_result_beside_its_source_is_not_taken_for_a_source(
     make_series: MakeSeries, tmp_path: Path
 ) -> None:
