@@ -31,9 +31,10 @@ def parser() -> argparse.ArgumentParser:
         prog="poan-export",
         description="Export a checkpoint to ONNX, prove that it still answers as PyTorch does, and "
         "write models, test vectors and a manifest. Exit status: 0, 2 for what you can mend, 3 if "
-        "the network is worse than interpolation on real tiles, or the exported model is not "
-        "within tolerance (then nothing is written), or an engine or an 8-bit model is not (then "
-        "the rest is written).",
+        "the network is below bicubic on its own validation, or below bicubic and sinc both on "
+        "the tiles of --parity-data (--allow-worse exports it all the same), or the exported model "
+        "is not within tolerance (then nothing is written), or an engine or an 8-bit model is not "
+        "(then the rest is written).",
     )
     p.add_argument("--ckpt", type=Path, help="checkpoint of poan-train")
     p.add_argument("--out", type=Path, help="folder to write (default: the checkpoint's stem)")

@@ -177,6 +177,8 @@ def judge_quality(
     )
     refuse_worse(quality, allowed=request.allow_worse)
     say(str(quality))
+    if quality.shortfall:
+        Voice("poan-export").warn(quality.shortfall)
     return quality
 
 

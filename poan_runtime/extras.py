@@ -9,6 +9,9 @@ from urllib.parse import unquote, urlparse
 
 from poan_runtime.errors import PoanError
 
+FIRST = {"torch": "torch==2.13.0"}
+"""What is pinned and installed first: for the range of an extra pip may fetch another build."""
+
 
 def poan_version() -> str:
     """The installed version, or ``source``."""
@@ -38,7 +41,8 @@ def command(*extras: str) -> str:
 
 def missing(module: str, *extras: str) -> str:
     """One line for a module that is not installed."""
-    return f"{module} is missing; run: {command(*extras)}"
+    first = f"pip install {FIRST[module]} && " if module in FIRST else ""
+    return f"{module} is missing; run: {first}{command(*extras)}"
 
 
 @contextlib.contextmanager

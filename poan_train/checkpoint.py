@@ -61,6 +61,8 @@ def read_checkpoint(path: Path) -> tuple[Facts, dict[str, torch.Tensor], dict[st
 
     Raises PoanError when ``path`` is missing, is no checkpoint, or is of another format.
     """
+    if (path / "manifest.json").is_file():
+        raise PoanError(f"{path}: is an export; name the .pt that it was made of")
     if not path.is_file():
         raise PoanError(f"{path}: no such checkpoint")
     try:

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from poan_runtime.commands.arguments import Parser, add_quiet
 from poan_runtime.commands.guard import INTERRUPTED, guarded
 from poan_runtime.commands.say import Voice
 from poan_runtime.errors import PoanError
@@ -21,20 +20,20 @@ from poan_train import networks
 from poan_train.acquire import lr_model
 from poan_train.checkpoint import Facts, read_checkpoint, save_checkpoint
 from poan_train.config import TrainConfig
-from poan_train.convention import OURS, add_preparation, preparation_of
+from poan_train.convention import OURS, preparation_of
 from poan_train.data import Pair, cached_pair, default_cache, load_pairs
 from poan_train.degrade import GRID, Degradation
 from poan_train.export_trial import export_trial
-from poan_train.paper.ablations import ABLATIONS, changes
+from poan_train.options import parser
+from poan_train.paper.ablations import changes
 from poan_train.paper.calibrate import calibrate, ixi_test_sources, report
 from poan_train.ranks import Interrupted, data_parallel, shared_out
-from poan_train.resume import with_history
+from poan_train.resume import nothing_trained, with_history
 from poan_train.subjects import (
-    CONTRASTS,
     EVERY,
     Source,
-    contrast_word,
     find_sources,
+    quietly,
     set_aside,
     split_by_subject,
 )
@@ -57,106 +56,6 @@ RANGES: Mapping[str, Check] = {
     "ema": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
 }
 """What each setting may be, NaN never."""
-
-
-def parser() -> argparse.ArgumentParser:
-    p = Parser(prog="poan-train", description=__doc__)
-    add_quiet(p)
-    _add_what(p)
-    _add_checkpoint(p)
-    _add_calibration(p)
-    _add_training(p)
-    return p
-
-
-def _add_what(p: argparse.ArgumentParser) -> None:
-    """The network, and the data that it is trained on."""
-    p.add_argument("--data", type=Path, help="folder of NIfTI volumes (with --steps 0 not needed)")
-    p.add_argument("--contrast", type=contrast_word, choices=(*CONTRASTS, *EVERY), default="T2")
-    p.add_argument("--scale", type=int, choices=networks.SCALES)
-    p.add_argument("--arch", choices=tuple(networks.ARCHITECTURES), default="poan-lite")
-    p.add_argument("--ablation", choices=tuple(ABLATIONS), help="a row of the paper's tables")
-    p.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="change a field of the network's config, as gate=sigmoid or blocks=8",
-    )
-    p.add_argument(
-        "--lr-model",
-        "--degradation",
-        default="scanner",
-        metavar="KIND",
-        help="how LR is made: scanner (default), bicubic, truncated, kspace, or a .toml file of "
-        "poan_train.acquire.Acquisition's fields",
-    )
-    p.add_argument(
-        "--val", type=Path, help="folder of validation volumes; else subjects are held out"
-    )
-    p.add_argument(
-        "--hold-out",
-        nargs="+",
-        default=[],
-        metavar="SUBJECT",
-        help="subjects that are neither trained nor validated on, or files with one on each line",
-    )
-    p.add_argument("--val-share", type=float, default=0.1, help="share of subjects held out")
-    p.add_argument("--table", type=Path, help="TSV with file, contrast, subject")
-    p.add_argument("--axis", help="slice axis: 0, 1, 2, sagittal, coronal or axial")
-    add_preparation(p.add_argument_group("a paper's conventions, not for LR as a scanner makes it"))
-    p.add_argument("--cache", type=Path, help="folder of decoded volumes")
-    p.add_argument("--licence", default="", help="licence of the data, recorded in the checkpoint")
-
-
-def _add_checkpoint(p: argparse.ArgumentParser) -> None:
-    """What is written, and what it goes on from."""
-    p.add_argument("--out", type=Path, help="checkpoint to write, NAME.pt")
-    p.add_argument("--resume", action="store_true", help="go on from --out where it left off")
-    p.add_argument(
-        "--allow-changes",
-        action="store_true",
-        help="--resume also with other data, contrast, LR model or settings",
-    )
-    p.add_argument("--overwrite", action="store_true", help="replace --out if it is there")
-    p.add_argument(
-        "--no-export-trial",
-        action="store_true",
-        help="train a network that poan-export would refuse, too",
-    )
-    p.add_argument("--init", type=Path, help="checkpoint whose fitting tensors to start from")
-
-
-def _add_calibration(p: argparse.ArgumentParser) -> None:
-    c = p.add_argument_group("calibration, instead of training")
-    c.add_argument(
-        "--check-ixi",
-        type=Path,
-        metavar="DIR",
-        help="folder of IXI: which degradation and metric reproduce the paper's bicubic row?",
-    )
-    c.add_argument("--check-volumes", type=int, default=8, metavar="N", help="of each contrast")
-
-
-def _add_training(p: argparse.ArgumentParser) -> None:
-    t = p.add_argument_group("training (default: a CPU's for small networks, else the paper's)")
-    t.add_argument("--steps", type=int)
-    t.add_argument("--minutes", type=float)
-    t.add_argument("--cpu-minutes", type=float, help="of processor time, all threads together")
-    t.add_argument("--batch", type=int)
-    t.add_argument("--patch", type=int, help="side of an LR patch")
-    t.add_argument("--lr", type=float)
-    t.add_argument("--schedule", choices=("paper", "cosine"))
-    t.add_argument("--warmup", type=int)
-    t.add_argument("--clip", type=float)
-    t.add_argument("--ema", type=float)
-    t.add_argument("--attention-from", type=float, help="share of the run before POAB joins")
-    t.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"))
-    t.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=None)
-    t.add_argument("--compile", action="store_true", default=None)
-    t.add_argument("--seed", type=int)
-    t.add_argument("--log-every", type=int)
-    t.add_argument("--validate-every", type=int)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -192,12 +91,12 @@ def run(args: argparse.Namespace) -> None:
     """Train as the arguments say, or write fresh weights for ``--steps 0``."""
     if args.scale is None or args.out is None:
         raise PoanError("--scale and --out are needed to train")
+    if args.out.suffix != ".pt":
+        raise PoanError(f"{args.out}: expected a checkpoint's name, NAME.pt")
     if args.out.exists() and not (args.resume or args.overwrite):
         raise PoanError(f"{args.out} is there already: --resume goes on, --overwrite replaces it")
     if args.resume and not args.out.is_file():
         raise PoanError(f"--resume: {args.out}: no such checkpoint")
-    if args.out.suffix == ".jsonl":
-        raise PoanError(f"{args.out}: the metrics go there; name the checkpoint NAME.pt")
     if not 0 <= args.val_share < 1:
         raise PoanError(f"--val-share must be at least 0 and below 1, got {args.val_share}")
     config = train_config(args)
@@ -214,6 +113,8 @@ def run(args: argparse.Namespace) -> None:
     )
     if config.steps == 0 and config.minutes is None and config.cpu_minutes is None:
         write_untrained(facts, config, args.out)
+        if not args.quiet:
+            Voice("poan-train").say(f"{args.out}: 0 steps; untrained weights")
         return
     if args.data is None:
         raise PoanError("--data is needed to train (only --steps 0 goes without)")
@@ -256,6 +157,7 @@ def _train(
         Voice("poan-train").warn(line)
     if why := refusal():
         raise PoanError(f"{why}; --no-export-trial trains it all the same")
+    before = read_checkpoint(args.out)[0].training.get("steps") if args.resume else None
     trained = train(
         facts,
         config,
@@ -267,6 +169,8 @@ def _train(
         init=args.init,
         shown=not args.quiet,
     )
+    if rank == 0 and trained.training["steps"] == before:
+        Voice("poan-train").warn(nothing_trained(config, trained.training))
     if rank == 0 and not args.quiet:
         Voice("poan-train").say(written(args.out, trained))
 
@@ -275,9 +179,10 @@ def written(out: Path, facts: Facts) -> str:
     """What lies in the checkpoint, in one line."""
     said = f"{out}: {facts.training['steps']} steps"
     if facts.metrics:
-        said += "; {tile_psnr:.2f} dB on tiles, bicubic {tile_psnr_bicubic:.2f}".format_map(
-            facts.metrics
-        )
+        said += (
+            "; {tile_psnr:.2f} dB on tiles, bicubic {tile_psnr_bicubic:.2f}, "
+            "sinc {tile_psnr_sinc:.2f}"
+        ).format_map(facts.metrics)
     return said
 
 
@@ -303,11 +208,13 @@ def remarks(
 
 def split(args: argparse.Namespace) -> tuple[list[Source], list[Source], list[str]]:
     """(training files, validation files, subjects set aside), which are printed once, if at all."""
-    sources = find_sources(args.data, args.contrast, args.table)
+    first = os.environ.get("RANK", "0") == "0"
+    say = Voice("poan-train").warn if first else quietly
+    sources = find_sources(args.data, args.contrast, args.table, say)
     aside = subjects_of(args.hold_out)
     sources = set_aside(sources, aside)
     if args.val:
-        training, held_out = sources, find_sources(args.val, args.contrast, args.table)
+        training, held_out = sources, find_sources(args.val, args.contrast, args.table, say)
     else:
         training, held_out = split_by_subject(sources, args.val_share)
     if not training:
@@ -315,7 +222,7 @@ def split(args: argparse.Namespace) -> tuple[list[Source], list[Source], list[st
     same = {s.subject for s in training} & {s.subject for s in held_out}
     if same:
         raise PoanError(f"subjects {sorted(same)} are both in --data and in --val")
-    if os.environ.get("RANK", "0") == "0" and not args.quiet:
+    if first and not args.quiet:
         for part, files in (("trains", training), ("validates", held_out)):
             who = sorted({s.subject for s in files})
             count = "1 volume" if len(files) == 1 else f"{len(files)} volumes"

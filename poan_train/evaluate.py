@@ -1,7 +1,6 @@
 """poan-eval: PSNR and SSIM of a checkpoint against bicubic and sinc, per volume, with a picture."""
 
 import argparse
-import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,12 +11,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 from torch import nn
 
 from poan_runtime.commands.arguments import Parser
 from poan_runtime.commands.guard import guarded
-from poan_runtime.commands.say import printable, write_line
+from poan_runtime.commands.say import Voice, printable, write_line
 from poan_runtime.engines.backend import Backend
 from poan_runtime.errors import PoanError
 from poan_runtime.files import WholeFile
@@ -40,8 +38,9 @@ from poan_train.degrade import GRID, Array, Degradation, sinc
 from poan_train.kinds import case_of, gains_kept, kinds_table, score, summaries
 from poan_train.metrics import psnr, psnr_whole, ssim
 from poan_train.networks.poan import POAB
+from poan_train.picture import check_picture, write_picture
 from poan_train.resample import Grid, cubic_matrix
-from poan_train.subjects import CONTRASTS, EVERY, contrast_word, find_sources
+from poan_train.subjects import CONTRAST_WORDS, CONTRASTS, EVERY, contrast_word, find_sources
 
 MEASURES = (*PSNRS.values(), *SSIMS.values())
 
@@ -200,7 +199,8 @@ def table(
 ) -> str:
     """Plain-text table: PSNR (a word of PSNRS) and SSIM (of SSIMS), and PSNR's gain."""
     p, q = PSNRS[psnr_word], SSIMS[ssim_word]
-    lines = [f"{'volume':44} {'bicubic':>15} {'SR':>15} {'gain dB':>8}   PSNR {psnr_word}"]
+    lines = [f"PSNR {psnr_word} in dB / SSIM {ssim_word}; gain over bicubic"]
+    lines += [f"{'volume':44} {'bicubic':>15} {'SR':>15} {'gain dB':>8}"]
     for row in rows:
         b, s = row["bicubic"], row["sr"]
         lines.append(
@@ -208,32 +208,6 @@ def table(
             f"{s[p] - b[p]:+8.2f}"
         )
     return "\n".join(lines)
-
-
-def picture(
-    panels: Sequence[tuple[str, Sequence[Array]]], size: int = 160, rival: str = "bicubic"
-) -> Image.Image:
-    """One row per volume: crops of LR, its rival, SR, HR, and both errors five times enlarged."""
-    names = ("LR", rival, "SR", "HR", f"error of {rival} x5", "error of SR x5")
-    cell = 2 * size
-    sheet = Image.new("L", (cell * len(names), (cell + 16) * len(panels)), 0)
-    draw = ImageDraw.Draw(sheet)
-    for r, (title, (lr, up, sr, hr)) in enumerate(panels):
-        scale = hr.shape[0] // lr.shape[0]
-        views = [np.kron(lr, np.ones((scale, scale))), up, sr, hr]
-        views += [5 * np.abs(up - hr), 5 * np.abs(sr - hr)]
-        top, left = ((n - min(size, n)) // 2 for n in hr.shape)
-        white = float(np.percentile(hr, 99.8)) or 1.0
-        for c, (name, view) in enumerate(zip(names, views, strict=True)):
-            crop = view[top : top + size, left : left + size]
-            grey = Image.fromarray(np.uint8(np.clip(crop / white, 0, 1) * 255))
-            sheet.paste(
-                grey.resize((cell, cell), Image.Resampling.NEAREST),
-                (c * cell, r * (cell + 16) + 16),
-            )
-            label = f"{name}  {title}" if c == 0 else name
-            draw.text((c * cell + 4, r * (cell + 16) + 2), label, fill=255)
-    return sheet
 
 
 def bypass_attention(network: nn.Module, path: Path) -> None:
@@ -247,13 +221,13 @@ def bypass_attention(network: nn.Module, path: Path) -> None:
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="poan-eval", description=__doc__)
-    p.add_argument("--ckpt", type=Path, required=True)
+    p.add_argument("--ckpt", type=Path, required=True, help="checkpoint of poan-train, a .pt")
     p.add_argument("--data", type=Path, required=True, help="folder of HR NIfTI volumes")
     p.add_argument(
         "--contrast",
         type=contrast_word,
         choices=(*CONTRASTS, *EVERY),
-        help="default: the checkpoint's",
+        help=f"default: the checkpoint's; {CONTRAST_WORDS}",
     )
     p.add_argument(
         "--lr-model",
@@ -275,9 +249,9 @@ def parser() -> argparse.ArgumentParser:
     c = p.add_argument_group("the papers' conventions, for the LR of the training alone")
     add_preparation(c)
     add_measures(c)
-    p.add_argument("--cache", type=Path)
+    p.add_argument("--cache", type=Path, help="folder of decoded volumes")
     p.add_argument("--json", type=Path, help="the figures; an earlier file is replaced")
-    p.add_argument("--png", type=Path, help="the picture; an earlier file is replaced")
+    p.add_argument("--png", type=Path, help="a picture, NAME.png; an earlier file is replaced")
     return p
 
 
@@ -294,6 +268,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate every volume, print the table, write what was asked for."""
+    if args.png:
+        check_picture(args.png)
     network, facts = load_network(args.ckpt)
     if args.without_attention:
         bypass_attention(network, args.ckpt)
@@ -325,11 +301,7 @@ def run(args: argparse.Namespace) -> None:
         with WholeFile(args.json) as file:
             file.write(json.dumps(content, indent=1).encode() + b"\n")
     if args.png:
-        args.png.parent.mkdir(parents=True, exist_ok=True)
-        encoded = io.BytesIO()
-        picture(panels, rival="sinc" if kinds else "bicubic").save(encoded, "PNG")
-        with WholeFile(args.png) as file:
-            file.write(encoded.getvalue())
+        write_picture(args.png, panels, "sinc" if kinds else "bicubic")
 
 
 def kinds_of(asked: Sequence[str] | None, facts: Facts) -> list[str]:
@@ -377,7 +349,10 @@ def run_whole(
 def pairs_of(args: argparse.Namespace, facts: Facts, method: Degradation) -> Iterator[Pair]:
     """The volumes to measure on. Raises PoanError behind the last if none shows anything."""
     cache, some = args.cache or default_cache(), False
-    for source in find_sources(args.data, args.contrast or facts.contrast, args.table):
+    warn = Voice("poan-eval").warn
+    sources = find_sources(args.data, args.contrast or facts.contrast, args.table, warn)
+    for number, source in enumerate(sources, 1):
+        write_line(f"volume {number} of {len(sources)}: {source.path.name}", sys.stderr)
         pair = cached_pair(source, facts.scale, method, args.axis, cache, preparation_of(args))
         if len(pair.hr):
             some = True

@@ -110,7 +110,8 @@ def summaries(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def kinds_table(rows: Sequence[dict[str, Any]]) -> str:
     """Plain text: PSNR (dB) / SSIM within the head, gain over the better of bicubic and sinc."""
     heads = " ".join(f"{name:>14}" for name in ("bicubic", "sinc", "SR"))
-    lines = [f"{'volume':40} {'kind':10} {heads}  gain dB     SSIM"]
+    lines = ["PSNR dB / SSIM within the head; gain over the better of bicubic and sinc"]
+    lines += [f"{'volume':40} {'kind':10} {heads}  gain dB     SSIM"]
     for row in rows:
         cells = [f"{row[m]['psnr']:7.2f}/{row[m]['ssim']:.4f}" for m in METHODS]
         lines.append(

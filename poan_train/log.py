@@ -22,8 +22,8 @@ class Log:
     """Records of a run, as ``out`` with the suffix .jsonl and a TensorBoard folder beside it.
 
     The bar counts per cent of the budget, be it steps or minutes. Without a terminal there is a
-    line at most every EVERY_SECONDS, and at each validation. Not ``shown``, it is neither bar nor
-    line; ``quiet`` writes nothing at all.
+    line every EVERY_SECONDS, record or not, and at each validation. Not ``shown``, it is neither
+    bar nor line; ``quiet`` writes nothing at all.
     """
 
     def __init__(self, out: Path, *, quiet: bool, start: int, shown: bool = True) -> None:
@@ -84,13 +84,15 @@ class Log:
             self.lines.flush()
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
-        if not self.shown:
-            return
-        if self.bar.disable:
-            self._line(step, progress, values)
-        else:
+        if self.shown and not self.bar.disable:
             self.bar.set_postfix({"step": step, **{k: f"{v:.4g}" for k, v in values.items()}})
             self.bar.update(100 * min(progress, 1) - self.bar.n)
+        self.tell(step, progress, **values)
+
+    def tell(self, step: int, progress: float, **values: float) -> None:
+        """Without a terminal a line, where the last is long ago; for steps without a record."""
+        if not self.quiet and self.shown and self.bar.disable:
+            self._line(step, progress, values)
 
     def _line(self, step: int, progress: float, values: dict[str, float]) -> None:
         now = time.monotonic()

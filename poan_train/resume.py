@@ -10,6 +10,7 @@ from typing import Any
 
 from poan_runtime.errors import PoanError
 from poan_train.checkpoint import Facts
+from poan_train.config import TrainConfig
 
 SAME = ("lr", "seed", "batch", "patch", "schedule", "warmup", "clip", "ema", "attention_from")
 """Settings of a training that are the same in one that goes on. Its length may change."""
@@ -61,6 +62,22 @@ def refuse_changes(path: Path, found: list[str]) -> None:
             f"{path}: --resume goes on with the same training, but this changes {'; '.join(found)}."
             " --allow-changes goes on all the same; --init starts a new training from the weights"
         )
+
+
+def nothing_trained(config: TrainConfig, training: dict[str, Any]) -> str:
+    """Why ``training`` took no step when it went on: how much of its budget it had used.
+
+    >>> nothing_trained(TrainConfig(steps=5), {"steps": 5})
+    'nothing trained: --steps counts the earlier run too (used: 5 of 5); say more'
+    """
+    if config.minutes is not None:
+        name, used, of = "--minutes", training["seconds"] / 60, config.minutes
+    elif config.cpu_minutes is not None:
+        name, used, of = "--cpu-minutes", training["cpu_seconds"] / 60, config.cpu_minutes
+    else:
+        name, used, of = "--steps", training["steps"], config.steps
+    spent = f"{round(used, 2):g} of {of:g}"
+    return f"nothing trained: {name} counts the earlier run too (used: {spent}); say more"
 
 
 def with_history(facts: Facts, earlier: Facts) -> Facts:

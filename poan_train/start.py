@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Sequence
 
+from poan_runtime.commands.arguments import Parser
 from poan_runtime.commands.guard import INTERRUPTED
 from poan_runtime.commands.say import Voice
 from poan_runtime.errors import PoanError
@@ -23,7 +24,11 @@ def evaluate(argv: Sequence[str] | None = None) -> int:
 
 
 def start(command: str, module: str, argv: Sequence[str] | None) -> int:
-    """Import the command's module, which takes torch, and run its ``main``."""
+    """Import the command's module, which takes torch, and run its ``main``.
+
+    ``--version`` is answered without torch.
+    """
+    Parser(prog=command, add_help=False, allow_abbrev=False).parse_known_args(argv)
     try:
         with needs(MODULES, "train", "export"):
             main = importlib.import_module(module).main

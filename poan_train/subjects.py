@@ -1,19 +1,27 @@
 """Whose volumes a folder holds, of which contrast; who trains, and who is held out."""
 
 import csv
+import gzip
 import hashlib
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from poan_runtime.errors import PoanError
+from poan_runtime.errors import PoanError, Say
+from poan_runtime.images.nifti.header import LONGEST_HEADER, OWN_NOTE, parse_header
 
 CONTRASTS = ("T1", "T2", "PD", "FLAIR")
-
-
 EVERY = ("all", "any", "MR")
 """Words for volumes of every contrast."""
+CONTRAST_WORDS = (
+    f"{', '.join(CONTRASTS)} are those whose names say so (scan_T2.nii.gz) or --table; "
+    f"{', '.join(EVERY[:-1])} and {EVERY[-1]} all mean those of every such contrast"
+)
+RESULT_NAME = re.compile(r"_desc-sr(?=$|_)")
+"""In the name of what poan-run and poan-bids write."""
+GZIP_MAGIC = b"\x1f\x8b"
 IXI_NAME = re.compile(r"^(IXI\d+)-(Guys|HH|IOP)-\d+-(T1|T2|PD)$")
 
 
@@ -90,12 +98,37 @@ def _without_token(name: str) -> str:
     return less if less != name else re.sub(rf"(?i)^{NOT_A_SUBJECT}[-_.]", "", name)
 
 
-def find_sources(folder: Path, contrast: str, table: Path | None = None) -> list[Source]:
+def is_result(path: Path) -> bool:
+    """Whether poan made the file, by its name or by its header's description: no truth.
+
+    A file whose header cannot be read is none; what is wrong with it is said where it is read.
+    """
+    if RESULT_NAME.search(stem(path)):
+        return True
+    try:
+        with path.open("rb") as file:
+            opened = gzip.open if file.read(2) == GZIP_MAGIC else open
+        with opened(path, "rb") as file:
+            header = parse_header(file.read(LONGEST_HEADER), path, detached=False)
+    except (PoanError, OSError, EOFError, zlib.error):
+        return False
+    return OWN_NOTE.search(bytes(header.struct["descrip"].item())) is not None
+
+
+def quietly(line: str) -> None:
+    """Tells nobody of the ``line``."""
+
+
+def find_sources(
+    folder: Path, contrast: str, table: Path | None = None, say: Say = quietly
+) -> list[Source]:
     """The folder's volumes of one contrast (of every one for a word of EVERY), sorted by name.
 
-    A TSV with the columns file, contrast and subject overrides what the names say. Raises
-    PoanError if the folder has none.
+    A TSV with the columns file, contrast and subject overrides what the names say. What poan made
+    itself is left out, and ``say`` hears how many. Raises PoanError if the folder has none.
     """
+    if folder.is_file():
+        raise PoanError(f"{folder}: is a file; name its folder")
     if not folder.is_dir():
         raise PoanError(f"{folder}: no such folder of training volumes")
     named = _read_table(table) if table else {}
@@ -106,12 +139,23 @@ def find_sources(folder: Path, contrast: str, table: Path | None = None) -> list
         if has and contrast in (has, *EVERY):
             who = row.get("subject") or subject_of(path.name)
             sources.append(Source(path=path, contrast=has, subject=who))
-    if not sources:
-        raise PoanError(
-            f"{folder}: no NIfTI volume of contrast {contrast}; its name must contain that word, "
-            "or --table must list it"
-        )
-    return sources
+    kept = [source for source in sources if not is_result(source.path)]
+    if left_out := len(sources) - len(kept):
+        say(f"{folder}: {left_out} result{'s' * (left_out > 1)} of poan left out")
+    if not kept:
+        raise PoanError(f"{folder}: no {_wanted(contrast)}, or --table must list it")
+    return kept
+
+
+def _wanted(contrast: str) -> str:
+    """What a volume's name must say."""
+    if contrast in EVERY:
+        names = f"{', '.join(CONTRASTS[:-1])} or {CONTRASTS[-1]}"
+        return f"NIfTI volume whose name says {names}; it must, as scan_T2.nii.gz does"
+    return (
+        f"NIfTI volume of contrast {contrast}; its name must contain that word, "
+        f"as scan_{contrast}.nii.gz does"
+    )
 
 
 def _read_table(path: Path) -> dict[str, dict[str, str]]:

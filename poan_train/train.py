@@ -19,7 +19,7 @@ from poan_train.acquire import LRModel
 from poan_train.checkpoint import Facts, read_checkpoint, save_checkpoint
 from poan_train.config import TrainConfig, learning_rate
 from poan_train.data import Ahead, Pair, PatchSampler, fixed_tiles
-from poan_train.degrade import GRID
+from poan_train.degrade import GRID, sinc
 from poan_train.log import Log
 from poan_train.metrics import psnr
 from poan_train.networks.poan import POAB
@@ -157,9 +157,11 @@ def train(
                 with others_there(world):
                     step = _stepper(run, config, device, world)
                     for loss in _losses(run, config, step, ahead, interrupted, device, world):
+                        rate = run.optimiser.param_groups[0]["lr"]
                         if run.step % config.log_every == 0 or run.step == 1:
-                            rate = run.optimiser.param_groups[0]["lr"]
                             log.write(run.step, run.seconds, run.progress, loss=loss, lr=rate)
+                        else:
+                            log.tell(run.step, run.progress, loss=loss, lr=rate)
                         if not math.isfinite(loss):
                             raise PoanError(_diverged(loss, run.step, out))
                         if run.step % config.validate_every == 0 and rank == 0:
@@ -333,21 +335,26 @@ def _stepper(
 def _validation(
     facts: Facts, pairs: list[Pair], device: str
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """A function from a network to its PSNR on fixed tiles, beside bicubic's.
+    """A function from a network to its PSNR on fixed tiles, beside bicubic's and sinc's.
 
     The tiles are the same whatever the training's patch, so that runs with other patches compare.
     """
     side = min(VALIDATION_TILE, *(min(p.lr.shape[1:]) for p in pairs))
     model = LRModel.of_facts(facts.degradation)
     lr, hr = fixed_tiles(pairs, facts.scale, side, VALIDATION_TILES, model.acquisition)
-    up = cubic_matrix(lr.shape[-1], hr.shape[-1], grid=GRID[model.method])
-    bicubic = psnr(hr[:, 0], (up @ lr[:, 0] @ up.T).astype(np.float32), "slice")
+    grid = GRID[model.method]
+    up = cubic_matrix(lr.shape[-1], hr.shape[-1], grid=grid)
+    bicubic = (up @ lr[:, 0] @ up.T).astype(np.float32)
+    rivals = {
+        "tile_psnr_bicubic": psnr(hr[:, 0], bicubic, "slice"),
+        "tile_psnr_sinc": psnr(hr[:, 0], sinc(lr[:, 0], facts.scale, grid), "slice"),
+    }
 
     @torch.no_grad()
     def check(network: nn.Module) -> dict[str, float]:
         parts = [network(part.to(device)).cpu() for part in torch.split(torch.from_numpy(lr), 8)]
         sr = torch.cat(parts).numpy()[:, 0]
-        return {"tile_psnr": psnr(hr[:, 0], sr, "slice"), "tile_psnr_bicubic": bicubic}
+        return {"tile_psnr": psnr(hr[:, 0], sr, "slice"), **rivals}
 
     return check
 

@@ -47,6 +47,13 @@ class Quality:
         return self.sr - max(self.bicubic, self.sinc)
 
     @property
+    def shortfall(self) -> str | None:
+        """A warning where interpolation does better on the tiles; None where the network does."""
+        rivals = {"bicubic": self.bicubic, "sinc": self.sinc}
+        better = [name for name, psnr in rivals.items() if self.sr < psnr]
+        return f"below {' and '.join(better)} on real tiles; train longer" if better else None
+
+    @property
     def is_worse(self) -> bool:
         """Below bicubic on its own validation, or below both on tiles that count."""
         below = self.sr < min(self.bicubic, self.sinc)

@@ -1,3 +1,4 @@
+import shutil
 import threading
 
 import nibabel
@@ -107,9 +108,40 @@ def test_files_are_found_by_contrast_and_a_table_overrides_their_names(scan_fold
     assert [s.subject for s in found] == ["sub-1", "sub-2", "somebody"]
 
 
+def test_what_poan_made_is_no_truth_and_is_left_out(scan_folder):
+    told = []
+    shutil.copy(scan_folder / "sub-1_T2w.nii.gz", scan_folder / "sub-1_desc-sr_T2w.nii.gz")
+    for name, note in (("own_T2.nii", "TE=80; poan 0.2"), ("other_T2.nii.gz", "a poan tree")):
+        image = nibabel.load(scan_folder / "sub-1_T2w.nii.gz")
+        image.header["descrip"] = note
+        nibabel.save(image, scan_folder / name)
+    (scan_folder / "damaged_T2.nii.gz").write_bytes(b"\x1f\x8bnot gzip")
+    found = find_sources(scan_folder, "T2", say=told.append)
+    names = ["damaged_T2.nii.gz", "other_T2.nii.gz", "sub-1_T2w.nii.gz", "sub-2_T2w.nii.gz"]
+    assert [source.path.name for source in found] == names
+    assert told == [f"{scan_folder}: 2 results of poan left out"]
+    (scan_folder / "sub-3_T1w.nii.gz").rename(scan_folder / "sub-3_T1w_desc-sr.nii.gz")
+    with pytest.raises(PoanError, match="no NIfTI volume of contrast T1"):
+        find_sources(scan_folder, "T1", say=told.append)
+    assert told[1:] == [f"{scan_folder}: 1 result of poan left out"]
+
+
+def test_a_folder_without_a_contrast_in_its_names_is_told_which_words_count(tmp_path):
+    (tmp_path / "MR_scan.nii.gz").touch()
+    for every in EVERY:
+        with pytest.raises(PoanError) as raised:
+            find_sources(tmp_path, every)
+        assert str(raised.value) == (
+            f"{tmp_path}: no NIfTI volume whose name says T1, T2, PD or FLAIR; it must, as "
+            "scan_T2.nii.gz does, or --table must list it"
+        )
+
+
 def test_a_folder_or_table_that_does_not_serve_is_one_line(scan_folder, tmp_path):
-    with pytest.raises(PoanError, match="no NIfTI volume of contrast FLAIR"):
+    with pytest.raises(PoanError, match=r"no NIfTI volume of contrast FLAIR.*scan_FLAIR.nii.gz"):
         find_sources(scan_folder, "FLAIR")
+    with pytest.raises(PoanError, match=r"sub-1_T2w.nii.gz: is a file; name its folder"):
+        find_sources(scan_folder / "sub-1_T2w.nii.gz", "T2")
     with pytest.raises(PoanError, match="no such folder"):
         find_sources(tmp_path / "absent", "T2")
     table = tmp_path / "t.tsv"

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -128,6 +129,34 @@ def test_a_missing_checkpoint_is_one_line_and_exit_2(tmp_path, capsys):
     code = evaluate.main(["--ckpt", str(tmp_path / "no.pt"), "--data", str(tmp_path)])
     assert code == 2
     assert capsys.readouterr().err == f"poan-eval: {tmp_path / 'no.pt'}: no such checkpoint\n"
+
+
+def test_an_export_in_place_of_its_checkpoint_is_told(tmp_path, capsys):
+    (tmp_path / "manifest.json").touch()
+    assert evaluate.main(["--ckpt", str(tmp_path), "--data", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said == f"poan-eval: {tmp_path}: is an export; name the .pt that it was made of\n"
+
+
+def test_a_picture_has_the_name_of_a_png(bicubic_checkpoint, scan_folder, tmp_path, capsys):
+    arguments = ["--ckpt", bicubic_checkpoint, "--data", scan_folder, "--png", tmp_path / "x.txt"]
+    assert evaluate.main([*map(str, arguments)]) == 2
+    said = capsys.readouterr().err
+    assert said == f"poan-eval: {tmp_path / 'x.txt'}: expected a name that ends in .png\n"
+    assert not (tmp_path / "x.txt").exists()
+
+
+def test_each_volume_is_named_as_it_comes_and_what_poan_made_is_left_out(
+    bicubic_checkpoint, scan_folder, capsys
+):
+    shutil.copy(scan_folder / "sub-1_T2w.nii.gz", scan_folder / "sub-1_desc-sr_T2w.nii.gz")
+    arguments = ["--ckpt", str(bicubic_checkpoint), "--data", str(scan_folder), "--every", "4"]
+    assert evaluate.main([*arguments, "--tile", "20"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"poan-eval: warning: {scan_folder}: 1 result of poan left out",
+        "volume 1 of 2: sub-1_T2w.nii.gz",
+        "volume 2 of 2: sub-2_T2w.nii.gz",
+    ]
 
 
 def images():

@@ -65,7 +65,7 @@ def test_a_bicubic_network_gains_what_bicubic_has_over_the_better_of_bicubic_and
         best = max(row["bicubic"]["psnr"], row["sinc"]["psnr"])
         assert row["gain_psnr"] == pytest.approx(row["sr"]["psnr"] - best, abs=1e-12)
     assert [m["kind"] for m in content["means"]] == list(KINDS)
-    assert capsys.readouterr().out.count("\n") == 1 + 10 + 5
+    assert capsys.readouterr().out.count("\n") == 2 + 10 + 5
     with Image.open(tmp_path / "e.png") as sheet:
         assert sheet.size == (6 * 320, 10 * 336)
 
@@ -205,7 +205,8 @@ def test_the_table_has_a_column_for_each_method_in_the_order_of_its_head():
         m: {"psnr": 30.0 + i, "ssim": 0.5 + i / 10} for i, m in enumerate(("bicubic", "sinc", "sr"))
     }
     row = {"volume": "a", "kind": "snr30", "gain_psnr": 1.0, "gain_ssim": -0.1, **figures}
-    head_line, line = kinds_table([row]).splitlines()
+    caption, head_line, line = kinds_table([row]).splitlines()
+    assert caption == "PSNR dB / SSIM within the head; gain over the better of bicubic and sinc"
     assert head_line.split() == ["volume", "kind", "bicubic", "sinc", "SR", "gain", "dB", "SSIM"]
     assert line.split()[2:5] == ["30.00/0.5000", "31.00/0.6000", "32.00/0.7000"]
     assert line.split()[5:] == ["+1.00", "-0.1000"]

@@ -28,4 +28,6 @@ def test_a_name_cannot_break_a_line_or_colour_it(kinds, scan_folder, tmp_path, c
 def test_the_table_of_whole_slices_has_a_line_for_each_volume():
     means = dict.fromkeys(evaluate.MEASURES, 1.0)
     row = {"volume": "a\n\x1b[31mb.nii", "bicubic": means, "sr": means}
-    assert evaluate.table([row]).splitlines()[1].startswith(r"a\n\x1b[31mb.nii ")
+    caption, _, line = evaluate.table([row], "slice-peak").splitlines()
+    assert caption == "PSNR slice-peak in dB / SSIM volume-peak; gain over bicubic"
+    assert line.startswith(r"a\n\x1b[31mb.nii ")

@@ -95,6 +95,27 @@ def test_data_are_the_same_wherever_they_lie_and_a_longer_run_is_the_same_traini
     assert "before" not in training
 
 
+@pytest.mark.parametrize("budget", ["--steps", "--minutes", "--cpu-minutes"])
+def test_a_resume_of_a_budget_that_is_used_up_says_that_nothing_was_trained(
+    budget, begun, scan_folder, capsys
+):
+    out, _ = begun
+    facts, weights, state = read_checkpoint(out)
+    state |= {"seconds": 90.0, "cpu_seconds": 180.0}  # 1.5 and 3 minutes
+    checkpoint.save_checkpoint(out, facts, weights, state)
+    more = ["--data", scan_folder, "--out", out, *QUICK, "--resume", budget]
+    capsys.readouterr()
+    assert run(*more, 1) == 0
+    used = {"--steps": "2 of 1", "--minutes": "1.5 of 1", "--cpu-minutes": "3 of 1"}[budget]
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"poan-train: warning: nothing trained: {budget} counts the earlier run too "
+        f"(used: {used}); say more"
+    )
+    assert read_checkpoint(out)[0].training["steps"] == 2
+    assert run(*more[:-1], "--steps", 3) == 0
+    assert "nothing trained" not in capsys.readouterr().err
+
+
 def test_a_permitted_change_remembers_the_data_and_licence_of_before(begun, scan_folder):
     out, more = begun
     changed = ["--data", scan_folder, "--contrast", "T1", "--licence", "CC BY"]

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from poan_runtime import extras
+
 
 @pytest.mark.parametrize(
     ("module", "name", "arguments"),
@@ -25,8 +27,26 @@ def test_without_torch_a_command_is_one_line_that_mends_it(
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "torch is missing; run: pip install" in done.stderr
+    assert "torch is missing; run: pip install torch==2.13.0 && pip install" in done.stderr
     assert "[train,export]'" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_the_version_is_told_without_torch(name: str) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        f"from poan_train.start import {name}\nsys.exit({name}(['--version']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("poan-train " if name == "train" else "poan-eval ")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/training.md", "Makefile"])
+def test_the_torch_that_a_page_installs_is_the_one_that_a_command_names(
+    page: str, repository: Path
+) -> None:
+    assert extras.FIRST["torch"] in (repository / page).read_text()
 
 
 @pytest.mark.slow

@@ -213,9 +213,7 @@ def test_files_that_are_no_checkpoint_are_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--minutes", -1], "--minutes must be positive, got -1"),
-        (["--minutes", "nan"], "--minutes must be positive, got nan"),
-        (["--cpu-minutes", 0], "--cpu-minutes must be positive, got 0"),
+        (["--steps", -1], "--steps must be at least 0, got -1"),
         (["--lr", "nan"], "--lr must be positive, got nan"),
         (["--clip", -1], "--clip must be positive, got -1"),
         (["--warmup", -5], "--warmup must be at least 0, got -5"),
@@ -234,9 +232,27 @@ def test_a_setting_that_cannot_be_is_one_line(options, reason, scan_folder, tmp_
     assert not (tmp_path / "a.pt").exists()
 
 
-def test_a_checkpoint_is_not_written_over_its_metrics(scan_folder, tmp_path, capsys):
-    assert run("--data", scan_folder, "--out", tmp_path / "a.jsonl", *QUICK, "--steps", 1) == 2
-    assert "a.jsonl: the metrics go there" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--minutes", -1], "--minutes must be positive, got -1"),
+        (["--minutes", "nan"], "--minutes must be positive, got nan"),
+        (["--cpu-minutes", 0], "--cpu-minutes must be positive, got 0"),
+    ],
+)
+def test_a_budget_that_cannot_be_is_one_line(options, reason, scan_folder, tmp_path, capsys):
+    assert run("--data", scan_folder, "--out", tmp_path / "a.pt", *QUICK, *options) == 2
+    assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a", "a.jsonl", "a.onnx"])
+def test_a_checkpoint_has_the_name_of_one(name, scan_folder, tmp_path, capsys):
+    out = tmp_path / name  # the metrics go to a.jsonl, TensorBoard's to a folder a_tensorboard
+    for steps in (0, 1):
+        assert run("--data", scan_folder, "--out", out, *QUICK, "--steps", steps) == 2
+        said = capsys.readouterr().err
+        assert said == f"poan-train: {out}: expected a checkpoint's name, NAME.pt\n"
+    assert not out.exists()
 
 
 @pytest.mark.slow
@@ -325,7 +341,9 @@ def test_the_split_is_printed_with_who_is_set_aside(scan_folder, tmp_path, capsy
     assert run(*arguments, "--contrast", "MR", "--hold-out", aside, "--val-share", 0) == 0
     said = capsys.readouterr()
     last = said.out.splitlines()[-1]
-    assert re.fullmatch(r".*a\.pt: 1 steps; [0-9.]+ dB on tiles, bicubic [0-9.]+", last)
+    assert re.fullmatch(
+        r".*a\.pt: 1 steps; [0-9.]+ dB on tiles, bicubic [0-9.]+, sinc [0-9.]+", last
+    )
     assert said.out.splitlines() == [
         "trains on 2 volumes, subjects: sub-1, sub-3",
         "validates on 0 volumes, subjects: none",

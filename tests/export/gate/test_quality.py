@@ -72,6 +72,20 @@ def test_scans_of_a_dependency_do_not_overrule_the_networks_own_validation() -> 
     assert dataclasses.replace(foreign, sr=30.0, validation=-0.1).is_worse
 
 
+@pytest.mark.parametrize(
+    ("sr", "said"),
+    [
+        (24.5, None),
+        (24.4, "below sinc on real tiles; train longer"),
+        (24.1, "below bicubic and sinc on real tiles; train longer"),
+    ],
+)
+def test_what_interpolation_does_better_is_named(sr: float, said: str | None) -> None:
+    quality = Quality(sr=sr, bicubic=24.2, sinc=24.5, validation=0.2, own_tiles=False)
+    assert quality.shortfall == said
+    assert not quality.is_worse
+
+
 def checkpoint(folder: Path, metrics: dict[str, Any]) -> list[str]:
     network = tiny_network()
     facts = dataclasses.replace(facts_of(network, steps=5), metrics=metrics)
@@ -93,4 +107,6 @@ def test_a_network_below_bicubic_is_refused_with_status_3_unless_allowed(
     assert main([*arguments, "--allow-worse"]) == 0
     gains = json.loads((tmp_path / "tiny/manifest.json").read_text())["gains"]
     assert [*gains] == ["bicubic"]
-    assert f"{gains['bicubic']:+.2f} dB" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{gains['bicubic']:+.2f} dB" in said
+    assert "poan-export: warning: below bicubic and sinc on real tiles; train longer\n" in said
