@@ -150,8 +150,8 @@ def _add_training(p: argparse.ArgumentParser) -> None:
     )
     t.add_argument("--compile", action="store_true", default=None, help="torch.compile the network")
     t.add_argument("--seed", type=int, help="of weights and patches (default: 0)")
-    t.add_argument("--log-every", type=int, help="steps between two records (default: 50)")
-    t.add_argument("--validate-every", type=int, help="steps between two (default: 1000)")
+    t.add_argument("--log-every", type=int, help="steps between records (50)")
+    t.add_argument("--validate-every", type=int, help="steps between validations (1000)")
 
 
 def _add_budget(t: argparse._ActionsContainer) -> None:
