@@ -132,9 +132,9 @@ def run(contender: Contender, setting: Setting) -> dict[str, Any]:
 def foresee(contender: Contender, setting: Setting) -> dict[str, Any]:
     """What ``poan-run --explain`` predicts for a contender that is poan-run."""
     plan, memory = setting.work / "explain.json", setting.work / "explain.memory.json"
-    scan = [str(contender.model or setting.model), str(setting.lr), "--report", str(plan)]
-    command = ["poan_runtime.commands.run", "--explain", *scan, *contender.arguments]
-    explain_s = _run(contender, command, setting, memory)
+    scan = [str(contender.model or setting.model), str(setting.lr), "--overwrite"]
+    command = ["poan_runtime.commands.run", "--explain", *scan, "--report", str(plan)]
+    explain_s = _run(contender, [*command, *contender.arguments], setting, memory)
     (found,) = json.loads(plan.read_text("utf-8"))["scans"]
     return {**found["predicted"], "timed": found["timed"], "explain_wall_s": explain_s}
 

@@ -22,7 +22,7 @@ def test_each_question_is_measured_and_a_later_call_replaces_that_one_alone(
     assert scaling.main([*named, *small]) == 0
     first = json.loads(out.read_text())
     assert [row["slices"] for row in first["volumes"]["rows"]] == [1, 2]
-    assert first["volumes"]["samples"]["2"][0]["tiles"] == {"run": 8, "skipped": 0}
+    assert first["volumes"]["samples"]["2"][0]["tiles"] == {"run": 8, "skipped": 0, "of_air": 0}
     assert {(row["tile"], row["part"]) for row in first["tiles"]["rows"]} == {
         (tile, part)
         for tile in (8, 12)

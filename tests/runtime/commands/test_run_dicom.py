@@ -116,17 +116,19 @@ def test_a_series_of_another_contrast_than_the_models_is_a_warning(
         assert said == warned
 
 
-@pytest.mark.parametrize(("acquired", "said"), [("2D", 1), ("3D", 0)])
-def test_slices_across_another_axis_than_the_frames_of_a_2d_scan_are_a_warning(
-    nearest_x2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], acquired: str, said: int
+@pytest.mark.parametrize(("acquired", "slices"), [("2D", 5), ("3D", 10)])
+def test_a_2d_scan_of_thin_slices_is_made_finer_within_them_and_not_across(
+    nearest_x2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], acquired: str, slices: int
 ) -> None:
     random = np.random.default_rng(3)
     for k in range(5):
         ds = image(k + 1, (0.0, 0.0, 1.0 * k), random.integers(1, 1000, (12, 10)))
         ds.MRAcquisitionType = acquired
         write(ds, tmp_path / f"thin/{k}.dcm")
-    folder, line = str(tmp_path / "thin"), "--axis 2 takes those"
-    assert main([str(nearest_x2), folder]) == 0
-    assert capsys.readouterr().err.count(line) == said
-    assert main([str(nearest_x2), folder, "--axis", "2", "-o", str(tmp_path / "out")]) == 0
+    folder, line = str(tmp_path / "thin"), "across axis 0, as was asked for"
+    out = tmp_path / "thin.nii"
+    assert main([str(nearest_x2), folder, "-o", str(out)]) == 0
+    assert nib.load(out).shape[2] == slices
     assert line not in capsys.readouterr().err
+    assert main([str(nearest_x2), folder, "--axis", "0", "-o", str(tmp_path / "out")]) == 0
+    assert (line in capsys.readouterr().err) == (acquired == "2D")
