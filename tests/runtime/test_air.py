@@ -10,12 +10,14 @@ import pytest
 
 import poan_runtime
 from poan_runtime.as_measured import FAINT, FAINT_MEAN, air_in, measured_of
+from poan_runtime.both_matrices import BothMatrices
 from poan_runtime.commands.run import main
 from poan_runtime.images.source import ArraySink, ArraySource
 from poan_runtime.models.manifest import parse_manifest
 from poan_runtime.signal.noise import air_floor
-from poan_runtime.super_resolve import Outcome
+from poan_runtime.super_resolve import Outcome, SuperResolution
 from poan_runtime.tiles.air import NO_AIR, Air
+from poan_runtime.tiles.run import count_air
 from tests.runtime.signal.phantom import acquire, anatomy
 
 SHAPE = (6, 96, 96)
@@ -104,6 +106,17 @@ def test_tissue_keeps_every_bit_and_air_nearly_its_values(noisy: np.ndarray, mod
     assert 0.2 < bright.mean() < 0.6
     np.testing.assert_array_equal(skipped[bright], whole[bright])
     assert 0 < np.abs(skipped - whole).max() < 12  # two values of noise below the floor
+
+
+def test_of_a_zero_filled_scan_air_is_left_out_on_either_matrix(model: Path) -> None:
+    filled = acquire(anatomy(SHAPE), (144, 96), sigma=2.0)  # 96 of 144 rows measured
+    source = ArraySource(np.moveaxis(filled, 0, 2).astype(np.float32), np.eye(4))
+    with poan_runtime.load_network(model) as network:
+        run = SuperResolution(source, network, poan_runtime.Settings(axis=2))
+        assert isinstance(run.runner, BothMatrices)
+        unit = run.intensity(0).unit
+        both = run.runner.work(0, source.read_slices(2, 0, 6), unit, run.air(0, unit))
+    assert min(count_air(work.tiles) for work in both) > 0
 
 
 def test_where_the_spread_is_asked_for_every_tile_runs(noisy: np.ndarray, model: Path) -> None:
