@@ -157,7 +157,8 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     p.add_argument("--libraries", action="store_true", help="download the GPU wheels and read them")
     args = p.parse_args()
-    document: Found = {"resolved": {}, "declared": {}, "libraries": {}}
+    earlier = record.read(RESULT) or {"libraries": {}}  # of libraries, what was read last stays
+    document: Found = {"resolved": {}, "declared": {}, "libraries": earlier["libraries"]}
     for group in rows():
         document["resolved"][",".join(group)] = found = resolved(group)
         print(f"{','.join(group):24} {found.get('error') or f'{len(found)} packages'}", flush=True)
