@@ -111,9 +111,7 @@ def measured_of(source: Source, axis: int) -> Measured:
 
     A header that says what was acquired counts too: see `with_header`.
     """
-    count = spatial_shape(source.shape)[axis]
-    slices = np.concatenate([source.read_slices(axis, k, k + 1) for k in sampled(count)])
-    finite, unit = in_range(slices)
+    finite, unit = some_slices(source, axis)
     native = with_header(find_native(iter(finite)), stated_lines(source, axis))
     noise = noise_level(to_native(finite, native.native))
     return Measured(native=native, noise=noise.times(unit))
@@ -132,14 +130,19 @@ def air_in(
         return NO_AIR
     noise = measured.noise
     if volume:
-        count = spatial_shape(source.shape)[axis]
-        some = [source.read_slices(axis, k, k + 1, volume) for k in sampled(count)]
-        finite, scaled = in_range(np.concatenate(some))
+        finite, scaled = some_slices(source, axis, volume)
         noise = noise_level(finite).times(scaled)
     floor = air_floor(noise, manifest.air_k)
     if floor <= FAINT * unit:
         return Air(FAINT * unit)
     return Air(floor, FAINT_MEAN * noise.background_median) if floor < HIDDEN * unit else NO_AIR
+
+
+def some_slices(source: Source, axis: int, volume: int = 0) -> tuple[Slab, float]:
+    """(slices / unit, unit) of a few slices across ``axis``, as `in_range` gives them."""
+    count = spatial_shape(source.shape)[axis]
+    slices = [source.read_slices(axis, k, k + 1, volume) for k in sampled(count)]
+    return in_range(np.concatenate(slices))
 
 
 def in_range(slices: Slab) -> tuple[Slab, float]:

@@ -26,34 +26,10 @@ from poan_runtime.errors import PoanError
 from poan_runtime.images.formats import open_source
 from poan_runtime.images.source import ArraySink, ArraySource
 from poan_runtime.network import SPEED_ALONE
-from poan_runtime.signal.kspace import not_below_zero, to_native, zero_fill
+from poan_runtime.signal.kspace import not_below_zero, to_native
 from poan_runtime.signal.measured import difference, down
+from tests.runtime.filled import AFFINE, FILLED, NATIVE, SCANNER, SLICES, settings
 from tests.runtime.images.conformance import check_source
-
-AFFINE = np.array([[0.6, 0.1, 0, -30], [-0.1, 0.6, 0, 5], [0, 0, 4.0, 7], [0, 0, 0, 1]])
-NATIVE, FILLED, SLICES = (64, 80), (96, 80), 5
-SCANNER = {"method": "scanner"}
-
-
-@pytest.fixture(scope="module")
-def filled() -> np.ndarray:
-    """White noise measured on 64x80, zero-filled to 96x80 along rows: (96, 80, 5), positive."""
-    measured = 500 + np.random.default_rng(3).normal(0, 20, (SLICES, *NATIVE))
-    return np.moveaxis(zero_fill(measured.astype(np.float32), FILLED), 0, 2)
-
-
-@pytest.fixture
-def scan(make_scan: Callable[..., Path], filled: np.ndarray) -> Path:
-    return make_scan("scan.nii", dtype="<f4", affine=AFFINE, data=filled)
-
-
-@pytest.fixture
-def scanner_model(make_model: Callable[..., Path]) -> Path:
-    return make_model(degradation=SCANNER)
-
-
-def settings(**changes: Any) -> poan_runtime.Settings:
-    return poan_runtime.Settings(axis=2, **changes)
 
 
 def test_a_native_source_is_a_source_of_the_cropped_slices(filled: np.ndarray) -> None:
@@ -69,13 +45,13 @@ def test_a_native_source_is_a_source_of_the_cropped_slices(filled: np.ndarray) -
     np.testing.assert_allclose(geometry.corners(source.affine, source.shape), expected, atol=1e-9)
 
 
-def test_a_native_source_says_of_the_scan_what_the_scan_says(scan: Path) -> None:
-    with contextlib.closing(open_source(scan)) as stored:
+def test_a_native_source_says_of_the_scan_what_the_scan_says(filled_scan: Path) -> None:
+    with contextlib.closing(open_source(filled_scan)) as stored:
         source = NativeSource(stored, 2, measured_of(stored, 2).native)
         stored.warnings = ("odd but harmless",)  # type: ignore[misc]
         for name in ("path", "dtype", "warnings"):
             assert getattr(source, name) == getattr(stored, name)
-        assert source.path == scan
+        assert source.path == filled_scan
         assert list(source.sha256()) == ["scan.nii"]
         assert source.sha256() == stored.sha256()
 
@@ -117,10 +93,10 @@ def test_a_scan_of_any_magnitude_gives_the_same_in_its_own_unit(
 
 
 def test_a_model_for_scanners_starts_from_the_native_matrix(
-    scanner_model: Path, scan: Path, tmp_path: Path
+    scanner_model: Path, filled_scan: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.nii"
-    outcome = poan_runtime.upscale_file(scan, out, scanner_model, settings(native="on"))
+    outcome = poan_runtime.upscale_file(filled_scan, out, scanner_model, settings(native="on"))
     assert outcome.native_used
     assert outcome.geometry.fine_shape == (128, 160, SLICES)
     fine = nib.load(out)
@@ -130,7 +106,7 @@ def test_a_model_for_scanners_starts_from_the_native_matrix(
         geometry.corners(fine.affine, fine.shape), geometry.corners(AFFINE, (*FILLED, SLICES)),
         atol=2e-5,
     )  # fmt: skip
-    stored = np.asarray(nib.load(scan).dataobj)
+    stored = np.asarray(nib.load(filled_scan).dataobj)
     native = to_native(np.moveaxis(stored, 2, 0), NATIVE)
     repeated = np.moveaxis(native.repeat(2, 1).repeat(2, 2), 0, 2)
     # The network repeats voxels; float32 rounding of 500 through a division and a product.
@@ -147,10 +123,10 @@ def test_a_model_for_scanners_starts_from_the_native_matrix(
     ],
 )
 def test_the_matrix_stays_for_a_model_of_bicubic_lr_and_where_told(
-    make_model: Callable[..., Path], scan: Path, trained_on: str, asked: Any, rows: int
+    make_model: Callable[..., Path], filled_scan: Path, trained_on: str, asked: Any, rows: int
 ) -> None:
     model = make_model(degradation={"method": trained_on})
-    assert poan_runtime.upscale(scan, model, settings(native=asked)).data.shape[0] == rows
+    assert poan_runtime.upscale(filled_scan, model, settings(native=asked)).data.shape[0] == rows
 
 
 def test_the_slice_axis_is_that_of_the_scan_though_native_voxels_are_longest_in_the_plane(
@@ -164,7 +140,7 @@ def test_the_slice_axis_is_that_of_the_scan_though_native_voxels_are_longest_in_
 
 
 def test_a_full_spectrum_and_a_model_on_the_kspace_grid_are_left_alone(
-    make_model: Callable[..., Path], scan: Path, make_scan: Callable[..., Path]
+    make_model: Callable[..., Path], filled_scan: Path, make_scan: Callable[..., Path]
 ) -> None:
     full = make_scan("full.nii", shape=(64, 64, 3), dtype="<f4")
     model = make_model(degradation=SCANNER)
@@ -172,7 +148,7 @@ def test_a_full_spectrum_and_a_model_on_the_kspace_grid_are_left_alone(
     assert outcome.geometry.fine_shape == (128, 128, 3)
     assert not outcome.native_used
     kspace = make_model(grid="kspace", degradation=SCANNER)
-    assert poan_runtime.upscale(scan, kspace, settings(native="on")).data.shape[0] == 192
+    assert poan_runtime.upscale(filled_scan, kspace, settings(native="on")).data.shape[0] == 192
 
 
 @pytest.mark.parametrize(
@@ -265,10 +241,10 @@ def test_of_real_series_header_and_spectrum_give_the_acquired_matrix(shared_data
         assert f"by the spectrum it is {native[0]}x{native[1]}, which is used" in line
 
 
-def test_the_measured_band_is_put_back(scanner_model: Path, scan: Path) -> None:
-    kept = poan_runtime.upscale(scan, scanner_model, settings(keep_measured="on")).data
-    free = poan_runtime.upscale(scan, scanner_model, settings(keep_measured="off")).data
-    lr = to_native(np.moveaxis(np.asarray(nib.load(scan).dataobj), 2, 0), NATIVE)
+def test_the_measured_band_is_put_back(scanner_model: Path, filled_scan: Path) -> None:
+    kept = poan_runtime.upscale(filled_scan, scanner_model, settings(keep_measured="on")).data
+    free = poan_runtime.upscale(filled_scan, scanner_model, settings(keep_measured="off")).data
+    lr = to_native(np.moveaxis(np.asarray(nib.load(filled_scan).dataobj), 2, 0), NATIVE)
     # Float32 through two resamplings of values of 500: 1e-6 of them, with room for sums of 128.
     np.testing.assert_allclose(down(np.moveaxis(kept, 2, 0), 2), lr, rtol=0, atol=5e-3)
     assert np.abs(down(np.moveaxis(free, 2, 0), 2) - lr).max() > 1
@@ -291,9 +267,9 @@ def test_voxels_that_are_not_finite_are_put_back_as_zero(
     assert results[0][1] == results[1][1]
 
 
-def test_a_share_of_the_measured_band_is_put_back(scanner_model: Path, scan: Path) -> None:
+def test_a_share_of_the_measured_band_is_put_back(scanner_model: Path, filled_scan: Path) -> None:
     off, tenth, on = (
-        poan_runtime.upscale(scan, scanner_model, settings(keep_measured=share)).data
+        poan_runtime.upscale(filled_scan, scanner_model, settings(keep_measured=share)).data
         for share in ("off", 0.1, "on")
     )
     # float32 of values of 500
@@ -302,9 +278,11 @@ def test_a_share_of_the_measured_band_is_put_back(scanner_model: Path, scan: Pat
 
 
 @pytest.mark.parametrize("share", [1.5, -0.1, "perhaps", float("nan")])
-def test_a_share_that_is_none_is_one_line(scanner_model: Path, scan: Path, share: Any) -> None:
+def test_a_share_that_is_none_is_one_line(
+    scanner_model: Path, filled_scan: Path, share: Any
+) -> None:
     with pytest.raises(PoanError, match="auto, on, off or a share from 0 to 1"):
-        poan_runtime.upscale(scan, scanner_model, settings(keep_measured=share))
+        poan_runtime.upscale(filled_scan, scanner_model, settings(keep_measured=share))
 
 
 @pytest.mark.parametrize(
@@ -318,14 +296,14 @@ def test_a_share_that_is_none_is_one_line(scanner_model: Path, scan: Path, share
 )
 def test_auto_keeps_the_band_where_the_manifest_says_so(
     make_model: Callable[..., Path],
-    scan: Path,
+    filled_scan: Path,
     tmp_path: Path,
     wish: str | float | None,
     kept: float,
     said: str,
 ) -> None:
     model = make_model(degradation=SCANNER, **({"keep_measured": wish} if wish else {}))
-    outcome = poan_runtime.upscale_file(scan, tmp_path / "out.nii", model, settings())
+    outcome = poan_runtime.upscale_file(filled_scan, tmp_path / "out.nii", model, settings())
     assert outcome.measured_kept == kept
     assert outcome.faithfulness is not None
     assert outcome.faithfulness.partition(";")[0].endswith(said)
@@ -344,15 +322,15 @@ def test_the_settings_that_a_record_names_hold_what_the_manifest_decides(
 
 def test_the_figure_of_faithfulness_is_that_of_the_voxels(
     scanner_model: Path,
-    scan: Path,
+    filled_scan: Path,
     filled: np.ndarray,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out, report, changed = (tmp_path / name for name in ("out.nii", "r.json", "changed.nii"))
     options = ["-o", str(out), "--report", str(report), "--changed-map", str(changed)]
-    assert main([str(scanner_model), str(scan), *options, "--axis", "2"]) == 0
-    lr = to_native(np.moveaxis(np.asarray(nib.load(scan).dataobj), 2, 0), NATIVE)
+    assert main([str(scanner_model), str(filled_scan), *options, "--axis", "2"]) == 0
+    lr = to_native(np.moveaxis(np.asarray(nib.load(filled_scan).dataobj), 2, 0), NATIVE)
     sr = np.moveaxis(np.asarray(nib.load(out).dataobj), 2, 0)
     expected = difference(lr, sr, 2)
     relative = np.linalg.norm(expected) / np.linalg.norm(lr)
@@ -373,20 +351,25 @@ def test_the_figure_of_faithfulness_is_that_of_the_voxels(
     line += f"the scan's noise is {noise:.2%} of its signal"
     assert line in said
     again = ["-o", str(tmp_path / "kept.nii"), "--report", str(report), "--keep-measured", "on"]
-    assert main([str(scanner_model), str(scan), *again, "--axis", "2", "--overwrite"]) == 0
+    assert main([str(scanner_model), str(filled_scan), *again, "--axis", "2", "--overwrite"]) == 0
     assert json.loads(report.read_text())["scans"][0]["faithfulness"]["measured_kept"] == 1
     assert "native 64x80 (rows: zero-filled beyond 0.67 of Nyquist; columns: full)" in said
 
 
 def test_no_figure_is_given_where_no_rule_tells(
-    make_model: Callable[..., Path], scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_model: Callable[..., Path],
+    filled_scan: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     report, changed = tmp_path / "r.json", tmp_path / "changed.nii"
     model = str(make_model(grid="kspace"))
-    assert main([model, str(scan), "-o", str(tmp_path / "o.nii"), "--report", str(report)]) == 0
+    assert (
+        main([model, str(filled_scan), "-o", str(tmp_path / "o.nii"), "--report", str(report)]) == 0
+    )
     part = json.loads(report.read_text())["scans"][0]
     assert {"faithfulness", "native"}.isdisjoint(part)
     assert "what was measured" not in capsys.readouterr().out
     options = ["-o", str(tmp_path / "p.nii"), "--changed-map", str(changed)]
-    assert main([model, str(scan), *options]) == 2
+    assert main([model, str(filled_scan), *options]) == 2
     assert not changed.exists()

@@ -13,22 +13,15 @@ from poan_runtime.both_matrices import BothMatrices, native_share
 from poan_runtime.commands.run import main
 from poan_runtime.geometry import Geometry
 from poan_runtime.images.source import ArraySink, ArraySource
-from poan_runtime.signal.kspace import resample, to_native, zero_fill
+from poan_runtime.signal.kspace import resample, to_native
 from poan_runtime.signal.native import Native
 from poan_runtime.super_resolve import SuperResolution
 from poan_runtime.tiles import layout
 from poan_runtime.tiles.air import NO_AIR
 from poan_runtime.tiles.run import SliceRunner, Timings
+from tests.runtime.filled import FILLED, NATIVE, SLICES
 
-NATIVE, FILLED, SLICES = (64, 80), (96, 80), 5
 AFFINE = np.diag([0.6, 0.6, 4.0, 1.0])
-
-
-@pytest.fixture(scope="module")
-def filled() -> np.ndarray:
-    """White noise measured on 64x80, zero-filled to 96x80 along rows: (96, 80, 5), positive."""
-    measured = 500 + np.random.default_rng(3).normal(0, 20, (SLICES, *NATIVE))
-    return np.moveaxis(zero_fill(measured.astype(np.float32), FILLED), 0, 2)
 
 
 @pytest.fixture(scope="module")

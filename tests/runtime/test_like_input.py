@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -14,31 +13,7 @@ from poan_runtime.as_measured import filled_up
 from poan_runtime.commands.run import main
 from poan_runtime.images.source import ArraySink, ArraySource
 from poan_runtime.signal.kspace import resampled_affine, zero_fill
-
-AFFINE = np.array([[0.6, 0.1, 0, -30], [-0.1, 0.6, 0, 5], [0, 0, 4.0, 7], [0, 0, 0, 1]])
-NATIVE, FILLED, SLICES = (64, 80), (96, 80), 5
-SCANNER = {"method": "scanner"}
-
-
-@pytest.fixture(scope="module")
-def filled() -> np.ndarray:
-    """White noise measured on 64x80, zero-filled to 96x80 along rows: (96, 80, 5), positive."""
-    measured = 500 + np.random.default_rng(3).normal(0, 20, (SLICES, *NATIVE))
-    return np.moveaxis(zero_fill(measured.astype(np.float32), FILLED), 0, 2)
-
-
-@pytest.fixture
-def scan(make_scan: Callable[..., Path], filled: np.ndarray) -> Path:
-    return make_scan("scan.nii", dtype="<f4", affine=AFFINE, data=filled)
-
-
-@pytest.fixture
-def scanner_model(make_model: Callable[..., Path]) -> Path:
-    return make_model(degradation=SCANNER)
-
-
-def settings(**changes: Any) -> poan_runtime.Settings:
-    return poan_runtime.Settings(axis=2, **changes)
+from tests.runtime.filled import AFFINE, FILLED, SCANNER, SLICES, settings
 
 
 def test_what_is_filled_up_rings_below_zero_no_more_than_the_scan() -> None:
@@ -50,13 +25,16 @@ def test_what_is_filled_up_rings_below_zero_no_more_than_the_scan() -> None:
 
 
 def test_like_input_gives_scale_times_the_stored_matrix_over_the_same_field_of_view(
-    scanner_model: Path, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scanner_model: Path, filled_scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     native, like, spread = (tmp_path / name for name in ("native.nii", "like.nii", "spread.nii"))
     options = ["--axis", "2", "--keep-negative", "-q", "--native", "on"]
-    assert main([str(scanner_model), str(scan), "-o", str(native), *options]) == 0
+    assert main([str(scanner_model), str(filled_scan), "-o", str(native), *options]) == 0
     options += ["--like-input", "--uncertainty", str(spread)]
-    assert main([str(scanner_model), str(scan), "-o", str(like), *options[:3], *options[4:]]) == 0
+    assert (
+        main([str(scanner_model), str(filled_scan), "-o", str(like), *options[:3], *options[4:]])
+        == 0
+    )
     assert "super-resolved from there, then filled up to the input's" in capsys.readouterr().out
     fine, known, about = nib.load(like), nib.load(native), nib.load(spread)
     assert fine.shape == about.shape == (192, 160, SLICES)
